@@ -1,0 +1,290 @@
+//! Commands that change more than one destination's contents. Each cuts the turn: all before it has taken effect before it runs.
+
+use crate::{Batch, Seq};
+use crate::{ConsumerIx, ExchangeName, GroupIx, OwnerIx, QueueId, QueueName, SessionName, StateValue, TxIx, VhostName};
+use std::sync::Arc;
+
+/// Who is speaking. A connection is nobody until a login succeeds; before that only `Login` is accepted.
+#[derive(Clone, Debug)]
+pub struct Login {
+    pub vhost: Option<VhostName>,
+    pub step: LoginStep,
+}
+
+#[derive(Clone)]
+pub enum LoginStep {
+    /// No credentials at all.
+    Anonymous,
+    Password {
+        user: String,
+        password: Vec<u8>,
+    },
+    /// First message of a challenge-response mechanism, by its SASL name.
+    Sasl {
+        mechanism: String,
+        initial: Vec<u8>,
+    },
+    Continue {
+        response: Vec<u8>,
+    },
+}
+
+impl std::fmt::Debug for LoginStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LoginStep::Anonymous => f.write_str("Anonymous"),
+            LoginStep::Password { user, .. } => write!(f, "Password {{ user: {user:?}, .. }}"),
+            LoginStep::Sasl { mechanism, .. } => write!(f, "Sasl {{ mechanism: {mechanism:?}, .. }}"),
+            LoginStep::Continue { .. } => f.write_str("Continue { .. }"),
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PrincipalInfo {
+    pub user: String,
+    pub administrator: bool,
+}
+
+/// How long a session outlives its connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expiry {
+    /// Dies with it; nothing of it is logged.
+    WithConnection,
+    Seconds(u32),
+    Never,
+}
+
+/// A publish that the core makes when its owner is lost (a will).
+#[derive(Clone, Debug)]
+pub struct Parting {
+    /// One head; its flags, level, expiry and key count. `expires_ms` of a parting message is *relative* until it fires.
+    pub message: Arc<Batch>,
+    pub delay_secs: u32,
+}
+
+/// Attaches this connection to a session, making it if need be. The session's earlier connection, if any, is superseded.
+#[derive(Clone, Debug)]
+pub struct Attach {
+    pub owner: OwnerIx,
+    pub session: SessionName,
+    /// Receives everything for this session, starting paused until the reply is taken.
+    pub consumer: ConsumerIx,
+    /// Made by this command, with no credit.
+    pub group: GroupIx,
+    /// Forget what an earlier connection left.
+    pub clean: bool,
+    pub expiry: Expiry,
+    pub parting: Option<Parting>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attached {
+    /// A session was there and was kept.
+    pub present: bool,
+    /// Its state map, by key. The leases that it names are delivered again, flagged `DELIVERY_RESUMED`, before anything else.
+    pub state: Vec<(u64, StateValue)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PartingFate {
+    Fire,
+    Discard,
+}
+
+#[derive(Clone, Debug)]
+pub struct EndOwner {
+    pub owner: OwnerIx,
+    /// Replaces the expiry given at `Attach`.
+    pub expiry: Option<Expiry>,
+    pub parting: PartingFate,
+}
+
+/// A pattern over topic segments, in the language of its separator: `/` with `+ #`, `.` with `* #`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Filter {
+    pub pattern: Box<str>,
+    pub separator: u8,
+}
+
+/// When a new subscription is sent the retained messages that match it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RetainedOn {
+    Always,
+    IfNew,
+    Never,
+}
+
+#[derive(Clone, Debug)]
+pub struct Subscribe {
+    pub owner: OwnerIx,
+    pub filter: Filter,
+    /// Members of one group share one queue per filter.
+    pub share: Option<Box<str>>,
+    /// Highest level at which this subscription wants its messages; 0 = at most once.
+    pub level: u8,
+    /// 0 = none.
+    pub identifier: u32,
+    /// Not what the same session published.
+    pub no_local: bool,
+    pub as_published: bool,
+    pub retained: RetainedOn,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExchangeSpec {
+    pub kind: String,
+    pub durable: bool,
+    pub auto_delete: bool,
+    pub internal: bool,
+    pub alternate: Option<ExchangeName>,
+}
+
+/// What a queue is. Protocol arguments are turned into these at the edge; `arguments` keeps the origin's own spelling for listings and
+/// equivalence checks.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct QueueSpec {
+    pub durable: bool,
+    pub exclusive: bool,
+    pub auto_delete: bool,
+    pub message_ttl_ms: Option<u64>,
+    pub expires_ms: Option<u64>,
+    pub max_length: Option<u64>,
+    pub max_length_bytes: Option<u64>,
+    /// Refuse new messages at the bound instead of dropping the oldest.
+    pub reject_at_bound: bool,
+    pub dead_letter_exchange: Option<String>,
+    pub dead_letter_key: Option<String>,
+    pub max_priority: u8,
+    pub delivery_limit: Option<u32>,
+    pub single_active_consumer: bool,
+    pub arguments: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Declare {
+    Exchange { name: ExchangeName, spec: ExchangeSpec, passive: bool },
+    Queue { owner: OwnerIx, name: QueueName, spec: QueueSpec, passive: bool },
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Destination {
+    Queue(QueueName),
+    Exchange(ExchangeName),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bind {
+    pub source: ExchangeName,
+    pub destination: Destination,
+    pub key: Box<str>,
+    /// The origin's encoded arguments, with `format` as in a head; headers exchanges read them through the protocol.
+    pub arguments: Vec<u8>,
+}
+
+/// How a consumer takes from a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Leases, settled by the owner.
+    Lease,
+    /// Settled as they leave.
+    Settled,
+}
+
+#[derive(Clone, Debug)]
+pub struct Consume {
+    pub consumer: ConsumerIx,
+    pub owner: OwnerIx,
+    pub group: Option<GroupIx>,
+    pub queue: QueueName,
+    pub credit: u32,
+    pub mode: Mode,
+    pub exclusive: bool,
+    pub priority: i32,
+}
+
+#[derive(Clone, Debug)]
+pub struct Take {
+    pub owner: OwnerIx,
+    pub queue: QueueName,
+    pub max: u32,
+    pub settled: bool,
+}
+
+#[derive(Clone, Debug)]
+pub enum Control {
+    Login(Login),
+    /// An owner that dies with this connection. `fail_stop`: after a refusal its remaining entries are skipped until it ends.
+    Owner {
+        owner: OwnerIx,
+        fail_stop: bool,
+    },
+    Attach(Attach),
+    EndOwner(EndOwner),
+    Group {
+        group: GroupIx,
+        credit: u32,
+    },
+    Subscribe(Subscribe),
+    Unsubscribe {
+        owner: OwnerIx,
+        filter: Filter,
+        share: Option<Box<str>>,
+    },
+    Declare(Declare),
+    DeleteExchange {
+        name: ExchangeName,
+        if_unused: bool,
+    },
+    DeleteQueue {
+        owner: OwnerIx,
+        name: QueueName,
+        if_unused: bool,
+        if_empty: bool,
+    },
+    Bind(Bind),
+    Unbind(Bind),
+    Purge {
+        owner: OwnerIx,
+        queue: QueueName,
+    },
+    Consume(Consume),
+    Cancel {
+        consumer: ConsumerIx,
+    },
+    Take(Take),
+    Commit(TxIx),
+    Rollback(TxIx),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    Ok,
+    /// The login goes on: send this to the client, answer with `LoginStep::Continue`.
+    Challenge(Vec<u8>),
+    /// `last` is the mechanism's final message to the client, if it has one.
+    LoggedIn {
+        principal: PrincipalInfo,
+        last: Vec<u8>,
+    },
+    Attached(Attached),
+    Subscribed {
+        existed: bool,
+    },
+    Unsubscribed {
+        existed: bool,
+    },
+    Queue {
+        id: QueueId,
+        name: QueueName,
+        ready: u64,
+        consumers: u32,
+    },
+    Messages(u64),
+    /// How many deliveries of this `Take` precede this reply, and how many stay.
+    Taken {
+        count: u32,
+        left: u64,
+        first: Option<Seq>,
+    },
+}

@@ -1,0 +1,129 @@
+//! What the core tells a connection.
+
+use crate::{Batch, ConsumerIx, OwnerIx, QueueId, Refusal, Reply, Seq, Serial, Token};
+use std::sync::Arc;
+
+/// Delivered before, as far as the core knows (MQTT DUP does not follow from it, AMQP `redelivered` does).
+pub const DELIVERY_REDELIVERED: u8 = 1;
+/// Comes from the retained store because of a new subscription.
+pub const DELIVERY_RETAINED: u8 = 2;
+/// The subscription wants the publisher's retain flag kept.
+pub const DELIVERY_AS_PUBLISHED: u8 = 4;
+/// Was in flight when the session was last attached, and is handed to it again.
+pub const DELIVERY_RESUMED: u8 = 8;
+
+/// What a reference carries beside its message, shared by all deliveries of one route.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Side {
+    /// Identifiers of the subscriptions that matched, in the order of subscribing.
+    pub subscriptions: Vec<u32>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub seq: Seq,
+    /// Which head of the run's batch.
+    pub index: u32,
+    pub side: Option<Arc<Side>>,
+    /// Counted attempts before this one.
+    pub attempts: u16,
+    /// Granted level: the smaller of the publisher's and the subscription's.
+    pub level: u8,
+    pub flags: u8,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeliverTo {
+    Consumer(ConsumerIx),
+    /// The answer to a `Take`.
+    Reply(Token),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EndReason {
+    QueueDeleted,
+    Cancelled,
+}
+
+#[derive(Debug)]
+pub enum Signal {
+    /// Publishes of this connection are held until `Unblocked`; why, in words.
+    Blocked(&'static str),
+    Unblocked,
+    Ended {
+        consumer: ConsumerIx,
+        why: EndReason,
+    },
+    Drained {
+        consumer: ConsumerIx,
+        unused: u32,
+    },
+    /// Another connection has taken this owner's session.
+    Superseded {
+        owner: OwnerIx,
+    },
+    /// An operator wants this connection gone.
+    Kicked,
+    /// The broker is going down.
+    Shutdown,
+    /// The store failed: nothing that was not confirmed will be.
+    Lost,
+}
+
+#[derive(Debug)]
+pub enum Event {
+    /// `deliveries[start..start + count]` of this batch of events, all in one batch of messages; one reference count for the run.
+    Run {
+        to: DeliverTo,
+        queue: QueueId,
+        batch: Arc<Batch>,
+        start: u32,
+        count: u32,
+    },
+    /// Neighbouring heads that no queue keeps (at most once): nothing to settle, no credit spent.
+    Direct {
+        to: ConsumerIx,
+        batch: Arc<Batch>,
+        first: u32,
+        count: u32,
+        side: Option<Arc<Side>>,
+        flags: u8,
+    },
+    Refused {
+        first: Serial,
+        last: Serial,
+        why: Refusal,
+    },
+    /// `count` mandatory publishes from this serial and head on reached nobody.
+    Returned {
+        first: Serial,
+        count: u32,
+        batch: Arc<Batch>,
+        index: u32,
+    },
+    Done {
+        through: Serial,
+    },
+    Reply(Token, Box<Result<Reply, Refusal>>),
+    Signal(Signal),
+}
+
+/// Events in one order, and the deliveries that their runs name.
+#[derive(Default, Debug)]
+pub struct EventBatch {
+    pub events: Vec<Event>,
+    pub deliveries: Vec<Delivery>,
+}
+
+impl EventBatch {
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+    pub fn clear(&mut self) {
+        self.events.clear();
+        self.deliveries.clear();
+    }
+    pub fn run(&self, start: u32, count: u32) -> &[Delivery] {
+        &self.deliveries[start as usize..(start + count) as usize]
+    }
+}

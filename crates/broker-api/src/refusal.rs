@@ -1,0 +1,51 @@
+//! Why the core did not do what it was asked. Each protocol's `error.rs` holds the whole table from these to its own codes and texts.
+
+use thiserror::Error;
+
+/// What ran out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Limit {
+    QueueLength,
+    Connections,
+    Sessions,
+    Subscriptions,
+    Queues,
+    MessageSize,
+    TopicLevels,
+    Memory,
+    Disk,
+    Retained,
+    SessionState,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum Refusal {
+    #[error("no {what} '{name}'")]
+    NotFound { what: &'static str, name: String },
+    #[error("access refused: {0}")]
+    AccessRefused(String),
+    /// The name or the secret is wrong, or there is no such user.
+    #[error("login refused")]
+    LoginRefused,
+    #[error("unsupported login mechanism")]
+    BadMechanism,
+    #[error("precondition failed: {0}")]
+    PreconditionFailed(String),
+    #[error("'{0}' is locked by another connection")]
+    Locked(String),
+    #[error("limit reached: {0:?}")]
+    LimitReached(Limit),
+    #[error("not implemented: {0}")]
+    NotImplemented(&'static str),
+    #[error("invalid {what}: {why}")]
+    Invalid { what: &'static str, why: String },
+    /// A queue that refuses rather than drops was full.
+    #[error("the queue is full")]
+    QueueFull,
+    /// This owner was stopped by an earlier refusal.
+    #[error("the owner has ended")]
+    OwnerEnded,
+    /// The store failed; nothing is confirmed any more.
+    #[error("the store has failed")]
+    StoreFailed,
+}
