@@ -1,0 +1,42 @@
+//! The suites of `cargo xtask test` and `cargo xtask soak`, in the order they run.
+//!
+//! A new suite is one entry here. Its commands print cargo's test summaries or TAP lines, which are counted; exit non-zero on failure;
+//! and find in the environment `CARRICK_BIN` (the release binary), `CARRICK_TMP` (a folder of their own), and in a soak
+//! `CARRICK_SOAK_SECONDS` (how long to go on).
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::context::Context;
+use crate::needs::Need;
+
+pub struct Suite {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub needs: &'static [Need],
+    /// Whether it drives the release binary, which is then built first.
+    pub binary: bool,
+    /// When all of it must be over in `cargo xtask test`; a soak adds its duration.
+    pub limit: Duration,
+    pub test: Option<Commands>,
+    pub soak: Option<Commands>,
+}
+
+/// The commands of a suite, run one after the other; the first that fails ends it.
+pub type Commands = fn(&Context) -> anyhow::Result<Vec<Command>>;
+
+const fn minutes(n: u64) -> Duration {
+    Duration::from_secs(n * 60)
+}
+
+pub const SUITES: &[Suite] = &[Suite {
+    name: "unit",
+    about: "every crate's own tests: transcripts, codecs, core, journal, simulator, fuzz corpora",
+    needs: &[],
+    binary: false,
+    limit: minutes(20),
+    // The dev profile: test harnesses unwind and the release binary aborts, so a release build of the tests would share nothing
+    // with it and take longer.
+    test: Some(|context| Ok(vec![context.cargo(&["test", "--workspace", "--no-fail-fast"])])),
+    soak: None,
+}];
