@@ -1,0 +1,1 @@
+//! The bodies of the fuzz targets in `fuzz/`, as plain functions, so that an ordinary test replays the corpus.
