@@ -4,6 +4,7 @@
 //! `cargo xtask check` is everything that is not a test: format, lints, docs, licences, tidiness.
 
 mod check;
+mod clients;
 mod context;
 mod counts;
 mod needs;
@@ -24,7 +25,8 @@ const USAGE: &str = "\
 usage: cargo xtask test  [--only SUITE,..] [--list]
        cargo xtask soak  [--duration 10m] [--only SUITE,..] [--list]
        cargo xtask check [--only STEP,..] [--list]
-       cargo xtask tidy";
+       cargo xtask tidy
+       cargo xtask clients [--broker carrick|mosquitto] [--only CLIENT,..] [--list]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -55,6 +57,10 @@ fn dispatch(args: &[String]) -> Result<bool> {
             let options = Options::parse(rest, &["--only", "--list"])?;
             check::check(&context, &options)
         }
+        "clients" => {
+            let options = Options::parse(rest, &["--only", "--list", "--broker"])?;
+            clients::clients(&context, &options)
+        }
         "tidy" => {
             Options::parse(rest, &[])?;
             tidy::tidy(&context)
@@ -73,6 +79,7 @@ pub struct Options {
     pub only: Vec<String>,
     pub list: bool,
     pub duration: Option<Duration>,
+    pub broker: Option<String>,
 }
 
 impl Options {
@@ -94,6 +101,7 @@ impl Options {
             let value = inline.or_else(|| args.next().cloned()).with_context(|| format!("{name} needs a value\n{USAGE}"))?;
             match name {
                 "--only" => options.only.extend(value.split(',').map(str::trim).filter(|s| !s.is_empty()).map(String::from)),
+                "--broker" => options.broker = Some(value),
                 "--duration" => options.duration = Some(parse_duration(&value)?),
                 _ => unreachable!("every allowed option is handled"),
             }

@@ -61,10 +61,6 @@ impl Group {
         &mut self.child
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// The exit status, or none when the deadline came first.
     pub fn wait_until(&mut self, deadline: Instant) -> Result<Option<ExitStatus>> {
         let mut pause = Duration::from_millis(1);

@@ -1,0 +1,181 @@
+//! The clients: what each needs, how it is fetched and built below the target directory, and the command that runs it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{bail, Context as _, Result};
+
+use crate::context::Context;
+use crate::needs::{self, Need};
+use crate::process;
+
+pub struct Program {
+    pub name: &'static str,
+    pub needs: &'static [Need],
+    /// The versions of MQTT that the library speaks, by the names used in its results.
+    pub versions: &'static [&'static str],
+    /// Fetches and builds, then says how to run it.
+    pub prepare: fn(&Shop) -> Result<Command>,
+}
+
+pub const PROGRAMS: &[Program] = &[
+    Program { name: "rumqttc", needs: &[], versions: &["v311", "v5"], prepare: rumqttc },
+    Program { name: "paho-java", needs: &[Need::Java, Need::Maven], versions: &["v311", "v5"], prepare: paho_java },
+    Program { name: "paho-go", needs: &[Need::Go], versions: &["v311", "v5"], prepare: paho_go },
+    Program { name: "mosquitto", needs: &[Need::MosquittoClients, Need::Python], versions: &["v311", "v5"], prepare: mosquitto },
+    Program { name: "paho-python", needs: &[Need::Python], versions: &["v311", "v5"], prepare: paho_python },
+    Program { name: "mqttjs", needs: &[Need::Npm], versions: &["v311", "v5"], prepare: mqttjs },
+];
+
+/// What every program must report on, so that none passes by ending early.
+const SCENARIOS: &[&str] = &[
+    "qos0",
+    "qos1",
+    "qos2",
+    "retained",
+    "will",
+    "takeover",
+    "offline-restart",
+    "offline-kill9",
+    "shared",
+    "payload-1mib",
+    "wrong-password",
+    "anonymous",
+];
+const SCENARIOS_V5: &[&str] = &["takeover-142", "properties"];
+
+pub fn expected(program: &Program) -> Vec<String> {
+    let of = |version: &&str| {
+        let more: &[&str] = if *version == "v5" { SCENARIOS_V5 } else { &[] };
+        let version = version.to_string();
+        SCENARIOS.iter().chain(more).map(move |scenario| format!("{version}/{scenario}")).collect::<Vec<_>>()
+    };
+    program.versions.iter().flat_map(of).collect()
+}
+
+/// Where a client is made.
+pub struct Shop<'a> {
+    pub context: &'a Context,
+    /// Its sources, below tests/clients.
+    pub source: PathBuf,
+    /// Its folder below the target directory, kept from run to run.
+    pub work: PathBuf,
+    pub log: PathBuf,
+}
+
+const FETCH: Duration = Duration::from_secs(240);
+
+impl Shop<'_> {
+    fn run(&self, command: Command) -> Result<()> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let outcome = process::run(command, &self.log, FETCH)?;
+        if !outcome.success {
+            bail!("{name} failed{} (log: {}):\n{}", outcome.why(), self.log.display(), process::tail(&self.log, 20));
+        }
+        Ok(())
+    }
+
+    /// Runs `fetch` unless it did so before for the same content of `pins`, files of the source folder.
+    fn once(&self, pins: &[&str], fetch: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mut wanted = String::new();
+        for pin in pins {
+            let path = self.source.join(pin);
+            wanted += &fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        }
+        let stamp = self.work.join("fetched");
+        if fs::read_to_string(&stamp).is_ok_and(|had| had == wanted) {
+            return Ok(());
+        }
+        fetch()?;
+        fs::write(stamp, wanted)?;
+        Ok(())
+    }
+
+    fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new(program.as_ref());
+        command.current_dir(&self.work);
+        command
+    }
+}
+
+fn rumqttc(shop: &Shop) -> Result<Command> {
+    shop.run(shop.context.cargo(&["build", "--release", "-p", "client-rumqttc"]))?;
+    Ok(shop.command(shop.context.target.join("release/client-rumqttc")))
+}
+
+fn python_script(shop: &Shop, python: &Path) -> Command {
+    let mut command = shop.command(python);
+    // No __pycache__ in the checkout, no buffering of results.
+    command.args(["-B", "-u"]).arg(shop.source.join("client.py"));
+    command
+}
+
+fn mosquitto(shop: &Shop) -> Result<Command> {
+    Ok(python_script(shop, Path::new(needs::python().context("no python3")?)))
+}
+
+fn paho_python(shop: &Shop) -> Result<Command> {
+    let venv = shop.work.join("venv");
+    let python = venv.join("bin/python");
+    shop.once(&["requirements.txt"], || {
+        let mut create = shop.command(needs::python().context("no python3")?);
+        create.args(["-m", "venv", "--clear"]).arg(&venv);
+        shop.run(create)?;
+        let mut install = shop.command(&python);
+        install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(shop.source.join("requirements.txt"));
+        shop.run(install)
+    })?;
+    Ok(python_script(shop, &python))
+}
+
+fn mqttjs(shop: &Shop) -> Result<Command> {
+    shop.once(&["package.json", "package-lock.json"], || {
+        for pin in ["package.json", "package-lock.json"] {
+            fs::copy(shop.source.join(pin), shop.work.join(pin))?;
+        }
+        let npm = needs::npm().context("no npm")?;
+        let (program, script) = npm.split_first().context("no npm")?;
+        let mut install = shop.command(program);
+        install.args(script).args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"]);
+        shop.run(install)
+    })?;
+    let mut node = shop.command("node");
+    node.arg(shop.source.join("client.js")).env("NODE_PATH", shop.work.join("node_modules"));
+    Ok(node)
+}
+
+fn paho_java(shop: &Shop) -> Result<Command> {
+    let libraries = shop.work.join("lib");
+    shop.once(&["pom.xml"], || {
+        let _ = fs::remove_dir_all(&libraries);
+        let mut maven = shop.command("mvn");
+        maven.args(["-q", "-B", "-f"]).arg(shop.source.join("pom.xml"));
+        maven.arg(format!("-DoutputDirectory={}", libraries.display()));
+        maven.arg("org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies");
+        shop.run(maven)
+    })?;
+    let classes = shop.work.join("classes");
+    let path = format!("{}/*", libraries.display());
+    let mut compile = shop.command("javac");
+    compile.arg("-d").arg(&classes).args(["-cp", &path, "-Xlint:all"]);
+    let mut sources: Vec<PathBuf> = fs::read_dir(&shop.source)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    sources.retain(|path| path.extension().is_some_and(|extension| extension == "java"));
+    sources.sort();
+    compile.args(sources);
+    shop.run(compile)?;
+    let mut java = shop.command("java");
+    // A short-lived program: the cheap compiler and collector.
+    java.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m", "-cp"]);
+    java.arg(format!("{}:{path}", classes.display())).arg("Clients");
+    Ok(java)
+}
+
+fn paho_go(shop: &Shop) -> Result<Command> {
+    let binary = shop.work.join("client");
+    let mut build = Command::new("go");
+    build.args(["build", "-o"]).arg(&binary).arg(".").current_dir(&shop.source).env("GOFLAGS", "-mod=readonly").env("GOWORK", "off");
+    shop.run(build)?;
+    Ok(shop.command(&binary))
+}
