@@ -1,0 +1,139 @@
+//! Exchange types: from a routing key or headers to destinations. One file per type; a new one is a file and a line in [`by_name`].
+//!
+//! The default exchange is not here: it is a look-up of a queue by its name.
+
+mod direct;
+mod fanout;
+mod headers;
+mod table;
+mod topic;
+
+use std::cell::OnceCell;
+
+pub use direct::Direct;
+pub use fanout::Fanout;
+pub use headers::{Arguments, Headers, HeadersExchange, NoHeaders, Value};
+pub use table::Binding;
+pub use topic::Topic;
+
+use super::topic::{Name, Syntax, TopicError};
+
+/// What an exchange does. `D` is a handle to a queue or another exchange.
+///
+/// A binding is identified by key, arguments and destination (as in RabbitMQ); several bindings may lead one key to one destination.
+pub trait Router<D: Clone>: Send + Sync {
+    /// `id` identifies `destination` among all destinations. A binding that is there already stays as it is, destination included.
+    fn bind(&self, key: BindKey<'_>, arguments: &Arguments, id: u64, destination: D) -> Result<Bound, BindError>;
+
+    /// Whether there was such a binding. When it is gone, it can no longer be found by a `route` that starts later.
+    fn unbind(&self, key: BindKey<'_>, arguments: &Arguments, id: u64) -> bool;
+
+    /// Removes all bindings of a destination, as when it is deleted, and answers how many there were.
+    fn unbind_all(&self, id: u64) -> usize;
+
+    /// Appends the destinations. One may come more than once.
+    fn route(&self, key: &Key<'_>, headers: &dyn Headers, out: &mut Vec<D>);
+
+    /// In the order of destination ids.
+    fn bindings(&self) -> Vec<Binding<D>>;
+
+    fn len(&self) -> usize;
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether `route` looks at the headers: routes of this exchange cannot be remembered by key.
+    fn reads_headers(&self) -> bool {
+        false
+    }
+
+    /// Whether `route` looks at the key.
+    fn reads_key(&self) -> bool {
+        true
+    }
+}
+
+/// What `bind` found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    New,
+    Existing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BindError {
+    #[error(transparent)]
+    Pattern(#[from] TopicError),
+    /// RabbitMQ's text, which clients show to their users.
+    #[error("Invalid x-match field value {0:?}; expected all, any, all-with-x, or any-with-x")]
+    MatchKind(String),
+    #[error("Invalid x-match field type; expected longstr")]
+    MatchKindType,
+}
+
+/// A binding key or topic filter and how it is spelled. Only a topic exchange reads more than bytes in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BindKey<'a> {
+    pub syntax: Syntax,
+    pub text: &'a [u8],
+}
+
+impl<'a> BindKey<'a> {
+    pub fn mqtt(text: &'a [u8]) -> Self {
+        BindKey { syntax: Syntax::Mqtt, text }
+    }
+
+    pub fn amqp(text: &'a [u8]) -> Self {
+        BindKey { syntax: Syntax::Amqp, text }
+    }
+}
+
+/// The routing key of a message. Split into segments when the first exchange asks, once for all exchanges on the message's way.
+#[derive(Debug)]
+pub struct Key<'a> {
+    syntax: Syntax,
+    text: &'a [u8],
+    name: OnceCell<Option<Name<'a>>>,
+}
+
+impl<'a> Key<'a> {
+    pub fn new(syntax: Syntax, text: &'a [u8]) -> Self {
+        Key { syntax, text, name: OnceCell::new() }
+    }
+
+    pub fn mqtt(text: &'a [u8]) -> Self {
+        Self::new(Syntax::Mqtt, text)
+    }
+
+    pub fn amqp(text: &'a [u8]) -> Self {
+        Self::new(Syntax::Amqp, text)
+    }
+
+    /// The key as the publisher spelled it: what direct exchanges compare.
+    pub fn text(&self) -> &'a [u8] {
+        self.text
+    }
+
+    /// `None` if the text is no name (too many levels, say): topic exchanges route it nowhere.
+    pub fn name(&self) -> Option<&Name<'a>> {
+        self.name.get_or_init(|| Name::parse(self.syntax, self.text).ok()).as_ref()
+    }
+}
+
+/// Makes an exchange from the arguments it was declared with.
+pub type Constructor<D> = fn(&Arguments) -> Box<dyn Router<D>>;
+
+/// The types there are, for error texts and the management API.
+pub const TYPES: &[&str] = &["direct", "fanout", "headers", "topic"];
+
+/// The registry.
+pub fn by_name<D: Clone + Send + Sync + 'static>(name: &str) -> Option<Constructor<D>> {
+    Some(match name {
+        "direct" => |_| Box::new(Direct::default()),
+        "fanout" => |_| Box::new(Fanout::default()),
+        "headers" => |_| Box::new(HeadersExchange::default()),
+        "topic" => |_| Box::new(Topic::default()),
+        _ => return None,
+    })
+}
