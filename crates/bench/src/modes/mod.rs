@@ -1,0 +1,208 @@
+//! The modes, each a straight-line script over the engine, and what they share.
+
+mod backlog;
+mod connections;
+mod durable_fanout;
+mod flow;
+mod offline;
+mod recover;
+mod restart;
+mod sessions;
+mod storm;
+
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use anyhow::{bail, Context, Result};
+use rustix::time::{clock_gettime, ClockId};
+
+use crate::args::{Args, Mode, Target};
+use crate::checker::{Inbox, Verdict};
+use crate::clock::{self, SECOND};
+use crate::conn::{Leave, Plan, ProducerPlan, RolePlan, Subscribe};
+use crate::engine::Engine;
+use crate::limits;
+use crate::procfs::{disk_usage, Process, Usage};
+use crate::report::Report;
+use crate::wire;
+
+/// How long connections of a usual number may take to stand.
+const CONNECT_WITHIN: u64 = 30 * SECOND;
+
+pub(crate) fn run(args: Args) -> Result<i32> {
+    let (report, json) = match &args.mode {
+        Mode::Throughput(flow) => (flow::run("throughput", flow)?, flow.target.json),
+        Mode::Latency(flow) => (flow::run("latency", flow)?, flow.target.json),
+        Mode::Fanout(flow) => (flow::run("fanout", flow)?, flow.target.json),
+        Mode::Fanin(flow) => (flow::run("fanin", flow)?, flow.target.json),
+        Mode::Connections(args) => (connections::run(args)?, args.target.json),
+        Mode::Backlog(args) => (backlog::run(args)?, args.target.json),
+        Mode::Recover(args) => (recover::run(args)?, args.target.json),
+        Mode::SubscribeStorm(args) => (storm::run(args)?, args.target.json),
+        Mode::Sessions(args) => (sessions::run(args)?, args.target.json),
+        Mode::DurableFanout(args) => (durable_fanout::run(args)?, args.target.json),
+        Mode::Limits(args) => (limits::run(args)?, args.json),
+    };
+    report.print(json);
+    Ok(report.exit_code())
+}
+
+/// The broker of one run: its address, its process, and names that no other run uses.
+struct Broker<'a> {
+    target: &'a Target,
+    addr: SocketAddr,
+    prefix: String,
+    process: Option<Process>,
+}
+
+impl<'a> Broker<'a> {
+    fn new(target: &'a Target) -> Result<Broker<'a>> {
+        let mut found = target.addr.to_socket_addrs().with_context(|| format!("--addr {}", target.addr))?;
+        let Some(addr) = found.next() else { bail!("--addr {} resolves to nothing", target.addr) };
+        for field in [&target.user, &target.password].into_iter().flatten() {
+            if field.len() > usize::from(u16::MAX) {
+                bail!("--user and --password hold at most 65,535 bytes");
+            }
+        }
+        let prefix = target.prefix.clone().unwrap_or_else(|| format!("cb{}-{}", std::process::id(), clock::now() / 1_000_000 % 1_000_000));
+        let process = target.pid.map(Process::new).transpose()?;
+        Ok(Broker { target, addr, prefix, process })
+    }
+
+    fn engine(&self) -> Result<Engine> {
+        Engine::new(self.addr, self.target.keep_alive)
+    }
+
+    fn topic(&self, nth: u64) -> String {
+        format!("{}/{nth}", self.prefix)
+    }
+
+    fn connect(&self, id: &str, clean: bool) -> wire::Connect {
+        wire::Connect {
+            version: self.target.version,
+            client_id: format!("{}-{id}", self.prefix),
+            clean,
+            keep_alive_secs: self.target.keep_alive,
+            user: self.target.user.clone(),
+            password: self.target.password.clone(),
+            receive_max: 0,
+        }
+    }
+
+    fn idle(&self, lane: usize, id: &str, clean: bool, leave: Leave) -> Plan {
+        Plan { lane, connect: self.connect(id, clean), subscribe: None, role: RolePlan::Idle, leave }
+    }
+
+    fn producer(&self, lane: usize, plan: ProducerPlan) -> Plan {
+        let connect = self.connect(&format!("p{lane}-{}", plan.id), true);
+        Plan { lane, connect, subscribe: None, role: RolePlan::Producer(plan), leave: Leave::Never }
+    }
+
+    /// Without a filter the session is trusted to remember its subscription.
+    fn consumer(&self, lane: usize, id: &str, clean: bool, filter: Option<(String, u8)>, inbox: Inbox) -> Plan {
+        let mut connect = self.connect(id, clean);
+        connect.receive_max = self.target.receive_max;
+        let subscribe = filter.map(|(filter, qos)| Subscribe { filters: vec![filter], qos, per_packet: 1 });
+        Plan { lane, connect, subscribe, role: RolePlan::Consumer(inbox), leave: Leave::Never }
+    }
+
+    /// Ends persistent sessions that this run made, by connecting clean once.
+    fn forget(&self, ids: impl Iterator<Item = String>) -> Result<()> {
+        let mut engine = self.engine()?;
+        let lane = engine.add_lane(Default::default());
+        for id in ids {
+            engine.add(self.idle(lane, &id, true, Leave::WhenReady));
+        }
+        engine.wait_gone(60 * SECOND);
+        Ok(())
+    }
+
+    fn refresh(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.refresh();
+        }
+    }
+
+    fn reset_peak(&self) {
+        if let Some(process) = &self.process {
+            process.reset_peak();
+        }
+    }
+
+    fn usage(&self) -> Usage {
+        self.process.as_ref().map(Process::usage).unwrap_or_default()
+    }
+
+    fn report_memory(&self, report: &mut Report, key: &str, kib: u64) {
+        if self.process.is_some() {
+            report.real(key, kib as f64 / 1024.0);
+        }
+    }
+
+    fn report_store(&self, report: &mut Report, key: &str) {
+        if let Some(dir) = &self.target.store_dir {
+            report.real(key, disk_usage(dir) as f64 / 1e6);
+        }
+    }
+}
+
+/// Counters at one moment; the difference of two is a measurement.
+#[derive(Clone, Copy)]
+struct Mark {
+    at: u64,
+    published: u64,
+    delivered: u64,
+    confirmed: u64,
+    usage: Usage,
+    own_cpu_ns: u64,
+}
+
+impl Mark {
+    fn take(broker: &Broker<'_>, engine: &Engine, lane: usize) -> Mark {
+        let lane = &engine.lanes[lane];
+        Mark {
+            at: clock::now(),
+            published: lane.published,
+            delivered: lane.delivered,
+            confirmed: lane.confirmed,
+            usage: broker.usage(),
+            own_cpu_ns: own_cpu_ns(),
+        }
+    }
+
+    fn secs_since(&self, earlier: &Mark) -> f64 {
+        clock::to_secs(self.at - earlier.at).max(1e-9)
+    }
+
+    fn broker_cpu_ns_since(&self, earlier: &Mark) -> u64 {
+        self.usage.cpu_ns.saturating_sub(earlier.usage.cpu_ns)
+    }
+}
+
+fn own_cpu_ns() -> u64 {
+    let t = clock_gettime(ClockId::ProcessCPUTime);
+    t.tv_sec as u64 * SECOND + t.tv_nsec as u64
+}
+
+/// Nanoseconds over a number of things, as microseconds each.
+fn us_each(nanos: u64, things: u64) -> f64 {
+    if things == 0 {
+        f64::NAN
+    } else {
+        nanos as f64 / 1e3 / things as f64
+    }
+}
+
+fn report_verdict(report: &mut Report, verdict: &Verdict, qos: u8) {
+    report.count("received_unique", verdict.unique);
+    report.count("lost", verdict.lost);
+    report.count("duplicated", verdict.duplicated);
+    report.count("duplicated_flagged", verdict.flagged_duplicates);
+    report.count("reordered", verdict.reordered);
+    report.count("foreign", verdict.foreign);
+    if !verdict.holds(qos) {
+        report.fault(format!(
+            "at QoS {qos}: {} lost, {} duplicated, {} reordered, {} foreign",
+            verdict.lost, verdict.duplicated, verdict.reordered, verdict.foreign
+        ));
+    }
+}
