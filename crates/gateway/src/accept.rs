@@ -1,0 +1,174 @@
+//! The accept loops, and the handle that `server` holds.
+
+use crate::listener::{Bound, Listening, SocketFile};
+use crate::slots::{Slot, Slots};
+use crate::timer::now;
+use crate::{Config, Connection};
+use broker_api::{Broker, ConnectionInfo, Context, Peer, Protocol, VhostName};
+use rustix::io::Errno;
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinHandle;
+use tracing::{debug, debug_span, info, warn};
+
+/// How long a listener rests when descriptors have run out; a closing connection ends the rest early.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is spoken on a listener, and where its clients arrive.
+#[derive(Clone)]
+pub struct Service {
+    pub protocol: Arc<dyn Protocol>,
+    pub vhost: VhostName,
+    /// Connections without credentials are let in as `anonymous`.
+    pub allow_anonymous: bool,
+}
+
+/// All listeners and their connections. Lives inside a tokio runtime.
+pub struct Gateway {
+    config: Config,
+    broker: Arc<dyn Broker>,
+    slots: Arc<Slots>,
+    listeners: Vec<JoinHandle<()>>,
+}
+
+impl Gateway {
+    pub fn new(config: Config, broker: Arc<dyn Broker>) -> Gateway {
+        let slots = Slots::new(config.max_connections);
+        Gateway { config, broker, slots, listeners: Vec::new() }
+    }
+
+    /// Accepts from now on. To be called within the runtime that will carry the connections.
+    pub fn listen(&mut self, bound: Bound, service: Service) -> io::Result<()> {
+        let door = Arc::new(Door { service, broker: self.broker.clone(), slots: self.slots.clone(), url: bound.url.to_string() });
+        let task = match bound.socket {
+            Listening::Tcp(socket) => tokio::spawn(accept_tcp(TcpListener::from_std(socket)?, door)),
+            Listening::Unix(socket, file) => tokio::spawn(accept_unix(UnixListener::from_std(socket)?, file, door)),
+        };
+        self.listeners.push(task);
+        Ok(())
+    }
+
+    /// Connections and their counters.
+    pub fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
+    /// Closes the listeners; connections stay.
+    pub async fn stop_accepting(&mut self) {
+        for task in self.listeners.drain(..) {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
+    /// Waits until the connections have closed, for at most the configured time; how many are left. The core has told the sessions.
+    pub async fn drained(&self) -> usize {
+        self.slots.all_closed(Duration::from_secs(u64::from(self.config.shutdown_secs))).await
+    }
+}
+
+/// What a connection needs when it comes in.
+struct Door {
+    service: Service,
+    broker: Arc<dyn Broker>,
+    slots: Arc<Slots>,
+    url: String,
+}
+
+impl Door {
+    fn admit<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, peer: Peer, slot: Slot) {
+        let protocol = &self.service.protocol;
+        let span = debug_span!("conn", conn = slot.number(), %peer, protocol = protocol.name(), vhost = %self.service.vhost);
+        let info = ConnectionInfo {
+            peer: peer.clone(),
+            protocol: protocol.name(),
+            vhost: self.service.vhost.clone(),
+            allow_anonymous: self.service.allow_anonymous,
+        };
+        let core = match self.broker.connect(info) {
+            Ok(core) => core,
+            Err(refusal) => {
+                span.in_scope(|| info!(%peer, %refusal, "connection refused"));
+                return;
+            }
+        };
+        let session = protocol.clone().open(Context { peer, opened_ms: self.broker.now_ms() }, now());
+        span.in_scope(|| debug!("connection accepted"));
+        tokio::spawn(Connection::new(stream, session, core, slot, span));
+    }
+}
+
+async fn accept_tcp(listener: TcpListener, door: Arc<Door>) {
+    let mut health = Health::default();
+    loop {
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                let Some(slot) = health.accepted(&door) else { continue };
+                // Inherited from the listener on Linux; said again where it is not.
+                let _ = stream.set_nodelay(true);
+                door.admit(stream, Peer::Tcp(address), slot);
+            }
+            Err(error) => health.failed(&error, &door).await,
+        }
+    }
+}
+
+async fn accept_unix(listener: UnixListener, _file: SocketFile, door: Arc<Door>) {
+    let mut health = Health::default();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let Some(slot) = health.accepted(&door) else { continue };
+                door.admit(stream, Peer::Unix, slot);
+            }
+            Err(error) => health.failed(&error, &door).await,
+        }
+    }
+}
+
+/// What a listener has said about its troubles, so that it says each once.
+#[derive(Default)]
+struct Health {
+    paused: bool,
+    full: bool,
+}
+
+impl Health {
+    fn accepted(&mut self, door: &Door) -> Option<Slot> {
+        if std::mem::take(&mut self.paused) {
+            info!(listener = %door.url, "accepting again");
+        }
+        let slot = door.slots.take();
+        if slot.is_none() && !self.full {
+            warn!(listener = %door.url, max = door.slots.max(), "max_connections reached: closing new connections at once");
+        }
+        self.full = slot.is_none();
+        slot
+    }
+
+    async fn failed(&mut self, error: &io::Error, door: &Door) {
+        if !is_exhaustion(error) {
+            // The peer gave up while it waited in the queue, or the network did.
+            debug!(listener = %door.url, %error, "a connection was lost before it was accepted");
+            tokio::task::yield_now().await;
+            return;
+        }
+        if !std::mem::replace(&mut self.paused, true) {
+            door.slots.stats.accept_pauses.fetch_add(1, Relaxed);
+            warn!(
+                listener = %door.url, %error, connections = door.slots.live(),
+                "out of descriptors or memory: new connections wait until others close; raise the limit (ulimit -n, LimitNOFILE)"
+            );
+        }
+        door.slots.one_closed(PAUSE).await;
+    }
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| exhausted.iter().any(|errno| errno.raw_os_error() == code))
+}

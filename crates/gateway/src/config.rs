@@ -1,0 +1,21 @@
+//! What an operator can set about client connections.
+
+use serde::Deserialize;
+
+/// `[gateway]` in the configuration file.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Connections over all listeners; one more is accepted and closed at once. 0 = no limit but the descriptors.
+    pub max_connections: usize,
+    /// Pending connections that the kernel queues per listener.
+    pub backlog: u16,
+    /// How long a stop waits for clients to take their good-bye.
+    pub shutdown_secs: u16,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { max_connections: 0, backlog: 1024, shutdown_secs: 5 }
+    }
+}

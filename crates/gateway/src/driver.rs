@@ -1,0 +1,405 @@
+//! One connection, one task, one hand-written poll loop.
+//!
+//! ```text
+//!            +------------------------------ a round ------------------------------+
+//!  socket -> | read <= 128 KiB -> split -> block -> session.receive -> core.submit | -+
+//!            |            core.swap -> session.events -> core.submit               |  +-> one write -> socket
+//!            +---------------------------------------------------------------------+ -+
+//! ```
+//!
+//! Rounds go on until one changes nothing, at most [`ROUNDS`] in a poll; then others have their turn. What stops what:
+//!
+//! * unwritten output over [`OUT_PAUSE`]: no more events are taken (the core's outbox has its own bound), reading goes on;
+//! * unwritten output over [`OUT_STOP`]: reading stops too, since a peer that asks without listening would fill our memory with answers;
+//! * `core.saturated()` or a held block: reading stops until the next events. It is we who do not listen then, so the peer's keep-alive
+//!   clock stands still.
+//!
+//! A close writes what is in the output, ends our direction, and listens a little longer: closing a socket with unread input sends a
+//! reset, and that could overtake the good-bye.
+
+use crate::input::{Input, Read};
+use crate::output::Output;
+use crate::scratch::Scratch;
+use crate::slots::Slot;
+use crate::timer::{now, Timer};
+use broker_api::{Close, CoreSession, Event, Flow, ProtocolSession, Turn};
+use bytes::Bytes;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tracing::{debug, info, trace, Span};
+
+/// Rounds of one poll, before the task goes to the back of the run queue.
+const ROUNDS: u32 = 8;
+/// Unwritten output from which no more events are taken.
+const OUT_PAUSE: usize = 256 * 1024;
+/// Unwritten output from which nothing more is read.
+const OUT_STOP: usize = 1024 * 1024;
+/// How long the last words may take to leave.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+/// How long, and how much, we listen after our end has been closed.
+const LINGER_LIMIT: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 1024 * 1024;
+/// A deadline that its session leaves in the past is not asked again before this.
+const DEADLINE_STEP: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Open,
+    /// The session has ended; its last words are being written.
+    Flushing {
+        until: Instant,
+    },
+    /// Our direction is closed; what still comes is thrown away.
+    Lingering {
+        until: Instant,
+        left: usize,
+    },
+    Gone,
+}
+
+/// A client connection as a future that ends when the connection has.
+pub struct Connection<S> {
+    stream: S,
+    session: Box<dyn ProtocolSession>,
+    /// Gone once the session has ended.
+    core: Option<Box<dyn CoreSession>>,
+    input: Input,
+    output: Output,
+    /// A block that the session wants to see again after the next events, and from where.
+    held: Option<Box<(Bytes, usize)>>,
+    phase: Phase,
+    timer: Timer,
+    clock: Clock,
+    /// The peer has closed its direction.
+    peer_ended: bool,
+    slot: Slot,
+    span: Span,
+}
+
+/// The session's deadline, moved by the time in which we did not listen.
+#[derive(Default)]
+struct Clock {
+    deaf_since: Option<Instant>,
+    deaf: Duration,
+    not_before: Option<Instant>,
+}
+
+impl Clock {
+    fn listen(&mut self, now: Instant) {
+        if let Some(since) = self.deaf_since.take() {
+            self.deaf += now.saturating_duration_since(since);
+        }
+    }
+
+    fn stop_listening(&mut self, now: Instant) {
+        self.deaf_since.get_or_insert(now);
+    }
+
+    fn heard(&mut self) {
+        self.deaf = Duration::ZERO;
+        self.not_before = None;
+    }
+
+    fn deadline(&self, session: Option<Instant>) -> Option<Instant> {
+        if self.deaf_since.is_some() {
+            return None;
+        }
+        let at = session? + self.deaf;
+        Some(self.not_before.map_or(at, |floor| at.max(floor)))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub fn new(stream: S, session: Box<dyn ProtocolSession>, core: Box<dyn CoreSession>, slot: Slot, span: Span) -> Connection<S> {
+        Connection {
+            stream,
+            session,
+            core: Some(core),
+            input: Input::default(),
+            output: Output::default(),
+            held: None,
+            phase: Phase::Open,
+            timer: Timer::default(),
+            clock: Clock::default(),
+            peer_ended: false,
+            slot,
+            span,
+        }
+    }
+
+    fn drive(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
+        for _ in 0..ROUNDS {
+            let now = now();
+            let changed = match self.phase {
+                Phase::Open => self.round(cx, scratch, now),
+                Phase::Flushing { until } => self.flush_last(cx, scratch, until, now),
+                Phase::Lingering { until, left } => self.linger(cx, scratch, until, left, now),
+                Phase::Gone => return Poll::Ready(()),
+            };
+            if !changed {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads a turn, takes events, looks at the clock, writes once. False: nothing to do until something wakes us.
+    fn round(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> bool {
+        let mut changed = self.read_turn(cx, scratch, now);
+        if self.output.unwritten() <= OUT_PAUSE {
+            changed |= self.event_turn(cx, scratch, now);
+        }
+        if self.phase == Phase::Open {
+            // Last, so that what had come before the deadline has been heard. The timer is set only when there is nothing else to do.
+            let deadline = self.clock.deadline(self.session.deadline());
+            if if changed { deadline.is_some_and(|at| at <= now) } else { self.timer.due(cx, deadline, now) } {
+                self.deadline_turn(scratch, now);
+                changed = true;
+            }
+        }
+        if self.phase == Phase::Open {
+            changed |= self.write(cx, scratch);
+        }
+        changed | (self.phase != Phase::Open)
+    }
+
+    fn read_turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> bool {
+        let Some(core) = &self.core else { return false };
+        if self.held.is_some() || core.saturated() {
+            self.clock.stop_listening(now);
+            return false;
+        }
+        self.clock.listen(now);
+        if self.output.unwritten() > OUT_STOP {
+            return false;
+        }
+        let read = self.input.poll_read(&mut self.stream, cx, &mut scratch.input, &mut *self.session);
+        match read {
+            Poll::Pending => false,
+            Poll::Ready(Ok(Read::Bytes { count, block })) => {
+                self.slot.stats().bytes_received.fetch_add(count as u64, Relaxed);
+                self.clock.heard();
+                if let Some(block) = block {
+                    self.show(block, 0, scratch, now);
+                }
+                true
+            }
+            Poll::Ready(Ok(Read::Malformed(close))) => {
+                self.session.malformed(&close, &mut scratch.turn, self.output.target(&mut scratch.out));
+                self.end(close, scratch, now);
+                true
+            }
+            Poll::Ready(Ok(Read::End)) => {
+                self.peer_ended = true;
+                // What is ready by now is still sent: a peer may have closed only its own direction.
+                self.event_turn(cx, scratch, now);
+                self.end(Close::dirty("the peer closed the connection"), scratch, now);
+                true
+            }
+            Poll::Ready(Err(error)) => {
+                self.lose("reading", &error, scratch, now);
+                true
+            }
+        }
+    }
+
+    /// Gives the session a block of whole frames, and the core what came of it.
+    fn show(&mut self, block: Bytes, offset: usize, scratch: &mut Scratch, now: Instant) {
+        let Some(core) = &mut self.core else { return };
+        scratch.turn.block = block.clone();
+        let out = self.output.target(&mut scratch.out);
+        let flow = self.session.receive(&block, offset, now, core.now_ms(), &mut scratch.turn, out);
+        submit(&mut **core, &mut scratch.turn);
+        match flow {
+            Flow::Go => {}
+            Flow::Hold(offset) => self.held = Some(Box::new((block, offset))),
+            Flow::Close(close) => self.end(close, scratch, now),
+        }
+    }
+
+    fn event_turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> bool {
+        let Some(core) = &mut self.core else { return false };
+        if core.poll_events(cx).is_pending() {
+            return false;
+        }
+        core.swap(&mut scratch.events);
+        if scratch.events.is_empty() {
+            return true;
+        }
+        trace!(events = scratch.events.events.len(), deliveries = scratch.events.deliveries.len(), "events");
+        let delivers =
+            !scratch.events.deliveries.is_empty() || scratch.events.events.iter().any(|event| matches!(event, Event::Direct { .. }));
+        let out = self.output.target(&mut scratch.out);
+        let before = out.len();
+        let flow = self.session.events(&mut scratch.events, now, core.now_ms(), &mut scratch.turn, out);
+        let encoded = out.len() - before;
+        scratch.events.clear();
+        submit(&mut **core, &mut scratch.turn);
+        if delivers {
+            self.output.owe(encoded);
+        }
+        match flow {
+            Flow::Close(close) => self.end(close, scratch, now),
+            Flow::Go => {
+                if let Some(held) = self.held.take() {
+                    self.show(held.0, held.1, scratch, now);
+                }
+            }
+            // The session waits for more than these events; what is held stays held.
+            Flow::Hold(_) => {}
+        }
+        true
+    }
+
+    fn deadline_turn(&mut self, scratch: &mut Scratch, now: Instant) {
+        let Some(core) = &mut self.core else { return };
+        let out = self.output.target(&mut scratch.out);
+        let flow = self.session.on_deadline(now, core.now_ms(), &mut scratch.turn, out);
+        submit(&mut **core, &mut scratch.turn);
+        self.clock.not_before = Some(now + DEADLINE_STEP);
+        if let Flow::Close(close) = flow {
+            self.end(close, scratch, now);
+        }
+    }
+
+    /// The one write of a round.
+    fn write(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> bool {
+        match self.output.flush(&mut self.stream, cx, &mut scratch.out) {
+            Ok(0) => {
+                self.pay(0);
+                false
+            }
+            Ok(count) => {
+                self.slot.stats().bytes_sent.fetch_add(count as u64, Relaxed);
+                self.pay(count);
+                true
+            }
+            Err(error) => {
+                self.lose("writing", &error, scratch, now());
+                true
+            }
+        }
+    }
+
+    /// The core's budget for this connection comes back with what is written, not with what is encoded.
+    fn pay(&mut self, count: usize) {
+        if let Some(core) = &mut self.core {
+            if let Some(paid) = self.output.settle(count) {
+                core.written(paid);
+            }
+        }
+    }
+
+    /// The session is over: its last words to the core now, those to the peer as the socket takes them.
+    fn end(&mut self, close: Close, scratch: &mut Scratch, now: Instant) {
+        if close.clean {
+            debug!(client = self.session.client_id(), why = %close.why, "connection closed");
+        } else {
+            info!(client = self.session.client_id(), why = %close.why, "connection lost");
+        }
+        part(&mut *self.session, &mut self.core, close.clean, &mut scratch.turn);
+        self.held = None;
+        self.input.clear();
+        self.phase = Phase::Flushing { until: now + FLUSH_LIMIT };
+    }
+
+    /// The socket is dead: nothing can be said to the peer any more.
+    fn lose(&mut self, doing: &str, error: &io::Error, scratch: &mut Scratch, now: Instant) {
+        self.end(Close::dirty(format!("{doing} failed: {error}")), scratch, now);
+        self.output.discard(&mut scratch.out);
+        self.phase = Phase::Gone;
+    }
+
+    fn flush_last(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, until: Instant, now: Instant) -> bool {
+        let flushed = self.output.flush(&mut self.stream, cx, &mut scratch.out);
+        let Ok(count) = flushed else {
+            self.output.discard(&mut scratch.out);
+            self.phase = Phase::Gone;
+            return true;
+        };
+        self.slot.stats().bytes_sent.fetch_add(count as u64, Relaxed);
+        if self.output.unwritten() == 0 {
+            match Pin::new(&mut self.stream).poll_shutdown(cx) {
+                Poll::Ready(Ok(())) if !self.peer_ended => {
+                    self.phase = Phase::Lingering { until: now + LINGER_LIMIT, left: LINGER_BYTES };
+                    return true;
+                }
+                Poll::Ready(_) => {
+                    self.phase = Phase::Gone;
+                    return true;
+                }
+                Poll::Pending => {}
+            }
+        }
+        self.give_up(cx, until, now)
+    }
+
+    fn linger(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, until: Instant, left: usize, now: Instant) -> bool {
+        let mut buffer = ReadBuf::new(&mut scratch.input);
+        match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+            Poll::Pending => self.give_up(cx, until, now),
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() && buffer.filled().len() < left => {
+                self.phase = Phase::Lingering { until, left: left - buffer.filled().len() };
+                true
+            }
+            Poll::Ready(_) => {
+                self.phase = Phase::Gone;
+                true
+            }
+        }
+    }
+
+    fn give_up(&mut self, cx: &mut Context<'_>, until: Instant, now: Instant) -> bool {
+        let due = self.timer.due(cx, Some(until), now);
+        if due {
+            self.phase = Phase::Gone;
+        }
+        due
+    }
+}
+
+fn submit(core: &mut dyn CoreSession, turn: &mut Turn) {
+    if !turn.is_empty() {
+        core.submit(turn);
+    }
+    turn.clear();
+}
+
+fn part(session: &mut dyn ProtocolSession, core: &mut Option<Box<dyn CoreSession>>, clean: bool, turn: &mut Turn) {
+    if let Some(mut core) = core.take() {
+        session.closed(clean, turn);
+        submit(&mut *core, turn);
+        core.disconnect();
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Future for Connection<S> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let span = this.span.clone();
+        let _entered = span.enter();
+        Scratch::with(|scratch| {
+            let poll = this.drive(cx, scratch);
+            // A close in the last round of a poll leaves its words in the thread's buffer: take them along.
+            if !scratch.out.is_empty() {
+                this.output.adopt(&mut scratch.out);
+            }
+            poll
+        })
+    }
+}
+
+/// The task was dropped with the runtime: the core still hears of it.
+impl<S> Drop for Connection<S> {
+    fn drop(&mut self) {
+        part(&mut *self.session, &mut self.core, false, &mut Turn::default());
+    }
+}

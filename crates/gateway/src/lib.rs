@@ -1,0 +1,28 @@
+//! The only client sockets of the house: listeners, the accept loop, and one driver task per connection.
+//!
+//! The gateway sees bytes on one side and two traits on the other: a [`broker_api::ProtocolSession`] that is told what happened and
+//! answers what to do, and a [`broker_api::CoreSession`] that takes turns and hands out events. Keep-alive clocks, back-pressure,
+//! coalesced writes and the graceful close are written here once, for every protocol.
+//!
+//! * [`ListenUrl`] is what a user writes, [`bind`] makes sockets of it, [`Gateway::listen`] accepts on them.
+//! * `driver` is the connection: read turn, event turn, clock, one write (see its drawing).
+//! * `input` and `output` hold what a connection keeps between polls: a torn tail, and what the socket would not take. An idle
+//!   connection has neither; the large buffers belong to the thread (`scratch`).
+
+mod accept;
+mod config;
+mod driver;
+mod input;
+mod listener;
+mod output;
+mod scratch;
+mod slots;
+mod timer;
+mod url;
+
+pub use accept::{Gateway, Service};
+pub use config::Config;
+pub use driver::Connection;
+pub use listener::{bind, BindError, Bound};
+pub use slots::{Slot, Slots, Stats};
+pub use url::{Endpoint, ListenUrl, UrlError};

@@ -1,0 +1,7 @@
+//! The gateway with the toy protocol and the echoing core.
+
+mod closing;
+mod driving;
+mod holding;
+mod listening;
+mod support;
