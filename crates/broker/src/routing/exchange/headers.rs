@@ -181,9 +181,12 @@ pub struct HeadersExchange<D> {
     rules: Published<Hamt<Owned<Arc<Rule<D>>>>>,
 }
 
+/// Destination and key.
+type Place = (u64, Syntax, Box<[u8]>);
+
 /// Each binding is a rule of its own here, under a number of its own.
 struct Table<D> {
-    rules: BTreeMap<(u64, Syntax, Box<[u8]>), Vec<(u64, Arc<Rule<D>>)>>,
+    rules: BTreeMap<Place, Vec<(u64, Arc<Rule<D>>)>>,
     next: u64,
     len: usize,
 }
@@ -254,7 +257,7 @@ impl<D: Clone + Send + Sync> Router<D> for HeadersExchange<D> {
     fn bindings(&self) -> Vec<Binding<D>> {
         let table = self.table.lock();
         let rules = table.rules.iter().flat_map(|(place, rules)| rules.iter().map(move |(_, rule)| (place, rule)));
-        let binding = |((id, syntax, key), rule): (&(u64, Syntax, Box<[u8]>), &Arc<Rule<D>>)| Binding {
+        let binding = |((id, syntax, key), rule): (&Place, &Arc<Rule<D>>)| Binding {
             syntax: *syntax,
             key: key.clone(),
             arguments: rule.arguments.clone(),

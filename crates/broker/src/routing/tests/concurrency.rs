@@ -50,7 +50,7 @@ fn readers_never_miss_what_stands() {
             for text in ["site/1/temp", "site/+/temp", "+/1/#"] {
                 trie.insert(&Pattern::mqtt(text.as_bytes()).unwrap(), 10, change);
             }
-            let other = format!("site/{change}/+");
+            let other = format!("site/other{change}/+");
             trie.insert(&Pattern::mqtt(other.as_bytes()).unwrap(), 11 + change, change);
             for text in ["site/1/temp", "site/+/temp", "+/1/#"] {
                 assert_eq!(trie.remove(&Pattern::mqtt(text.as_bytes()).unwrap(), 10), Some(change));
