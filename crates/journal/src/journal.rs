@@ -1,0 +1,388 @@
+//! The handle, and what the state machine above implements.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::catalog::Catalog;
+use crate::clock::BrokerClock;
+use crate::commit::{Committer, Step};
+use crate::live::Liveness;
+use crate::pages::Pages;
+use crate::record::{KIND_EPOCH_START, KIND_SET_LEVEL, KNOWN_LEVEL};
+use crate::ring::Ring;
+use crate::segment::Ids;
+use crate::spare::Spares;
+use crate::storage::{Lock, Storage};
+use crate::{recover, ApplyError, CloseError, Config, Failure, Filled, Held, Lsn, ObjectError, ObjectKey, ObjectPlace, OpenError};
+use crate::{RecordRef, Records, Release, Slot, SnapshotError, Ticket};
+
+/// What the state machine above does at start.
+pub trait Apply {
+    /// Every object of the checkpoint, in key order. [`ObjectRef::read`] may be put off or left out.
+    fn load(&mut self, key: ObjectKey, object: ObjectRef<'_>) -> Result<(), ApplyError>;
+
+    /// Every record from the checkpoint's begin, in order, [`KIND_EPOCH_START`] and the journal's other own kinds included. Idempotent:
+    /// objects may already contain it. Says which references it released, as it did when it was first written.
+    fn apply(&mut self, lsn: Lsn, record: RecordRef<'_>, releases: &mut Vec<Release>) -> Result<(), ApplyError>;
+}
+
+/// An object of the checkpoint, not read yet.
+pub struct ObjectRef<'a> {
+    pub(crate) place: ObjectPlace,
+    pub(crate) read: &'a mut dyn FnMut(&mut Vec<u8>) -> Result<(), ObjectError>,
+}
+
+impl ObjectRef<'_> {
+    pub fn place(&self) -> ObjectPlace {
+        self.place
+    }
+
+    /// Appends nothing, replaces: `into` holds exactly the object afterwards.
+    pub fn read(&mut self, into: &mut Vec<u8>) -> Result<(), ObjectError> {
+        into.clear();
+        (self.read)(into)
+    }
+}
+
+/// What the maintenance thread asks when it writes a checkpoint.
+pub trait Snapshot: Send + Sync {
+    /// Puts every object that changed since it was last put, copying one at a time (fuzzy), and deletes those that are gone.
+    fn snapshot(&self, sink: &mut dyn ObjectSink) -> Result<(), SnapshotError>;
+}
+
+pub trait ObjectSink {
+    fn put(&mut self, key: ObjectKey, bytes: &[u8]) -> Result<(), ObjectError>;
+    fn delete(&mut self, key: ObjectKey);
+}
+
+/// Told of what others must act on. Called from the journal's threads; must not block.
+pub trait Hooks: Send + Sync {
+    /// Publishers that were held may try again.
+    fn resumed(&self) {}
+    /// Publishers are held from now on.
+    fn held(&self, _why: Held) {}
+    /// Nothing is confirmed any more. The server gives up its role and exits with 75.
+    fn failed(&self, _failure: &Failure) {}
+}
+
+/// The state of the disk as publishers should see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Space {
+    pub held: Option<Held>,
+    pub staged_bytes: u64,
+    pub free_bytes: Option<u64>,
+}
+
+/// Counters since start, and sizes now.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Stats {
+    pub batches: u64,
+    pub records: u64,
+    pub bytes: u64,
+    pub syncs: u64,
+    pub sync_ns: u64,
+    pub markers: u64,
+    pub rotations: u64,
+    pub checkpoints: u64,
+    pub checkpoint_bytes: u64,
+    pub evacuated_ranges: u64,
+    pub evacuated_bytes: u64,
+    pub segments_removed: u64,
+    pub cold_removed: u64,
+    pub hot_segments: u64,
+    pub cold_files: u64,
+    pub page_files: u64,
+    pub objects: u64,
+    pub live_references: u64,
+    pub recovered_batches: u64,
+    pub recovered_records: u64,
+    pub recovered_tail_bytes: u64,
+    pub stalls: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub batches: AtomicU64,
+    pub records: AtomicU64,
+    pub bytes: AtomicU64,
+    pub syncs: AtomicU64,
+    pub sync_ns: AtomicU64,
+    pub markers: AtomicU64,
+    pub rotations: AtomicU64,
+    pub checkpoints: AtomicU64,
+    pub checkpoint_bytes: AtomicU64,
+    pub evacuated_ranges: AtomicU64,
+    pub evacuated_bytes: AtomicU64,
+    pub segments_removed: AtomicU64,
+    pub cold_removed: AtomicU64,
+    pub recovered_batches: AtomicU64,
+    pub recovered_records: AtomicU64,
+    pub recovered_tail_bytes: AtomicU64,
+    pub stalls: AtomicU64,
+}
+
+pub(crate) fn count(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+/// A position of the log where everything below is synced: where a checkpoint may say that redo begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Tip {
+    pub lsn: u64,
+    pub chain: u32,
+    /// The segment that holds it, by its first LSN, and the offset of the frame that will stand there.
+    pub segment: u64,
+    pub offset: u64,
+    pub wall_ms: u64,
+}
+
+/// What the threads share.
+pub(crate) struct Core {
+    pub storage: Arc<dyn Storage>,
+    pub config: Config,
+    pub ids: Ids,
+    pub boot_id: u64,
+    pub epoch: u64,
+    pub ring: Arc<Ring>,
+    pub catalog: RwLock<Catalog>,
+    pub live: Mutex<Liveness>,
+    pub clock: BrokerClock,
+    pub level: AtomicU8,
+    /// Everything below is in the file, synced or not.
+    pub written: AtomicU64,
+    pub tip: Mutex<Tip>,
+    /// Tickets below are committed.
+    pub committed_ticket: AtomicU64,
+    pub committed_lsn: AtomicU64,
+    pub hooks: OnceLock<Arc<dyn Hooks>>,
+    pub failure: OnceLock<Failure>,
+    pub counters: Counters,
+    pub kick: Kick,
+    pub spares: Spares,
+    pub pages: Pages,
+    pub _lock: Box<dyn Lock>,
+}
+
+/// Wakes the maintenance thread.
+#[derive(Default)]
+pub(crate) struct Kick {
+    pub wanted: Mutex<bool>,
+    pub wake: Condvar,
+    pub closing: AtomicBool,
+}
+
+impl Kick {
+    pub fn now(&self) {
+        *self.wanted.lock() = true;
+        self.wake.notify_one();
+    }
+}
+
+impl Core {
+    /// The first failure counts; there is no way back from it (LOG §5).
+    pub fn fail(&self, doing: &str, error: &std::io::Error) -> Failure {
+        let failure = Failure { doing: doing.to_string(), error: error.to_string() };
+        if self.failure.set(failure.clone()).is_ok() {
+            tracing::error!(doing, %error, "the journal has failed; nothing is confirmed any more");
+            self.ring.set_failed();
+            if let Some(hooks) = self.hooks.get() {
+                hooks.failed(&failure);
+            }
+        }
+        failure
+    }
+
+    pub fn check(&self) -> Result<(), Failure> {
+        self.failure.get().map_or(Ok(()), |failure| Err(failure.clone()))
+    }
+
+    pub fn set_disk_full(&self, full: bool) {
+        if !self.ring.set_disk_full(full) {
+            return;
+        }
+        if full {
+            tracing::warn!("the disk is full: publishers are held, consumers go on in the reserve");
+        } else {
+            tracing::info!("the disk has room again: publishers go on");
+        }
+        if let Some(hooks) = self.hooks.get() {
+            if full {
+                hooks.held(Held::DiskFull);
+            } else {
+                hooks.resumed();
+            }
+        }
+    }
+}
+
+pub struct Journal {
+    pub(crate) core: Arc<Core>,
+    committer: Mutex<Option<Committer>>,
+    threads: Mutex<Vec<thread::JoinHandle<()>>>,
+}
+
+impl Journal {
+    /// Recovers what `storage` holds into `apply`, or makes a new store. Nothing is confirmed before [`Journal::start`].
+    ///
+    /// The last call of `apply` is this reign's own EpochStart, which `start` writes: the application skips its sequence numbers for it
+    /// exactly as for those of former reigns.
+    pub fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Apply) -> Result<Journal, OpenError> {
+        let config = config.checked()?;
+        let (core, committer) = recover::open(storage, config, apply)?;
+        Ok(Journal { core, committer: Mutex::new(Some(committer)), threads: Mutex::default() })
+    }
+
+    /// Who wants to hear of held publishers and of failure. Before [`Journal::start`]; the first one counts.
+    pub fn set_hooks(&self, hooks: Arc<dyn Hooks>) {
+        self.core.hooks.set(hooks).ok();
+    }
+
+    /// Begins this node's reign: writes EpochStart, and starts the commit and the maintenance thread.
+    pub fn start(&self, snapshot: Arc<dyn Snapshot>) {
+        self.begin_reign(snapshot);
+        let Some(mut committer) = self.committer.lock().take() else { return };
+        let commit = thread::Builder::new().name("journal-commit".into()).spawn(move || committer.run());
+        self.threads.lock().push(commit.expect("the system gives us two threads at start"));
+    }
+
+    /// The same without threads: a simulation drives [`Journal::step_commit`] itself.
+    pub fn start_stepped(&self, snapshot: Arc<dyn Snapshot>) {
+        self.begin_reign(snapshot);
+    }
+
+    fn begin_reign(&self, _snapshot: Arc<dyn Snapshot>) {
+        let mut records = Records::new();
+        records.push(KIND_EPOCH_START, 1, 0, 0, |out| out.extend_from_slice(&epoch_fields(self.core.epoch, self.core.boot_id)));
+        if self.level() == 0 {
+            records.push(KIND_SET_LEVEL, 1, 0, 0, |out| out.push(KNOWN_LEVEL));
+            self.core.level.store(KNOWN_LEVEL, Ordering::Relaxed);
+        }
+        self.core.ring.reserve().fill(Filled { records, ..Filled::default() });
+    }
+
+    /// One turn of the commit thread: take, write, sync, tell. For simulations.
+    pub fn step_commit(&self) -> bool {
+        self.committer.lock().as_mut().is_some_and(|committer| committer.step() == Step::Worked)
+    }
+
+    /// The next place in the order. For settlements and everything that must not be held.
+    pub fn reserve(&self) -> Slot {
+        self.core.ring.reserve()
+    }
+
+    /// The same for a publish, which may have to wait.
+    pub fn reserve_publish(&self) -> Result<Slot, Held> {
+        self.core.ring.reserve_publish()
+    }
+
+    /// Writes an object to the page files and makes it the current one of its key: the next checkpoint refers to it. Not synced here.
+    pub fn put_object(&self, key: ObjectKey, bytes: &[u8]) -> Result<ObjectPlace, ObjectError> {
+        own_class(key)?;
+        self.core.pages.put(&self.core, key, bytes)
+    }
+
+    /// The current object of `key` replaces `into`. By key, because the journal moves objects when page files grow sparse.
+    pub fn get_object(&self, key: ObjectKey, into: &mut Vec<u8>) -> Result<(), ObjectError> {
+        self.core.pages.get(key, into)
+    }
+
+    pub fn delete_object(&self, key: ObjectKey) {
+        self.core.pages.delete(key);
+    }
+
+    /// Tickets below this one are committed.
+    pub fn committed(&self) -> Ticket {
+        Ticket(self.core.committed_ticket.load(Ordering::Acquire))
+    }
+
+    pub fn committed_lsn(&self) -> Lsn {
+        Lsn(self.core.committed_lsn.load(Ordering::Acquire))
+    }
+
+    pub fn failed(&self) -> Option<Failure> {
+        self.core.failure.get().cloned()
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.core.epoch
+    }
+
+    /// The highest level of records that may be written now.
+    pub fn level(&self) -> u8 {
+        self.core.level.load(Ordering::Relaxed)
+    }
+
+    pub fn broker_time_ms(&self) -> u64 {
+        self.core.clock.now_ms(self.core.config.clock.as_ref())
+    }
+
+    pub fn space(&self) -> Space {
+        Space { held: self.core.ring.held(), staged_bytes: self.core.ring.staged(), free_bytes: self.core.storage.free_bytes().ok() }
+    }
+
+    pub fn stats(&self) -> Stats {
+        let core = &self.core;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &core.counters;
+        Stats {
+            batches: get(&counters.batches),
+            records: get(&counters.records),
+            bytes: get(&counters.bytes),
+            syncs: get(&counters.syncs),
+            sync_ns: get(&counters.sync_ns),
+            markers: get(&counters.markers),
+            rotations: get(&counters.rotations),
+            checkpoints: get(&counters.checkpoints),
+            checkpoint_bytes: get(&counters.checkpoint_bytes),
+            evacuated_ranges: get(&counters.evacuated_ranges),
+            evacuated_bytes: get(&counters.evacuated_bytes),
+            segments_removed: get(&counters.segments_removed),
+            cold_removed: get(&counters.cold_removed),
+            recovered_batches: get(&counters.recovered_batches),
+            recovered_records: get(&counters.recovered_records),
+            recovered_tail_bytes: get(&counters.recovered_tail_bytes),
+            stalls: get(&counters.stalls),
+            live_references: core.live.lock().live(),
+            ..Stats::default()
+        }
+    }
+
+    /// Clean stop: commits what is staged, writes the final marker, marks the store clean. Slots still open must have been filled or dropped.
+    pub fn close(&self) -> Result<(), CloseError> {
+        self.core.kick.closing.store(true, Ordering::Relaxed);
+        self.core.kick.now();
+        self.core.ring.close();
+        for thread in self.threads.lock().drain(..) {
+            thread.join().ok();
+        }
+        if let Some(mut committer) = self.committer.lock().take() {
+            committer.finish();
+        }
+        Ok(self.core.check()?)
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        if !self.threads.lock().is_empty() {
+            self.close().ok();
+        }
+    }
+}
+
+fn own_class(key: ObjectKey) -> Result<(), ObjectError> {
+    if key.class >= ObjectKey::OWN_CLASS {
+        return Err(ObjectError::Reserved);
+    }
+    Ok(())
+}
+
+pub(crate) fn epoch_fields(epoch: u64, boot_id: u64) -> [u8; 16] {
+    let mut fields = [0; 16];
+    fields[..8].copy_from_slice(&epoch.to_le_bytes());
+    fields[8..].copy_from_slice(&boot_id.to_le_bytes());
+    fields
+}

@@ -1,0 +1,4 @@
+//! Tests of the journal through its public surface.
+
+mod basics;
+mod support;
