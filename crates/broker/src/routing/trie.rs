@@ -329,7 +329,10 @@ impl<V: Clone> Snapshot<V> {
     /// Slots in branches that are not branches of `before` as well: what was copied or made between the two.
     pub(super) fn slots_not_shared_with(&self, before: &Snapshot<V>) -> usize {
         let mut known = AHashSet::new();
-        before.visit(&mut |branch, _| known.insert(branch) || true);
+        before.visit(&mut |branch, _| {
+            known.insert(branch);
+            true
+        });
         let mut copied = 0;
         self.visit(&mut |branch, slots| {
             let new = !known.contains(&branch);

@@ -181,12 +181,14 @@ pub struct HeadersExchange<D> {
     rules: Published<Hamt<Owned<Arc<Rule<D>>>>>,
 }
 
+/// A rule and its number.
+type Numbered<D> = (u64, Arc<Rule<D>>);
 /// Destination and key.
 type Place = (u64, Syntax, Box<[u8]>);
 
 /// Each binding is a rule of its own here, under a number of its own.
 struct Table<D> {
-    rules: BTreeMap<Place, Vec<(u64, Arc<Rule<D>>)>>,
+    rules: BTreeMap<Place, Vec<Numbered<D>>>,
     next: u64,
     len: usize,
 }

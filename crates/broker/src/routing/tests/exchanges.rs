@@ -102,6 +102,8 @@ impl Headers for Table {
     }
 }
 
+type Header = (&'static str, Value<'static>);
+
 fn bytes(text: &'static str) -> Value<'static> {
     Value::Bytes(text.as_bytes().into())
 }
@@ -117,7 +119,7 @@ fn headers_match_as_their_kind_says() {
         let wanted = arguments(&[("x-match", bytes(kind)), ("a", Value::Int(1)), ("b", Value::Void), ("x-c", bytes("c"))]);
         assert_eq!(exchange.bind(BindKey::amqp(b""), &wanted, id, id), Ok(Bound::New));
     }
-    let cases: [(&[(&'static str, Value<'static>)], &[u64]); 7] = [
+    let cases: [(&[Header], &[u64]); 7] = [
         (&[("a", Value::Int(1)), ("b", bytes("anything"))], &[1, 2, 4]),
         (&[("a", Value::Int(1)), ("b", bytes("")), ("x-c", bytes("c"))], &[1, 2, 3, 4]),
         (&[("x-c", bytes("c"))], &[4]),
