@@ -1,0 +1,74 @@
+//! Somebody who has been let in, and what they may do.
+
+use super::acl::{Grant, Rules, Subject};
+use broker_api::PrincipalInfo;
+
+/// The name under which clients without credentials act.
+pub const ANONYMOUS: &str = "anonymous";
+
+#[derive(Debug)]
+pub struct Principal {
+    pub(super) name: Box<str>,
+    pub(super) tags: Box<[String]>,
+    pub(super) administrator: bool,
+    pub(super) anonymous: bool,
+    /// None: there are no rules in the configuration.
+    pub(super) rules: Option<Rules>,
+}
+
+impl Principal {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+    pub fn administrator(&self) -> bool {
+        self.administrator
+    }
+    pub fn tags(&self) -> &[String] {
+        &self.tags
+    }
+    pub fn is_anonymous(&self) -> bool {
+        self.anonymous
+    }
+    pub fn info(&self) -> PrincipalInfo {
+        PrincipalInfo { user: self.name.to_string(), administrator: self.administrator }
+    }
+
+    /// There are no rules: `may_read` and `may_subscribe` are always true.
+    pub fn unrestricted(&self) -> bool {
+        self.rules.is_none()
+    }
+
+    /// `$SYS` is the broker's own: nobody else writes there, whatever the rules say.
+    pub fn may_publish(&self, topic: &[u8], client_id: &str) -> bool {
+        if is_sys(topic) {
+            return false;
+        }
+        self.rules.as_ref().is_none_or(|rules| rules.may_write(self.subject(client_id), topic))
+    }
+
+    /// Whether each topic of this filter (without `$share/NAME/`) may be read.
+    pub fn may_subscribe(&self, filter: &str, client_id: &str) -> bool {
+        self.subscription(filter, client_id) == Grant::Whole
+    }
+
+    /// As `may_subscribe`, and tells of the filters that are granted in part; a caller that accepts those asks `may_read` of each
+    /// message it delivers.
+    pub fn subscription(&self, filter: &str, client_id: &str) -> Grant {
+        match &self.rules {
+            None => Grant::Whole,
+            Some(rules) => rules.subscription(self.subject(client_id), filter.as_bytes()),
+        }
+    }
+
+    pub fn may_read(&self, topic: &[u8], client_id: &str) -> bool {
+        self.rules.as_ref().is_none_or(|rules| rules.may_read(self.subject(client_id), topic))
+    }
+
+    fn subject<'a>(&'a self, client_id: &'a str) -> Subject<'a> {
+        Subject { user: (!self.anonymous).then_some(&*self.name), client_id }
+    }
+}
+
+fn is_sys(topic: &[u8]) -> bool {
+    topic.strip_prefix(b"$SYS").is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
