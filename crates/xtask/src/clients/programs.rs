@@ -65,7 +65,7 @@ pub struct Shop<'a> {
     pub log: PathBuf,
 }
 
-const FETCH: Duration = Duration::from_secs(240);
+const FETCH: Duration = Duration::from_secs(600);
 
 impl Shop<'_> {
     fn run(&self, command: Command) -> Result<()> {
