@@ -37,8 +37,8 @@ impl Stamp {
     }
 }
 
-/// The bound on one history: 2^28 numbers are 32 MiB of bits, and a longer run of one producer is a mistake.
-const SEQ_LIMIT: u32 = 1 << 28;
+/// The bound on one history, 256 MiB of bits. No producer publishes more than that in one run.
+pub(crate) const SEQ_LIMIT: u32 = 1 << 31;
 
 /// Which sequence numbers of one producer have been seen.
 #[derive(Clone, Default, Debug)]

@@ -2,7 +2,7 @@
 
 use std::net::TcpStream;
 
-use crate::checker::{Inbox, Stamp};
+use crate::checker::{Inbox, Stamp, SEQ_LIMIT};
 use crate::lane::Lane;
 use crate::window::Window;
 use crate::wire::{self, Frame, Version};
@@ -132,7 +132,7 @@ impl Producer {
         Producer {
             id: plan.id,
             seq: 0,
-            limit: plan.limit,
+            limit: plan.limit.min(u64::from(SEQ_LIMIT)),
             window: (plan.qos > 0).then(|| Window::new(plan.window, plan.remember)),
             due: 0,
             version,

@@ -32,11 +32,11 @@ pub(crate) struct Engine {
     planned: usize,
     /// Dialled and not yet ready.
     pending: usize,
-    /// Counts dials over the whole life of the process: each source address has so many ports.
+    /// Dials so far: each source address has so many ports.
     dials: u64,
     pub connect_burst: usize,
     /// Open connections at a time: what the file limit allows, less some for the rest of the process.
-    open_max: usize,
+    pub open_max: usize,
     pub conns: Vec<Conn>,
     pub lanes: Vec<Lane>,
     pub ready: usize,

@@ -1,6 +1,6 @@
 //! Idle connections: how fast they come up and what they weigh.
 
-use anyhow::Result;
+use anyhow::{ensure, Result};
 
 use super::{us_each, Broker};
 use crate::args::Connections;
@@ -12,6 +12,12 @@ use crate::report::Report;
 pub(super) fn run(args: &Connections) -> Result<Report> {
     let mut broker = Broker::new(&args.target)?;
     let mut engine = broker.engine()?;
+    ensure!(
+        args.count as usize <= engine.open_max,
+        "--count {}: the limit of open files (ulimit -Hn) leaves {} connections",
+        args.count,
+        engine.open_max
+    );
     engine.connect_burst = args.connect_burst as usize;
     let lane = engine.add_lane(Default::default());
     for nth in 0..args.count {

@@ -166,7 +166,9 @@ pub(super) fn report_rates(report: &mut Report, broker: &Broker<'_>, from: &Mark
 fn report_outcome(report: &mut Report, engine: &Engine, lane: usize, flow: &Flow, shape: &Shape) {
     let state = &engine.lanes[lane];
     report.quantiles("lat", &state.latency);
-    report.quantiles("confirm", &state.confirm_latency);
+    if flow.qos > 0 {
+        report.quantiles("confirm", &state.confirm_latency);
+    }
     report.count("published", state.published);
     let windows = || engine.producers().filter_map(|p| p.window.as_ref());
     let refused: u64 = windows().map(|w| w.refused).sum();

@@ -69,7 +69,7 @@ fn the_offline_modes_pass() {
 #[test]
 fn a_lost_message_is_noticed_where_the_protocol_forbids_it() {
     let addr = start(Fault::Lose(100));
-    let line = "throughput --count 400 --duration 20 --drain-idle 0.3";
+    let line = "throughput --count 400 --duration 1 --drain-idle 0.3";
     assert_eq!(bench(addr, &format!("{line} --qos 0")), 0, "QoS 0 may lose");
     assert_eq!(bench(addr, &format!("{line} --qos 1")), 1);
     assert_eq!(bench(addr, &format!("{line} --qos 2")), 1);
@@ -79,7 +79,7 @@ fn a_lost_message_is_noticed_where_the_protocol_forbids_it() {
 #[test]
 fn a_repeated_message_is_noticed_where_the_protocol_forbids_it() {
     let addr = start(Fault::Repeat(100));
-    let line = "throughput --count 400 --duration 20 --drain-idle 0.3";
+    let line = "throughput --count 400 --duration 1 --drain-idle 0.3";
     assert_eq!(bench(addr, &format!("{line} --qos 0")), 1);
     assert_eq!(bench(addr, &format!("{line} --qos 1")), 0, "QoS 1 may repeat");
     assert_eq!(bench(addr, &format!("{line} --qos 2")), 1);
@@ -88,7 +88,7 @@ fn a_repeated_message_is_noticed_where_the_protocol_forbids_it() {
 #[test]
 fn messages_out_of_order_are_noticed() {
     let addr = start(Fault::Swap(100));
-    let line = "throughput --count 400 --duration 20 --drain-idle 0.3 --window 5";
+    let line = "throughput --count 400 --duration 1 --drain-idle 0.3 --window 5";
     for qos in 0..=2 {
         assert_eq!(bench(addr, &format!("{line} --qos {qos}")), 1, "QoS {qos}");
     }
