@@ -52,15 +52,12 @@ impl Disconnect {
 
     pub(super) fn encode(&self, version: Version, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         wire::put_packet(out, PacketKind::Disconnect.first_byte(), |body| {
-            let bare = self.properties.is_empty();
-            if !version.is_v5() || bare && self.reason == ReasonCode::Success {
+            if !version.is_v5() || self.properties.is_empty() && self.reason == ReasonCode::Success {
                 return Ok(());
             }
+            // The length of empty properties could be left out (3.14.2.2.1), but rumqttc 0.25 does not read that form.
             body.push(self.reason as u8);
-            if !bare {
-                self.properties.encode(body)?;
-            }
-            Ok(())
+            self.properties.encode(body)
         })
     }
 }

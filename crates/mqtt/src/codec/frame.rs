@@ -166,9 +166,10 @@ pub struct Split {
     pub whole: usize,
     /// Number of these frames.
     pub frames: usize,
-    /// The next frame needs at least so many bytes more than are here. Never 0, except where something is wrong with the frame
-    /// after `whole`: the next call, made with what follows, says what.
+    /// The next frame needs at least so many bytes more than are here. 0 only with an error.
     pub lacks: usize,
+    /// What is wrong with the frame after `whole`. The good ones before it still count: they may hold acknowledged work.
+    pub error: Option<DecodeError>,
 }
 
 #[derive(Clone, Debug)]
@@ -205,10 +206,10 @@ impl Splitter {
     }
 
     /// How much of `input` is whole frames. The caller drops `whole` bytes, and its next input starts with what is left. A torn frame's
-    /// body is never looked at; good frames before a bad one are reported first.
-    pub fn split(&mut self, input: &[u8]) -> Result<Split, DecodeError> {
+    /// body is never looked at.
+    pub fn split(&mut self, input: &[u8]) -> Split {
         if input.len() < self.torn {
-            return Ok(Split { whole: 0, frames: 0, lacks: self.torn - input.len() });
+            return Split { lacks: self.torn - input.len(), ..Split::default() };
         }
         self.torn = 0;
         let mut split = Split::default();
@@ -225,14 +226,16 @@ impl Splitter {
                 Ok(Length::Known(len)) => {
                     self.torn = len;
                     split.lacks = len - rest.len();
-                    return Ok(split);
+                    return split;
                 }
                 Ok(Length::Lacks(lacks)) => {
                     split.lacks = lacks;
-                    return Ok(split);
+                    return split;
                 }
-                Err(error) if split.whole == 0 => return Err(error),
-                Err(_) => return Ok(split),
+                Err(error) => {
+                    split.error = Some(error);
+                    return split;
+                }
             }
         }
     }

@@ -84,7 +84,8 @@ impl<'a> PublishView<'a> {
         Ok(PublishView {
             frame,
             qos,
-            dup: frame.first & DUP != 0,
+            // 3.1 allows DUP at QoS 0, where it says nothing.
+            dup: frame.first & DUP != 0 && qos != Qos::AtMostOnce,
             retain: frame.first & RETAIN != 0,
             packet_id,
             topic,

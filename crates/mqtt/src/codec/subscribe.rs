@@ -149,8 +149,13 @@ impl SubAck {
         let mut reasons = Vec::with_capacity(reader.left());
         while !reader.is_empty() {
             let reason = ReasonCode::read(reader.u8()?, ReasonPlace::SubAck).ok_or(DecodeError::ReasonUnknown)?;
-            // 3.1.1, 3.9.3: 0, 1, 2 and 0x80, nothing else.
-            if !version.is_v5() && reason > ReasonCode::GrantedQos2 && reason != ReasonCode::Unspecified {
+            // 3.1.1, 3.9.3: 0, 1, 2 and 0x80, nothing else; 3.1 has no 0x80 either.
+            let known = match version {
+                Version::V5 => true,
+                Version::V311 => reason <= ReasonCode::GrantedQos2 || reason == ReasonCode::Unspecified,
+                Version::V31 => reason <= ReasonCode::GrantedQos2,
+            };
+            if !known {
                 return Err(DecodeError::ReasonUnknown);
             }
             reasons.push(reason);
