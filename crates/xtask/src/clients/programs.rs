@@ -159,7 +159,7 @@ fn paho_java(shop: &Shop) -> Result<Command> {
     let classes = shop.work.join("classes");
     let path = format!("{}/*", libraries.display());
     let mut compile = shop.command("javac");
-    compile.arg("-d").arg(&classes).args(["-cp", &path, "-Xlint:all"]);
+    compile.arg("-d").arg(&classes).args(["-cp", &path, "-encoding", "UTF-8", "-Xlint:all"]);
     let mut sources: Vec<PathBuf> = fs::read_dir(&shop.source)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     sources.retain(|path| path.extension().is_some_and(|extension| extension == "java"));
     sources.sort();
