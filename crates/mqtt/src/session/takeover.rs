@@ -1,0 +1,108 @@
+//! What a session hands on to the next connection, takes up from an earlier one, and how the core ends a connection.
+
+use broker_api::{Close, QueueId, Seq, Signal, StateValue, Turn};
+use tracing::{debug, warn};
+
+use super::deliver::Resumed;
+use super::inflight::{Slot, Stage};
+use super::publish::Wait;
+use super::{Ownership, Session, Step};
+use crate::codec::{AckKind, PacketId, ReasonCode};
+use crate::error::Fault;
+use crate::mapping::{self, Kept, Remembered};
+
+impl Session {
+    /// Takes up what an earlier connection left, sends the PUBRELs that are due again, and opens the window.
+    pub(super) fn resume(&mut self, state: &[(u64, StateValue)], step: &mut Step<'_>) {
+        let mut released = Vec::new();
+        for (key, value) in state {
+            match mapping::read_state(*key, value) {
+                Some(Remembered::Incoming(id)) => self.incoming.remember(id),
+                Some(Remembered::Outgoing { id, kept, queue, seq }) => self.take_up(id, kept, queue, seq, &mut released),
+                None => warn!(client = %self.client_id, key, "an entry of the session's state that is not understood"),
+            }
+        }
+        self.outgoing.resumed.sort_unstable_by_key(|resumed| (resumed.queue, resumed.seq));
+        // In the order of the messages, as far as it is known (MQTT 5.0, 4.6).
+        released.sort_unstable();
+        for (_, _, id) in &released {
+            self.put_ack(AckKind::PubRel, Wait::told(*id, ReasonCode::Success), step);
+        }
+        self.outgoing.first_credit(released.len() as u32, step.turn);
+    }
+
+    fn take_up(&mut self, id: PacketId, kept: Kept, queue: QueueId, seq: Seq, released: &mut Vec<(QueueId, Seq, PacketId)>) {
+        let stage = match kept {
+            Kept::Qos1Sent => Stage::Resuming { qos2: false },
+            Kept::Qos2Sent => Stage::Resuming { qos2: true },
+            Kept::Qos2Released => Stage::Released,
+        };
+        if !self.outgoing.inflight.reserve(id, Slot { queue, seq, stage, kept: true }) {
+            warn!(client = %self.client_id, id = id.get(), "two deliveries under one packet identifier; the second will get a new one");
+            return;
+        }
+        self.outgoing.resumed.push(Resumed { queue, seq, id });
+        if stage == Stage::Released {
+            released.push((queue, seq, id));
+        }
+    }
+
+    /// The core has something to say about the connection as a whole.
+    pub(super) fn signal(&mut self, signal: Signal, step: &mut Step<'_>) -> Result<Option<Close>, Fault> {
+        let (reason, why) = match signal {
+            // MQTT has no word for these: acknowledgements simply do not come.
+            Signal::Blocked(why) => {
+                debug!(client = %self.client_id, why, "publishes are held");
+                return Ok(None);
+            }
+            Signal::Unblocked | Signal::Drained { .. } => return Ok(None),
+            Signal::Superseded { .. } => {
+                self.hand_over(step.turn);
+                self.ownership = Ownership::Given;
+                (ReasonCode::SessionTakenOver, "another connection has taken the session")
+            }
+            Signal::Shutdown => return Ok(Some(self.shut_down(step))),
+            Signal::Kicked => (ReasonCode::AdministrativeAction, "closed by an operator"),
+            Signal::Ended { .. } => (ReasonCode::AdministrativeAction, "the session was removed"),
+            Signal::Lost => {
+                self.ownership = Ownership::Given;
+                (ReasonCode::Unspecified, "the store has failed")
+            }
+        };
+        Err(Fault::new(reason, why))
+    }
+
+    /// The broker goes down. The session goes on where it is started again, and its will is decided there.
+    fn shut_down(&mut self, step: &mut Step<'_>) -> Close {
+        self.hand_over(step.turn);
+        self.ownership = Ownership::Given;
+        let server = self.mqtt.config().server_reference.clone();
+        let reason = match &server {
+            None => ReasonCode::ServerShuttingDown,
+            Some(server) if server.moved => ReasonCode::ServerMoved,
+            Some(_) => ReasonCode::UseAnotherServer,
+        };
+        if matches!(self.phase, super::Phase::Open) {
+            self.put_disconnect(reason, None, server.as_ref().map(|server| server.servers.as_str()), step);
+        }
+        Close::clean("the broker is going down")
+    }
+
+    /// Records the identifiers of QoS 1 deliveries under way, so that they come again under the same ones (MQTT-4.4.0-1).
+    pub(super) fn hand_over(&mut self, turn: &mut Turn) {
+        if self.ownership != Ownership::Owner || !self.is_durable() {
+            return;
+        }
+        for (id, slot) in self.outgoing.inflight.iter() {
+            match slot.stage {
+                Stage::Sent1 if !slot.kept => turn.state(mapping::put_outgoing(id, Kept::Qos1Sent, slot.queue, slot.seq)),
+                // Its message is gone: expired, or removed with its queue.
+                Stage::Resuming { qos2 } if self.outgoing.resumed_all => {
+                    let kept = if qos2 { Kept::Qos2Sent } else { Kept::Qos1Sent };
+                    turn.state(mapping::drop_outgoing(id, kept));
+                }
+                _ => {}
+            }
+        }
+    }
+}
