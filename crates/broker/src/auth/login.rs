@@ -128,6 +128,7 @@ impl Auth {
         }
         let table = self.shared.table.load();
         let from_loopback = info.peer.is_loopback();
+        note_origin(&table, &user, info);
         if let Some(outcome) = self.shared.quick_password(&table, &user, &password, from_loopback) {
             return done(outcome);
         }
@@ -151,6 +152,7 @@ impl Auth {
             Refusal::LoginRefused
         })?;
         let table = self.shared.table.load();
+        note_origin(&table, &first.user, info);
         let user = table.scram_user(&first.user, info.peer.is_loopback());
         let exchange = Exchange::new(&first, &STANDARD.encode(nonce), &user.salt, user.iterations);
         Ok(Scram { exchange, user, generation: table.generation })
@@ -254,6 +256,13 @@ fn scram_outcome(server_final: Option<Vec<u8>>, user: &ScramUser) -> LoginOutcom
     match (server_final, user.principal()) {
         (Some(last), Some(principal)) => logged_in(principal, last),
         _ => refused(),
+    }
+}
+
+/// The client learns only that it is refused; whoever runs the broker should not have to guess.
+fn note_origin(table: &Table, user: &str, info: &ConnectionInfo) {
+    if table.is_local(user) && !info.peer.is_loopback() {
+        tracing::info!(peer = %info.peer, user, "login refused: this user may log in from this machine only; configure users of your own");
     }
 }
 

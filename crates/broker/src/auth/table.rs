@@ -159,6 +159,11 @@ impl Table {
         self.users.get(name).map(|entry| &entry.principal)
     }
 
+    /// A user who may not come from another machine.
+    pub(super) fn is_local(&self, name: &str) -> bool {
+        self.users.get(name).is_some_and(|entry| entry.loopback_only)
+    }
+
     /// A name that does not exist, or may not come from there, gets the entry of another, always the same one: its answer takes as long.
     pub(super) fn find(&self, name: &str, from_loopback: bool) -> Found<'_> {
         let decoy = self.seed.digest(&[b"decoy", name.as_bytes()]);

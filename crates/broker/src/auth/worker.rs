@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{sync_channel, SyncSender, TrySendError};
 use std::sync::Arc;
 
-/// Some 15 seconds of argon2; who comes later is told to try again.
+/// Some 20 seconds of argon2; who comes later is told to try again.
 pub(super) const QUEUE_MAX: usize = 1024;
 
 /// Something slow, and its answer. `run(true)` is the order to give up: say no without computing.
