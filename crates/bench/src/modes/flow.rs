@@ -35,7 +35,8 @@ impl Shape {
             rate: flow.rate.unwrap_or(if mode == "latency" { 5_000.0 } else { 0.0 }),
         };
         // Otherwise some topics would have publishers and no subscribers, which looks like loss in the rates.
-        if !shape.wildcard && shape.consumers > 0 && shape.consumers % shape.topics != 0 {
+        let uneven = shape.consumers % shape.topics;
+        if !shape.wildcard && uneven > 0 {
             bail!("--consumers must be a multiple of --topics, or use --wildcard");
         }
         if shape.consumers == 0 && flow.e2e_window > 0 {

@@ -61,7 +61,10 @@ pub(super) fn run(args: &Recover) -> Result<Report> {
     verdict.add_confirmed(inbox, confirmed.iter().copied());
 
     let mut report = Report::new("recover", args.target.name.as_deref());
-    let since = |at: u64| clock::to_secs(at.saturating_sub(started));
+    let since = |at: u64| match at {
+        0 => f64::NAN,
+        at => clock::to_secs(at.saturating_sub(started)),
+    };
     report.real("fill_s", fill_s);
     report.real("fill_rate", confirmed_before as f64 / fill_s);
     report.count("published", engine.lanes[lane].published);
@@ -93,7 +96,7 @@ fn come_back(broker: &Broker<'_>, started: u64, restart: &Restart) -> Result<(En
     }
 }
 
-/// Takes what comes until nothing has come for a while. Returns when the last message came.
+/// Takes what comes until nothing has come for a while. Returns when the last message came; 0 when none did.
 fn drain(engine: &mut Engine, args: &Recover, started: u64) -> u64 {
     let idle = clock::from_secs(args.drain.drain_idle);
     // A broker may accept clients before it has read its store.

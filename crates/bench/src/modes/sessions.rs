@@ -19,11 +19,10 @@ pub(super) fn run(args: &Sessions) -> Result<Report> {
     let publishes = u64::from(args.messages) * if args.shared { 1 } else { u64::from(args.sessions) };
     broker.refresh();
     broker.reset_peak();
-    let before = broker.usage();
-    let create_s = set.create(&broker, clock::from_secs(args.max_fill))?;
-
     let mut engine = broker.engine()?;
     let lane = engine.add_lane(LaneConfig::default());
+    let before = Mark::take(&broker, &engine, lane);
+    let create_s = set.create(&broker, clock::from_secs(args.max_fill))?;
     let load = Load {
         producers: 1,
         topics: set.topics(&broker),
@@ -37,30 +36,15 @@ pub(super) fn run(args: &Sessions) -> Result<Report> {
     offline::start_load(&broker, &mut engine, lane, load)?;
     let filled = engine.run_until(made.at + clock::from_secs(args.max_fill), |e| e.lanes[lane].confirmed >= publishes || e.failed > 0);
     let full = Mark::take(&broker, &engine, lane);
-    let (sent, why) = (offline::sent(&engine), engine.why());
+    let (sent, failed, why) = (offline::sent(&engine), engine.failed, engine.why());
     engine.close();
     engine.run_for(clock::from_secs(args.settle));
-    let settled = broker.usage();
+    let settled = Mark::take(&broker, &engine, lane);
 
     let mut report = Report::new("sessions", args.target.name.as_deref());
-    report.count("sessions", u64::from(args.sessions));
-    report.count("messages_per_session", u64::from(args.messages));
     report.real("create_s", create_s);
-    report.real("fill_s", full.secs_since(&made));
-    report.real("fill_rate", full.confirmed as f64 / full.secs_since(&made));
-    broker.report_memory(&mut report, "rss_before_mb", before.rss_kib);
-    broker.report_memory(&mut report, "rss_sessions_mb", made.usage.rss_kib);
-    broker.report_memory(&mut report, "rss_full_mb", full.usage.rss_kib);
-    broker.report_memory(&mut report, "rss_settled_mb", settled.rss_kib);
-    broker.report_memory(&mut report, "broker_hwm_mb", settled.peak_kib);
-    if broker.process.is_some() {
-        let grown = settled.rss_kib.saturating_sub(before.rss_kib);
-        report.real("rss_kib_per_session", grown as f64 / f64::from(args.sessions));
-        report.real("fill_us_per_msg", us_each(full.broker_cpu_ns_since(&made), full.confirmed));
-        report.real("disk_mb", full.usage.written.saturating_sub(made.usage.written) as f64 / 1e6);
-    }
-    broker.report_store(&mut report, "store_mb");
-    if !filled {
+    report_weight(&mut report, &broker, args, [&before, &made, &full, &settled]);
+    if !filled || failed > 0 {
         report.fault(format!("filling ended early: {why}"));
     }
     if args.restart.start.is_some() {
@@ -76,6 +60,25 @@ pub(super) fn run(args: &Sessions) -> Result<Report> {
     }
     broker.forget(set.ids())?;
     Ok(report)
+}
+
+/// Memory at each stage, and what filling took.
+fn report_weight(report: &mut Report, broker: &Broker<'_>, args: &Sessions, [before, made, full, settled]: [&Mark; 4]) {
+    report.count("sessions", u64::from(args.sessions));
+    report.count("messages_per_session", u64::from(args.messages));
+    report.real("fill_s", full.secs_since(made));
+    report.real("fill_rate", full.confirmed as f64 / full.secs_since(made));
+    for (name, mark) in [("before", before), ("sessions", made), ("full", full), ("settled", settled)] {
+        broker.report_memory(report, &format!("rss_{name}_mb"), mark.usage.rss_kib);
+    }
+    broker.report_memory(report, "broker_hwm_mb", settled.usage.peak_kib);
+    if broker.process.is_some() {
+        let grown = settled.usage.rss_kib.saturating_sub(before.usage.rss_kib);
+        report.real("rss_kib_per_session", grown as f64 / f64::from(args.sessions));
+        report.real("fill_us_per_msg", us_each(full.broker_cpu_ns_since(made), full.confirmed));
+        report.real("disk_mb", full.usage.written.saturating_sub(made.usage.written) as f64 / 1e6);
+    }
+    broker.report_store(report, "store_mb");
 }
 
 /// kill -9 and start again, until a stranger can connect.

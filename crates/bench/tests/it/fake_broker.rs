@@ -43,7 +43,7 @@ struct Session {
 impl Session {
     fn offer(&mut self, message: Message, fault: Fault) {
         self.seen += 1;
-        let hit = |n: u32| self.seen % n == 0;
+        let hit = |n: u32| matches!(self.seen % n, 0);
         match fault {
             Fault::Lose(n) if hit(n) => {}
             Fault::Repeat(n) if hit(n) => {
