@@ -82,6 +82,8 @@ pub struct Attach {
 pub struct Attached {
     /// A session was there and was kept.
     pub present: bool,
+    /// The session's own queue; deliveries of other queues (shared subscriptions) go back when the connection is lost.
+    pub queue: QueueId,
     /// Its state map, by key. The leases that it names are delivered again, flagged `DELIVERY_RESUMED`, before anything else.
     pub state: Vec<(u64, StateValue)>,
 }

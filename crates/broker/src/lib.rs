@@ -1,1 +1,26 @@
-mod routing;
+//! The core: virtual hosts, queues, topics, sessions, retained messages and settlement, in front of one log.
+//!
+//! Nothing in here knows a wire format. A connection is a [`broker_api::CoreSession`]; what it asks for comes as a turn, and every change
+//! that must survive is a record in the journal before anyone is told that it happened.
+//!
+//! Reading order: `core` (what connections share), `link` (one connection's turns), `queue`, `route` and [`routing`], `session`,
+//! `store` (records and recovery), `open`.
+
+mod core;
+mod link;
+mod outbox;
+mod queue;
+mod route;
+pub mod routing;
+mod session;
+mod vhost;
+
+pub mod auth;
+mod dead_letter;
+mod open;
+mod store;
+mod sys;
+mod timers;
+
+pub use crate::core::{Config, Core};
+pub use open::CoreError;

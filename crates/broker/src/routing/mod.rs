@@ -20,5 +20,10 @@ pub mod trie;
 mod hamt;
 mod published;
 
+pub use generation::{Generations, Stamp};
+pub use retained::Retained;
+pub use topic::{Encoded, Name, Pattern, Syntax, TopicError};
+pub use trie::{Dollar, Trie};
+
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,216 @@
+//! The broker: what all connections share.
+
+use crate::auth::{self, Auth};
+use crate::link::Link;
+use crate::outbox::Outbox;
+use crate::queue::{AtBound, Bound, Follow, Queue};
+use crate::session::Session;
+use crate::store::Log;
+use crate::timers::Timers;
+use crate::vhost::Vhost;
+use ahash::RandomState;
+use broker_api::{Batch, Broker, ConnectionInfo, CoreSession, QueueId, Refusal, Signal, VhostName};
+use dashmap::DashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+/// What an operator may set; the server reads it from its file.
+#[derive(Clone)]
+pub struct Config {
+    pub auth: auth::Config,
+    /// Messages that one session's queue keeps; at the bound new ones are dropped and counted.
+    pub session_queue_messages: u64,
+    pub session_queue_bytes: u64,
+    pub sessions_max: u64,
+    pub retained_max: u64,
+    pub connections_max: u64,
+    /// Seconds between updates of `$SYS`; 0 = none.
+    pub sys_interval_secs: u64,
+    /// Grace for a will whose connection was lost by our own restart.
+    pub restart_will_delay_secs: u32,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            auth: auth::Config::default(),
+            session_queue_messages: u64::MAX,
+            session_queue_bytes: u64::MAX,
+            sessions_max: 1_000_000,
+            retained_max: 10_000_000,
+            connections_max: u64::MAX,
+            sys_interval_secs: 10,
+            restart_will_delay_secs: 5,
+        }
+    }
+}
+
+/// Counters that `$SYS` and metrics show. Bumped once per batch.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub messages_received: AtomicU64,
+    pub messages_sent: AtomicU64,
+    pub messages_dropped: AtomicU64,
+    pub bytes_received: AtomicU64,
+    pub bytes_sent: AtomicU64,
+    pub connections: AtomicU64,
+    pub connections_max_seen: AtomicU64,
+    pub connections_total: AtomicU64,
+    pub sessions_expired: AtomicU64,
+    pub subscriptions: AtomicU64,
+}
+
+impl Counters {
+    pub fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+    pub fn get(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+}
+
+pub(crate) struct Shared {
+    pub me: Weak<Shared>,
+    pub config: Config,
+    pub log: Log,
+    pub auth: Auth,
+    pub vhosts: DashMap<VhostName, Arc<Vhost>, RandomState>,
+    pub queues: DashMap<u64, Arc<Queue>, RandomState>,
+    pub sessions: DashMap<u64, Arc<Session>, RandomState>,
+    pub links: DashMap<u64, Arc<Outbox>, RandomState>,
+    /// Ids of queues, sessions, subscriptions and shares: one counter, never reused over restarts.
+    pub next_id: AtomicU64,
+    /// Ids of connections and incarnations; they do not outlive the process.
+    pub next_link: AtomicU64,
+    pub timers: Timers,
+    pub counters: Counters,
+    /// Queues whose next messages have to be read from the log.
+    pub loader: std::sync::mpsc::Sender<Arc<Queue>>,
+    pub checkpoint: crate::store::Dirty,
+    pub started_ms: u64,
+    pub stopping: AtomicBool,
+}
+
+impl Shared {
+    pub fn now_ms(&self) -> u64 {
+        self.log.now_ms()
+    }
+
+    pub fn now_s(&self) -> u32 {
+        (self.now_ms() / 1000) as u32
+    }
+
+    pub fn id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub fn vhost(&self, name: &VhostName) -> Option<Arc<Vhost>> {
+        self.vhosts.get(name).map(|v| v.clone())
+    }
+
+    pub fn vhost_by_id(&self, id: u32) -> Option<Arc<Vhost>> {
+        self.vhosts.iter().find(|v| v.id == id).map(|v| v.clone())
+    }
+
+    pub fn queue(&self, id: QueueId) -> Option<Arc<Queue>> {
+        self.queues.get(&id.0).map(|q| q.clone())
+    }
+
+    /// Publishes what no connection publishes: wills, `$SYS`. Relative expiry becomes absolute here.
+    pub fn publish_own(self: &Arc<Shared>, vhost: u32, message: &Batch) {
+        let Some(vhost) = self.vhost_by_id(vhost) else { return };
+        if message.heads.is_empty() {
+            return;
+        }
+        let mut own = crate::link::copy_out(message, 0);
+        own.arrived_ms = self.now_ms();
+        if let Some(head) = own.heads.first_mut().filter(|h| h.expires_ms != 0) {
+            head.expires_ms += own.arrived_ms;
+        }
+        let info = ConnectionInfo {
+            peer: broker_api::Peer::Unix,
+            protocol: crate::link::INTERNAL,
+            vhost: vhost.name.clone(),
+            allow_anonymous: false,
+        };
+        Link::internal(self, info, vhost).publish_one(Arc::new(own));
+    }
+
+    pub fn session_bound(&self) -> Bound {
+        Bound { messages: self.config.session_queue_messages, bytes: self.config.session_queue_bytes, then: AtBound::DropNewest }
+    }
+
+    /// What was put off while a queue's lock was held. Dead-lettering and pumping may cause more; the rounds are bounded.
+    pub fn follow_up(&self, follow: Follow) {
+        let mut next = follow;
+        for _ in 0..64 {
+            let Follow { fills, load, pump, leaving } = next;
+            next = Follow::default();
+            for fill in fills {
+                self.log.fill_settle(fill, &[]);
+            }
+            for queue in load {
+                // The reader thread ends only with the process.
+                let _ = self.loader.send(queue);
+            }
+            for leaving in leaving {
+                self.dead_letter(leaving, &mut next);
+            }
+            let now_s = self.now_s();
+            for queue in pump {
+                queue.pump(&self.log, now_s, &mut next);
+            }
+            if next.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+/// The core. Cloning is cheap; the last clone does not stop it, [`Core::close`] does.
+#[derive(Clone)]
+pub struct Core(pub(crate) Arc<Shared>);
+
+impl Core {
+    /// Tells every connection that the broker goes down.
+    pub fn shut_down_connections(&self) {
+        self.0.stopping.store(true, Ordering::Release);
+        for link in self.0.links.iter() {
+            link.signal(Signal::Shutdown);
+        }
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> u64 {
+        self.0.links.len() as u64
+    }
+
+    /// A clean stop: everything staged is committed and the log is closed.
+    pub fn close(&self) -> Result<(), journal::CloseError> {
+        self.0.timers.stop();
+        self.0.log.close()
+    }
+
+    /// Messages that wait in a session's queue, for tests and tools.
+    pub fn session_depth(&self, vhost: &str, session: &str) -> Option<u64> {
+        let vhost = self.0.vhosts.get(vhost)?.clone();
+        let session = vhost.sessions.get(session)?.clone();
+        Some(session.queue.depth.load(Ordering::Relaxed))
+    }
+}
+
+impl Broker for Core {
+    fn connect(&self, info: ConnectionInfo) -> Result<Box<dyn CoreSession>, Refusal> {
+        if self.0.stopping.load(Ordering::Acquire) {
+            return Err(Refusal::LimitReached(broker_api::Limit::Connections));
+        }
+        if self.0.links.len() as u64 >= self.0.config.connections_max {
+            return Err(Refusal::LimitReached(broker_api::Limit::Connections));
+        }
+        Link::open(&self.0, info).map(|link| Box::new(link) as Box<dyn CoreSession>)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.0.now_ms()
+    }
+}

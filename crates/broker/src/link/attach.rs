@@ -1,0 +1,404 @@
+//! Sessions and connections: attaching, taking over, detaching, ending; and the parting message in each of these.
+
+use super::{is_current, Link, Owner};
+use crate::core::Shared;
+use crate::outbox::Work;
+use crate::queue::{Consumer, Follow, Gone, Group, Queue};
+use crate::session::{Live, Session, Subscription, WaitingAttach};
+use crate::store::{session_gone_record, session_record};
+use crate::timers::Timer;
+use broker_api::{Attach, Attached, EndOwner, Expiry, Limit, Parting, PartingFate, QueueName, QueueSpec, Refusal, Reply, Signal, Token};
+use journal::{Filled, Ticket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+/// How long an attach waits for the last words of the connection that it supersedes.
+pub(crate) const LAST_WORDS_MS: u64 = 1000;
+
+impl Link {
+    pub(super) fn attach(&mut self, token: Token, attach: Attach) {
+        if let Err(refusal) = self.try_attach(token, attach) {
+            self.outbox.reply_at(None, token, Err(refusal), None);
+        }
+    }
+
+    fn try_attach(&mut self, token: Token, attach: Attach) -> Result<(), Refusal> {
+        if self.core.log.failed() {
+            return Err(Refusal::StoreFailed);
+        }
+        self.client = attach.session.to_string();
+        let found = self.vhost.sessions.get(&attach.session).map(|s| s.clone());
+        match found {
+            Some(session) if !attach.clean && session.is_durable() => {
+                if self.resume_session(token, &attach, &session) {
+                    return Ok(());
+                }
+            }
+            Some(session) => self.core.replace_session(&session),
+            None => {}
+        }
+        self.new_session(token, attach)
+    }
+
+    fn new_session(&mut self, token: Token, attach: Attach) -> Result<(), Refusal> {
+        if self.core.sessions.len() as u64 >= self.core.config.sessions_max {
+            return Err(Refusal::LimitReached(Limit::Sessions));
+        }
+        let durable = attach.expiry != Expiry::WithConnection;
+        let id = self.core.id();
+        let spec = QueueSpec { durable, ..QueueSpec::default() };
+        let queue =
+            Queue::new(broker_api::QueueId(id), QueueName::new(attach.session.as_str()), self.vhost.id, spec, self.core.session_bound());
+        let session = Session::new(id, self.vhost.id, attach.session.clone(), queue.clone(), attach.expiry);
+        let live = self.live(&attach, 1);
+        {
+            let mut state = session.state.lock();
+            state.incarnation = 1;
+            state.parting = attach.parting.clone();
+            state.user = self.user();
+            state.logged = durable || attach.parting.is_some();
+        }
+        self.core.queues.insert(id, queue);
+        self.core.sessions.insert(id, session.clone());
+        if let Some(other) = self.vhost.sessions.insert(attach.session.clone(), session.clone()) {
+            // Two connections made the same session at once: the later one counts.
+            self.core.replace_session(&other);
+        }
+        let ticket = self.log_session(&session);
+        self.owners.push((attach.owner, Owner::Session { session: session.clone(), live: live.clone() }));
+        self.groups.push((attach.group, live.group.clone()));
+        let waiting = WaitingAttach { outbox: self.outbox.clone(), token, live, present: false, ticket };
+        complete_attach(&session, waiting);
+        Ok(())
+    }
+
+    /// `false`: the session ended meanwhile.
+    fn resume_session(&mut self, token: Token, attach: &Attach, session: &Arc<Session>) -> bool {
+        let mut state = session.state.lock();
+        if state.ended {
+            return false;
+        }
+        state.incarnation += 1;
+        let live = self.live(attach, state.incarnation);
+        let old = session.live.swap(None);
+        let earlier = state.waiting.take();
+        let parting = state.parting.take();
+        let delay = parting.as_ref().map_or(0, |p| p.delay_secs);
+        let ends_now = state.expiry == Some(Expiry::WithConnection);
+        state.parting = attach.parting.clone();
+        state.user = self.user();
+        state.expiry = Some(attach.expiry);
+        state.detached_ms = 0;
+        state.dirty = true;
+        state.logged = true;
+        drop(state);
+        let ticket = self.log_session(session);
+        self.owners.push((attach.owner, Owner::Session { session: session.clone(), live: live.clone() }));
+        self.groups.push((attach.group, live.group.clone()));
+        let waiting = WaitingAttach { outbox: self.outbox.clone(), token, live, present: true, ticket };
+        if let Some(earlier) = earlier {
+            earlier.outbox.signal(Signal::Superseded { owner: earlier.live.owner });
+        }
+        match old {
+            Some(old) => {
+                // Features §1.6.1: the will goes out on take-over unless its delay gives the client time to come back.
+                if let Some(parting) = parting.filter(|_| delay == 0 || ends_now) {
+                    self.core.fire(session, parting);
+                }
+                detach_consumers(&self.core, session, &old);
+                let incarnation = waiting.live.incarnation;
+                session.state.lock().waiting = Some(waiting);
+                old.outbox.signal(Signal::Superseded { owner: old.owner });
+                if old.outbox.is_closed() {
+                    self.core.finish_takeover(session, incarnation);
+                } else {
+                    let at = self.core.now_ms() + LAST_WORDS_MS;
+                    self.core.timers.add(at, Timer::LastWords { session: session.id, incarnation });
+                }
+            }
+            None => complete_attach(session, waiting),
+        }
+        true
+    }
+
+    fn live(&self, attach: &Attach, incarnation: u64) -> Arc<Live> {
+        Arc::new(Live {
+            outbox: self.outbox.clone(),
+            owner: attach.owner,
+            consumer: attach.consumer,
+            group: Group::new(0),
+            incarnation,
+            active: AtomicBool::new(false),
+        })
+    }
+
+    fn user(&self) -> String {
+        self.principal.load().as_ref().map_or_else(String::new, |p| p.name().to_owned())
+    }
+
+    /// Writes the session down if it has to outlive something. Answers the ticket that the reply waits for.
+    fn log_session(&mut self, session: &Arc<Session>) -> Option<Ticket> {
+        if !session.state.lock().logged {
+            return None;
+        }
+        self.core.checkpoint.session(session);
+        let slot = self.core.log.reserve();
+        Some(self.fill_with_callback(slot, session_record(session)))
+    }
+
+    /// Runs in the connection's own task once the attach has been answered.
+    pub(super) fn activate(&mut self, session: &Arc<Session>, follow: &mut Follow) {
+        let Some(live) = session.live.load_full() else { return };
+        if !Arc::ptr_eq(&live.outbox, &self.outbox) {
+            return;
+        }
+        let log = &self.core.log;
+        let (pinned, shares) = {
+            let state = session.state.lock();
+            let pinned: Vec<_> = state.map.values().filter_map(|e| e.lease).collect();
+            let shares: Vec<Arc<Subscription>> = state.subscriptions.values().filter(|s| s.share.is_some()).cloned().collect();
+            (pinned, shares)
+        };
+        session.queue.give_back_all(session.id, |seq| pinned.iter().any(|(q, s)| *q == session.queue.id && *s == seq));
+        session.queue.resume(session.id, &live.outbox, live.consumer, log);
+        let others: std::collections::HashSet<_> = pinned.iter().map(|(q, _)| *q).filter(|q| *q != session.queue.id).collect();
+        for id in others {
+            if let Some(queue) = self.core.queue(id) {
+                queue.resume(session.id, &live.outbox, live.consumer, log);
+            }
+        }
+        live.active.store(true, Ordering::Release);
+        let now_s = self.core.now_s();
+        session.queue.activate(self.outbox.id, live.consumer, log, now_s, follow);
+        for subscription in shares {
+            if let Some(share) = &subscription.share {
+                add_consumer(&share.queue, session, &live, subscription.level, true);
+                share.queue.pump(log, now_s, follow);
+            }
+        }
+    }
+
+    pub(super) fn end_owner(&mut self, token: Token, end: EndOwner) {
+        if let Some(at) = self.owners.iter().position(|(ix, _)| *ix == end.owner) {
+            let (_, owner) = self.owners.remove(at);
+            self.end(owner, end.expiry, end.parting);
+        }
+        self.outbox.reply_at(None, token, Ok(Reply::Ok), None);
+    }
+
+    pub(super) fn end(&mut self, owner: Owner, expiry: Option<Expiry>, parting: PartingFate) {
+        match owner {
+            Owner::Local { id, consumers, .. } => {
+                let mut follow = Follow::default();
+                for (_, queue) in consumers {
+                    queue.remove_consumer(self.outbox.id, None);
+                    queue.give_back_all(id, |_| false);
+                    follow.pump.push(queue);
+                }
+                self.core.follow_up(follow);
+            }
+            Owner::Session { session, live } => {
+                if is_current(&session, &live) {
+                    self.core.detach(&session, &live, expiry, parting);
+                } else {
+                    // Superseded: these were its last words.
+                    self.core.finish_takeover(&session, live.incarnation + 1);
+                }
+            }
+        }
+    }
+}
+
+/// Gives the session its new connection and leaves the reply where the commit releases it.
+fn complete_attach(session: &Arc<Session>, waiting: WaitingAttach) {
+    let WaitingAttach { outbox, token, live, present, ticket } = waiting;
+    add_consumer(&session.queue, session, &live, u8::MAX, false);
+    let attached = {
+        let state = session.state.lock();
+        if state.ended || state.incarnation != live.incarnation {
+            drop(state);
+            return outbox.signal(Signal::Superseded { owner: live.owner });
+        }
+        session.live.store(Some(live));
+        let map = state.map.iter().map(|(key, entry)| (*key, entry.value.clone())).collect();
+        Attached { present, queue: session.queue.id, state: map }
+    };
+    outbox.reply_at(ticket, token, Ok(Reply::Attached(attached)), Some(Work::Activate(session.clone())));
+}
+
+pub(crate) fn add_consumer(queue: &Arc<Queue>, session: &Session, live: &Arc<Live>, level: u8, active: bool) {
+    queue.remove_consumer(live.outbox.id, Some(live.consumer));
+    queue.add_consumer(Consumer {
+        outbox: live.outbox.clone(),
+        to: live.consumer,
+        owner: session.id,
+        group: Some(live.group.clone()),
+        credit: u32::MAX,
+        settled: false,
+        level,
+        active,
+        priority: 0,
+    });
+}
+
+/// Takes a lost connection's consumers off the session's queue and off shared ones, whose leases go to other members.
+fn detach_consumers(core: &Arc<Shared>, session: &Arc<Session>, live: &Arc<Live>) {
+    session.queue.remove_consumer(live.outbox.id, None);
+    let (shares, pinned) = {
+        let state = session.state.lock();
+        let shares: Vec<Arc<Queue>> = state.subscriptions.values().filter_map(|s| s.share.as_ref().map(|s| s.queue.clone())).collect();
+        let pinned: Vec<_> = state.map.values().filter_map(|e| e.lease).collect();
+        (shares, pinned)
+    };
+    let mut follow = Follow::default();
+    for queue in shares {
+        queue.remove_consumer(live.outbox.id, None);
+        queue.give_back_all(session.id, |seq| pinned.iter().any(|(q, s)| *q == queue.id && *s == seq));
+        follow.pump.push(queue);
+    }
+    live.group.forget();
+    core.follow_up(follow);
+}
+
+impl Shared {
+    /// The connection is gone: the session waits for the next one, or ends.
+    pub fn detach(self: &Arc<Shared>, session: &Arc<Session>, live: &Arc<Live>, expiry: Option<Expiry>, fate: PartingFate) {
+        let now = self.now_ms();
+        let (parting, expiry) = {
+            let mut state = session.state.lock();
+            if state.ended || state.incarnation != live.incarnation {
+                drop(state);
+                return self.finish_takeover(session, live.incarnation + 1);
+            }
+            session.live.store(None);
+            if let Some(expiry) = expiry {
+                state.expiry = Some(expiry);
+            }
+            if fate == PartingFate::Discard {
+                state.parting = None;
+            }
+            state.detached_ms = now;
+            state.dirty = true;
+            (state.parting.clone(), state.expiry.unwrap_or(Expiry::WithConnection))
+        };
+        detach_consumers(self, session, live);
+        let lives_secs = match expiry {
+            Expiry::WithConnection | Expiry::Seconds(0) => 0,
+            Expiry::Seconds(secs) => secs,
+            Expiry::Never => u32::MAX,
+        };
+        let mut parting_left = false;
+        if let Some(parting) = parting {
+            let delay = parting.delay_secs.min(lives_secs);
+            if delay == 0 {
+                session.state.lock().parting = None;
+                self.fire(session, parting);
+            } else {
+                parting_left = true;
+                let at = now + u64::from(delay) * 1000;
+                self.timers.add(at, Timer::Parting { session: session.id, incarnation: live.incarnation });
+            }
+        }
+        if lives_secs == 0 {
+            self.end_session(session, parting_left);
+            return;
+        }
+        if lives_secs != u32::MAX {
+            let at = now + u64::from(lives_secs) * 1000;
+            self.timers.add(at, Timer::Expiry { session: session.id, incarnation: live.incarnation });
+        }
+        self.log_meta(session);
+    }
+
+    pub fn log_meta(&self, session: &Arc<Session>) {
+        if session.state.lock().logged {
+            self.checkpoint.session(session);
+            let slot = self.log.reserve();
+            slot.fill(Filled { records: session_record(session), ..Filled::default() });
+        }
+    }
+
+    /// Ends a session for a new one of the same name; whoever held it hears that it was taken over.
+    pub fn replace_session(self: &Arc<Shared>, session: &Arc<Session>) {
+        let live = session.live.swap(None);
+        let waiting = session.state.lock().waiting.take();
+        if let Some(waiting) = waiting {
+            waiting.outbox.signal(Signal::Superseded { owner: waiting.live.owner });
+        }
+        let parting = session.state.lock().parting.take();
+        if let Some(parting) = parting {
+            self.fire(session, parting);
+        }
+        if let Some(live) = live {
+            detach_consumers(self, session, &live);
+            live.outbox.signal(Signal::Superseded { owner: live.owner });
+        }
+        self.end_session(session, false);
+    }
+
+    /// Removes a session with everything that is its own, by a record if there is one of it.
+    pub fn end_session(self: &Arc<Shared>, session: &Arc<Session>, fire_parting: bool) {
+        let (subscriptions, logged, parting) = {
+            let mut state = session.state.lock();
+            if std::mem::replace(&mut state.ended, true) {
+                return;
+            }
+            state.incarnation += 1;
+            let parting = state.parting.take().filter(|_| fire_parting);
+            (std::mem::take(&mut state.subscriptions), state.logged, parting)
+        };
+        if let Some(parting) = parting {
+            self.fire(session, parting);
+        }
+        for (key, subscription) in subscriptions {
+            self.unroute(session.vhost, &key, &subscription);
+        }
+        session.queue.lock().deleted = true;
+        let (_, fill) = session.queue.clear(true, Gone::Purged, &self.log);
+        // One record ends the session and its queue; the releases of what it held ride along.
+        if logged {
+            let slot = self.log.reserve();
+            slot.fill(Filled { records: session_gone_record(session.id), releases: fill.releases, ..Filled::default() });
+        }
+        drop(fill.slot);
+        self.checkpoint.session_gone(session);
+        self.sessions.remove(&session.id);
+        self.queues.remove(&session.id);
+        if let Some(vhost) = self.vhost_by_id(session.vhost) {
+            vhost.sessions.remove_if(&session.name, |_, s| Arc::ptr_eq(s, session));
+        }
+    }
+
+    /// The superseded connection has said its last words, or has had its time.
+    pub fn finish_takeover(self: &Arc<Shared>, session: &Arc<Session>, incarnation: u64) {
+        let waiting = {
+            let mut state = session.state.lock();
+            if state.ended || state.incarnation != incarnation {
+                return;
+            }
+            state.waiting.take()
+        };
+        if let Some(waiting) = waiting {
+            if waiting.outbox.is_closed() {
+                // The new connection went away as well.
+                let live = waiting.live.clone();
+                session.live.store(Some(live.clone()));
+                self.detach(session, &live, None, PartingFate::Fire);
+                return;
+            }
+            complete_attach(session, waiting);
+        }
+    }
+
+    /// Publishes a parting message, if its user may.
+    pub fn fire(self: &Arc<Shared>, session: &Session, parting: Parting) {
+        let user = session.state.lock().user.clone();
+        let Some(head) = parting.message.heads.first() else { return };
+        let allowed = self.auth.principal(&user).is_some_and(|p| p.may_publish(parting.message.key(head), session.name.as_str()));
+        if !allowed {
+            tracing::warn!(session = %session.name, user, "the will was not published: its user may not publish there");
+            return;
+        }
+        self.publish_own(session.vhost, &parting.message);
+    }
+}

@@ -1,0 +1,442 @@
+//! Control commands: everything that changes more than a destination's contents.
+
+use super::segment::Fills;
+use super::{add_consumer, Link, Owner};
+use crate::auth::LoginOutcome;
+use crate::core::{Counters, Shared};
+use crate::outbox::Work;
+use crate::queue::{bound_of, Consumer, Follow, Gone, Group, Queue};
+use crate::route::syntax;
+use crate::routing::Pattern;
+use crate::session::{Session, Share, Subscription, SubscriptionKey, SUBSCRIPTIONS_MAX};
+use crate::store::{queue_gone_record, queue_record, subscription_gone_record, subscription_record};
+use crate::vhost::TopicTarget;
+use broker_api::{
+    Consume, Control, Declare, Destination, Filter, Limit, Login, Mode, OwnerIx, QueueName, QueueSpec, Refusal, Reply, RetainedOn,
+    Subscribe, Token, DELIVERY_AS_PUBLISHED, DELIVERY_RETAINED,
+};
+use journal::{Filled, Ticket};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+type Answer = Result<(Reply, Option<Ticket>, Option<Work>), Refusal>;
+
+fn done(reply: Reply) -> Answer {
+    Ok((reply, None, None))
+}
+
+impl Link {
+    pub(super) fn control(&mut self, token: Token, control: Control) {
+        let answer = match control {
+            Control::Login(login) => return self.login(token, login),
+            _ if self.principal.load().is_none() => Err(Refusal::AccessRefused("not logged in".into())),
+            Control::Attach(attach) => return self.attach(token, attach),
+            Control::EndOwner(end) => return self.end_owner(token, end),
+            Control::Owner { owner, fail_stop } => {
+                let id = self.core.id();
+                self.owners.push((owner, Owner::Local { id, fail_stop, stopped: false, consumers: Vec::new() }));
+                done(Reply::Ok)
+            }
+            Control::Group { group, credit } => {
+                self.groups.push((group, Group::new(credit)));
+                done(Reply::Ok)
+            }
+            Control::Subscribe(subscribe) => self.subscribe(subscribe),
+            Control::Unsubscribe { owner, filter, share } => self.unsubscribe(owner, filter, share),
+            Control::Declare(declare) => self.declare(declare),
+            Control::DeleteQueue { name, if_unused, if_empty, .. } => self.delete_queue(&name, if_unused, if_empty),
+            Control::Purge { queue, .. } => self.purge(&queue),
+            Control::Bind(bind) => self.bind(bind, true),
+            Control::Unbind(bind) => self.bind(bind, false),
+            Control::Consume(consume) => self.consume(consume),
+            Control::Cancel { consumer } => self.cancel(consumer),
+            Control::DeleteExchange { .. } => Err(Refusal::NotImplemented("exchanges other than the topic space")),
+            Control::Take(_) => Err(Refusal::NotImplemented("taking single messages")),
+            Control::Commit(_) | Control::Rollback(_) => Err(Refusal::NotImplemented("transactions")),
+        };
+        match answer {
+            Ok((reply, ticket, work)) => self.outbox.reply_at(ticket, token, Ok(reply), work),
+            Err(refusal) => self.outbox.reply_at(None, token, Err(refusal), None),
+        }
+    }
+
+    fn login(&mut self, token: Token, login: Login) {
+        let state = self.login.get_or_insert_with(Box::default);
+        let outbox = self.outbox.clone();
+        let principal = self.principal.clone();
+        let done = Box::new(move |outcome: LoginOutcome| {
+            let reply = match outcome {
+                LoginOutcome::LoggedIn { principal: who, last } => {
+                    let info = who.info();
+                    principal.store(Some(who));
+                    Ok(Reply::LoggedIn { principal: info, last })
+                }
+                LoginOutcome::Challenge(bytes) => Ok(Reply::Challenge(bytes)),
+                LoginOutcome::Refused(refusal) => Err(refusal),
+            };
+            outbox.reply_at(None, token, reply, None);
+        });
+        self.core.auth.login(state, &self.info, login.step, done);
+    }
+
+    fn subscribe(&mut self, subscribe: Subscribe) -> Answer {
+        let session = self.session(subscribe.owner).cloned().ok_or(Refusal::OwnerEnded)?;
+        let Filter { pattern: text, separator } = &subscribe.filter;
+        let pattern = Pattern::parse(syntax(*separator), text.as_bytes())
+            .map_err(|error| Refusal::Invalid { what: "topic filter", why: error.to_string() })?;
+        let allowed = self.principal.load().as_ref().is_some_and(|p| p.may_subscribe(text, &self.client));
+        if !allowed {
+            return Err(Refusal::AccessRefused(format!("{} may not subscribe to '{text}'", self.client)));
+        }
+        let key = SubscriptionKey { pattern: text.clone(), separator: *separator, share: subscribe.share.clone() };
+        let share = key.share.is_some().then(|| self.share(&key));
+        let (subscription, existed) = self.keep_subscription(&session, &key, &subscribe, share)?;
+        match &subscription.share {
+            None => {
+                self.vhost.topics.insert(&pattern, subscription.id, TopicTarget::Subscription(subscription.clone()));
+            }
+            Some(share) => {
+                join(share, &subscription);
+                self.vhost.topics.insert(&pattern, share.id, TopicTarget::Share(share.clone()));
+                if let Some(live) = session.live.load_full() {
+                    add_consumer(&share.queue, &session, &live, subscription.level, true);
+                    let mut follow = Follow::default();
+                    share.queue.pump(&self.core.log, self.core.now_s(), &mut follow);
+                    self.core.follow_up(follow);
+                }
+            }
+        }
+        self.vhost.generations.bump(&pattern);
+        if !existed {
+            Counters::add(&self.core.counters.subscriptions, 1);
+        }
+        let ticket = self.log_subscription(&session, &key, &subscription);
+        let wants_retained = match subscribe.retained {
+            RetainedOn::Always => true,
+            RetainedOn::IfNew => !existed,
+            RetainedOn::Never => false,
+        };
+        let work = (wants_retained && subscription.share.is_none()).then(|| Work::Retained(session, subscription));
+        Ok((Reply::Subscribed { existed }, ticket, work))
+    }
+
+    fn keep_subscription(
+        &self,
+        session: &Arc<Session>,
+        key: &SubscriptionKey,
+        subscribe: &Subscribe,
+        share: Option<Arc<Share>>,
+    ) -> Result<(Arc<Subscription>, bool), Refusal> {
+        let mut state = session.state.lock();
+        let before = state.subscriptions.get(key);
+        if before.is_none() && state.subscriptions.len() >= SUBSCRIPTIONS_MAX {
+            return Err(Refusal::LimitReached(Limit::Subscriptions));
+        }
+        let existed = before.is_some();
+        let id = before.map_or_else(|| self.core.id(), |s| s.id);
+        let subscription = Arc::new(Subscription {
+            id,
+            session: session.clone(),
+            level: subscribe.level,
+            identifier: subscribe.identifier,
+            no_local: subscribe.no_local,
+            flags: if subscribe.as_published { DELIVERY_AS_PUBLISHED } else { 0 },
+            share,
+        });
+        state.subscriptions.insert(key.clone(), subscription.clone());
+        state.dirty = true;
+        Ok((subscription, existed))
+    }
+
+    /// The queue and members of a share group, made by its first subscription.
+    fn share(&self, key: &SubscriptionKey) -> Arc<Share> {
+        self.core.share(&self.vhost, key)
+    }
+
+    fn log_subscription(&mut self, session: &Arc<Session>, key: &SubscriptionKey, subscription: &Subscription) -> Option<Ticket> {
+        if !session.is_durable() {
+            return None;
+        }
+        self.core.checkpoint.session(session);
+        let slot = self.core.log.reserve();
+        Some(self.fill_with_callback(slot, subscription_record(session.id, key, subscription)))
+    }
+
+    fn unsubscribe(&mut self, owner: OwnerIx, filter: Filter, share: Option<Box<str>>) -> Answer {
+        let session = self.session(owner).cloned().ok_or(Refusal::OwnerEnded)?;
+        let key = SubscriptionKey { pattern: filter.pattern, separator: filter.separator, share };
+        let removed = {
+            let mut state = session.state.lock();
+            state.dirty = true;
+            state.subscriptions.remove(&key)
+        };
+        let Some(subscription) = removed else { return done(Reply::Unsubscribed { existed: false }) };
+        self.core.unroute(session.vhost, &key, &subscription);
+        if !session.is_durable() {
+            return done(Reply::Unsubscribed { existed: true });
+        }
+        self.core.checkpoint.session(&session);
+        let slot = self.core.log.reserve();
+        let ticket = self.fill_with_callback(slot, subscription_gone_record(session.id, &key));
+        Ok((Reply::Unsubscribed { existed: true }, Some(ticket), None))
+    }
+
+    /// What is retained under a new subscription's filter, in slices; runs in the connection's own task after the reply.
+    pub(super) fn send_retained(&mut self, session: &Arc<Session>, subscription: &Arc<Subscription>) {
+        let key = session.state.lock().subscriptions.iter().find(|(_, s)| Arc::ptr_eq(s, subscription)).map(|(k, _)| k.clone());
+        let Some(key) = key else { return };
+        let Ok(pattern) = Pattern::parse(syntax(key.separator), key.pattern.as_bytes()) else { return };
+        let vhost = self.vhost.clone();
+        let mut cursor = None;
+        loop {
+            let page = vhost.retained.page(&pattern, cursor, 100);
+            for (topic, _) in page.found {
+                self.send_one_retained(session, subscription, &topic.join(key.separator), key.separator);
+            }
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None => return,
+            }
+        }
+    }
+
+    fn send_one_retained(&mut self, session: &Arc<Session>, subscription: &Subscription, topic: &[u8], separator: u8) {
+        let vhost = self.vhost.clone();
+        let _order = vhost.stripe(topic).lock();
+        let Ok(name) = crate::routing::Name::parse(syntax(separator), topic) else { return };
+        let Some(retained) = vhost.retained.get(&name) else { return };
+        let Some(head) = retained.message.heads.first() else { return };
+        let now_ms = self.core.now_ms();
+        if head.expires_ms != 0 && head.expires_ms <= now_ms {
+            vhost.retained.remove_if(&name, |r| Arc::ptr_eq(&r.message, &retained.message));
+            self.core.checkpoint.retained(&vhost);
+            return;
+        }
+        let may_read = self.principal.load().as_ref().is_some_and(|p| p.may_read(topic, &self.client));
+        if !may_read {
+            return;
+        }
+        let level = head.level.min(subscription.level);
+        let flags = DELIVERY_RETAINED | subscription.flags;
+        let side = (subscription.identifier != 0).then(|| Arc::new(broker_api::Side { subscriptions: vec![subscription.identifier] }));
+        if level == 0 {
+            self.direct(session, &retained.message, 0, 1, side, flags);
+            return;
+        }
+        let mut fills = Fills::default();
+        let mut follow = Follow::default();
+        self.enqueue(&session.queue, &retained.message, level, flags, side, &mut fills, &mut follow);
+        for (slot, filled) in fills.slots {
+            slot.fill(filled);
+        }
+        self.core.follow_up(follow);
+    }
+
+    fn declare(&mut self, declare: Declare) -> Answer {
+        let Declare::Queue { name, spec, passive, .. } = declare else {
+            return Err(Refusal::NotImplemented("exchanges other than the topic space"));
+        };
+        let found = self.vhost.queues.get(&name).map(|q| q.clone());
+        if let Some(queue) = found {
+            let state = queue.lock();
+            let (ready, consumers) = (state.ready, state.consumers.len() as u32);
+            return done(Reply::Queue { id: queue.id, name: queue.name.clone(), ready, consumers });
+        }
+        if passive {
+            return Err(Refusal::NotFound { what: "queue", name: name.to_string() });
+        }
+        let queue = self.core.make_queue(&self.vhost, name.clone(), spec);
+        let ticket = queue.durable.then(|| {
+            let slot = self.core.log.reserve();
+            self.fill_with_callback(slot, queue_record(&queue))
+        });
+        Ok((Reply::Queue { id: queue.id, name, ready: 0, consumers: 0 }, ticket, None))
+    }
+
+    fn named_queue(&self, name: &QueueName) -> Result<Arc<Queue>, Refusal> {
+        let found = self.vhost.queues.get(name).map(|q| q.clone());
+        found.ok_or_else(|| Refusal::NotFound { what: "queue", name: name.to_string() })
+    }
+
+    fn delete_queue(&mut self, name: &QueueName, if_unused: bool, if_empty: bool) -> Answer {
+        let queue = self.named_queue(name)?;
+        {
+            let mut state = queue.lock();
+            if if_unused && !state.consumers.is_empty() {
+                return Err(Refusal::PreconditionFailed(format!("queue '{name}' in use")));
+            }
+            if if_empty && state.ready + state.leased > 0 {
+                return Err(Refusal::PreconditionFailed(format!("queue '{name}' not empty")));
+            }
+            state.deleted = true;
+        }
+        self.vhost.queues.remove(name);
+        let (n, ticket) = self.core.drop_queue(&queue);
+        if let Some(ticket) = ticket {
+            self.last_ticket = Some(ticket);
+        }
+        Ok((Reply::Messages(n), None, None))
+    }
+
+    fn purge(&mut self, name: &QueueName) -> Answer {
+        let queue = self.named_queue(name)?;
+        let (n, fill) = queue.clear(false, Gone::Purged, &self.core.log);
+        self.core.log.fill_settle(fill, &[]);
+        self.core.checkpoint.queue(&queue);
+        done(Reply::Messages(n))
+    }
+
+    /// Bindings of queues to the topic space.
+    fn bind(&mut self, bind: broker_api::Bind, on: bool) -> Answer {
+        let Destination::Queue(name) = &bind.destination else {
+            return Err(Refusal::NotImplemented("exchange to exchange bindings"));
+        };
+        let queue = self.named_queue(name)?;
+        let pattern = Pattern::amqp(bind.key.as_bytes()).map_err(|e| Refusal::Invalid { what: "binding key", why: e.to_string() })?;
+        if on {
+            self.vhost.topics.insert(&pattern, queue.id.0, TopicTarget::Queue(queue.clone()));
+        } else {
+            self.vhost.topics.remove(&pattern, queue.id.0);
+        }
+        self.vhost.generations.bump(&pattern);
+        done(Reply::Ok)
+    }
+
+    fn consume(&mut self, consume: Consume) -> Answer {
+        let queue = self.named_queue(&consume.queue)?;
+        let group = consume.group.and_then(|ix| self.group(ix));
+        let owner = self.lease_owner(consume.owner).ok_or(Refusal::OwnerEnded)?;
+        queue.add_consumer(Consumer {
+            outbox: self.outbox.clone(),
+            to: consume.consumer,
+            owner,
+            group,
+            credit: consume.credit,
+            settled: consume.mode == Mode::Settled,
+            level: u8::MAX,
+            active: true,
+            priority: consume.priority,
+        });
+        if let Some((_, Owner::Local { consumers, .. })) = self.owners.iter_mut().find(|(ix, _)| *ix == consume.owner) {
+            consumers.push((consume.consumer, queue.clone()));
+        }
+        Ok((Reply::Ok, None, Some(Work::Pump(queue))))
+    }
+
+    fn cancel(&mut self, consumer: broker_api::ConsumerIx) -> Answer {
+        for queue in self.queues_of(consumer) {
+            queue.remove_consumer(self.outbox.id, Some(consumer));
+        }
+        for (_, owner) in &mut self.owners {
+            if let Owner::Local { consumers, .. } = owner {
+                consumers.retain(|(ix, _)| *ix != consumer);
+            }
+        }
+        done(Reply::Ok)
+    }
+}
+
+fn join(share: &Share, subscription: &Arc<Subscription>) {
+    let mut members = share.members.lock();
+    match members.iter_mut().find(|m| m.id == subscription.id) {
+        Some(member) => *member = subscription.clone(),
+        None => members.push(subscription.clone()),
+    }
+}
+
+impl Shared {
+    pub fn make_queue(&self, vhost: &crate::vhost::Vhost, name: QueueName, spec: QueueSpec) -> Arc<Queue> {
+        let bound = bound_of(&spec);
+        let queue = Queue::new(broker_api::QueueId(self.id()), name.clone(), vhost.id, spec, bound);
+        self.queues.insert(queue.id.0, queue.clone());
+        vhost.queues.insert(name, queue.clone());
+        self.checkpoint.queue(&queue);
+        queue
+    }
+
+    /// Everything in a queue goes, by one record that also ends the queue.
+    pub fn drop_queue(&self, queue: &Arc<Queue>) -> (u64, Option<Ticket>) {
+        let (n, fill) = queue.clear(true, Gone::Purged, &self.log);
+        drop(fill.slot);
+        let ticket = queue.durable.then(|| {
+            let slot = self.log.reserve();
+            let ticket = slot.ticket();
+            slot.fill(Filled { records: queue_gone_record(queue.id), releases: fill.releases, ..Filled::default() });
+            ticket
+        });
+        self.queues.remove(&queue.id.0);
+        self.checkpoint.queue_gone(queue);
+        (n, ticket)
+    }
+
+    pub fn share(&self, vhost: &crate::vhost::Vhost, key: &SubscriptionKey) -> Arc<Share> {
+        let entry = vhost.shares.entry(key.clone()).or_insert_with(|| {
+            let group = key.share.clone().unwrap_or_default();
+            let name = QueueName::new(&format!("$share/{group}/{}", key.pattern));
+            // After a restart the queue is there before the subscriptions that share it.
+            let found = vhost.queues.get(&name).map(|q| q.clone());
+            let queue = found.unwrap_or_else(|| {
+                let queue = self.make_queue(vhost, name, QueueSpec { durable: true, ..QueueSpec::default() });
+                let slot = self.log.reserve();
+                slot.fill(Filled { records: queue_record(&queue), ..Filled::default() });
+                queue
+            });
+            Share::new(self.id(), group, key.pattern.clone(), key.separator, queue)
+        });
+        entry.clone()
+    }
+
+    /// Takes a subscription out of routing; a share group goes with its last member.
+    pub fn unroute(&self, vhost: u32, key: &SubscriptionKey, subscription: &Arc<Subscription>) {
+        let Some(vhost) = self.vhost_by_id(vhost) else { return };
+        let Ok(pattern) = Pattern::parse(syntax(key.separator), key.pattern.as_bytes()) else { return };
+        self.counters.subscriptions.fetch_sub(1, Ordering::Relaxed);
+        match &subscription.share {
+            None => {
+                vhost.topics.remove(&pattern, subscription.id);
+            }
+            Some(share) => {
+                let empty = {
+                    let mut members = share.members.lock();
+                    members.retain(|m| m.id != subscription.id);
+                    members.is_empty()
+                };
+                if let Some(live) = subscription.session.live.load_full() {
+                    share.queue.remove_consumer(live.outbox.id, Some(live.consumer));
+                }
+                share.queue.give_back_all(subscription.session.id, |_| false);
+                if empty && vhost.shares.remove_if(key, |_, s| s.members.lock().is_empty()).is_some() {
+                    vhost.topics.remove(&pattern, share.id);
+                    vhost.queues.remove(&share.queue.name);
+                    share.queue.lock().deleted = true;
+                    self.drop_queue(&share.queue);
+                }
+            }
+        }
+        vhost.generations.bump(&pattern);
+    }
+
+    /// Retained messages, sessions and wills that time has come for.
+    pub fn expire_session(self: &Arc<Shared>, session: &Arc<Session>, incarnation: u64) {
+        let over = {
+            let state = session.state.lock();
+            !state.ended && state.incarnation == incarnation && state.detached_ms != 0
+        };
+        if over && session.live.load().is_none() {
+            Counters::add(&self.counters.sessions_expired, 1);
+            self.end_session(session, true);
+        }
+    }
+
+    pub fn fire_parting(self: &Arc<Shared>, session: &Arc<Session>, incarnation: u64) {
+        let parting = {
+            let mut state = session.state.lock();
+            let due = !state.ended && state.incarnation == incarnation && state.detached_ms != 0;
+            due.then(|| state.parting.take()).flatten()
+        };
+        if let Some(parting) = parting {
+            self.fire(session, parting);
+            self.log_meta(session);
+        }
+    }
+}

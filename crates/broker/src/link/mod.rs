@@ -1,0 +1,317 @@
+//! One connection's door to the core: a turn goes in as segments between control commands.
+//!
+//! Per segment: publishes are routed and their slot of the log reserved, each destination is visited once, then settlements, then credit.
+//! The slots are filled last, the completion standing ready in the outbox before the slot that calls it back.
+
+/// The protocol name of doors without a connection.
+pub(crate) const INTERNAL: &str = "internal";
+
+mod attach;
+mod control;
+mod publish;
+mod segment;
+
+pub(crate) use attach::add_consumer;
+pub(crate) use publish::{copy_out, store_retained, NO_SEQ};
+
+use crate::auth::{LoginState, Principal};
+use crate::core::{Counters, Shared};
+use crate::outbox::{Outbox, Work};
+use crate::queue::{Follow, Group, Queue};
+use crate::route::RouteCache;
+use crate::session::{Live, Session};
+use crate::vhost::Vhost;
+use arc_swap::ArcSwapOption;
+use broker_api::{
+    Batch, ConnectionInfo, ConsumerIx, CoreSession, Entry, EventBatch, GroupIx, OwnerIx, QueueId, Refusal, Serial, StateEdit, Turn,
+};
+use journal::{Slot, Ticket};
+use segment::Segment;
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// Who owns leases and state on this connection.
+enum Owner {
+    Local { id: u64, fail_stop: bool, stopped: bool, consumers: Vec<(ConsumerIx, Arc<Queue>)> },
+    Session { session: Arc<Session>, live: Arc<Live> },
+}
+
+/// A turn that waits because publishes are held.
+struct HeldTurn {
+    batch: Option<Arc<Batch>>,
+    entries: Vec<Entry>,
+    states: Vec<StateEdit>,
+    bytes: usize,
+}
+
+/// A connection whose publishes are held is read on until this much waits.
+const HELD_MAX: usize = 1 << 20;
+
+pub(crate) struct Link {
+    core: Arc<Shared>,
+    outbox: Arc<Outbox>,
+    info: ConnectionInfo,
+    vhost: Arc<Vhost>,
+    principal: Arc<ArcSwapOption<Principal>>,
+    login: Option<Box<LoginState>>,
+    owners: Vec<(OwnerIx, Owner)>,
+    groups: Vec<(GroupIx, Arc<Group>)>,
+    /// Serials given out so far.
+    serial: u64,
+    last_ticket: Option<Ticket>,
+    routes: RouteCache,
+    queue_memo: Option<Arc<Queue>>,
+    /// The slot that this turn's first durable publishes take; void if they need none.
+    reserved: Option<Slot>,
+    held: VecDeque<HeldTurn>,
+    held_bytes: usize,
+    /// Client id for access rules; the session's name once attached.
+    client: String,
+    open: bool,
+}
+
+impl Link {
+    pub fn open(core: &Arc<Shared>, info: ConnectionInfo) -> Result<Link, Refusal> {
+        let vhost = core.vhost(&info.vhost).ok_or_else(|| Refusal::NotFound { what: "vhost", name: info.vhost.to_string() })?;
+        let id = core.next_link.fetch_add(1, Ordering::Relaxed);
+        let outbox = Outbox::new(id);
+        core.links.insert(id, outbox.clone());
+        let now = core.counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        core.counters.connections_max_seen.fetch_max(now, Ordering::Relaxed);
+        Counters::add(&core.counters.connections_total, 1);
+        Ok(Link::with(core, info, vhost, outbox))
+    }
+
+    /// A door without a connection behind it, for what the core itself publishes.
+    pub fn internal(core: &Arc<Shared>, info: ConnectionInfo, vhost: Arc<Vhost>) -> Link {
+        let id = core.next_link.fetch_add(1, Ordering::Relaxed);
+        Link::with(core, info, vhost, Outbox::new(id))
+    }
+
+    fn with(core: &Arc<Shared>, info: ConnectionInfo, vhost: Arc<Vhost>, outbox: Arc<Outbox>) -> Link {
+        Link {
+            core: core.clone(),
+            outbox,
+            info,
+            vhost,
+            principal: Arc::default(),
+            login: None,
+            owners: Vec::new(),
+            groups: Vec::new(),
+            serial: 0,
+            last_ticket: None,
+            routes: RouteCache::default(),
+            queue_memo: None,
+            reserved: None,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            client: String::new(),
+            open: true,
+        }
+    }
+
+    /// Publishes a batch of one message.
+    pub fn publish_one(&mut self, batch: Arc<Batch>) {
+        self.process(Some(batch), vec![Entry::Publish { first: 0, count: 1 }], Vec::new());
+    }
+
+    fn queue(&mut self, id: QueueId) -> Option<Arc<Queue>> {
+        if let Some(queue) = self.queue_memo.as_ref().filter(|q| q.id == id) {
+            return Some(queue.clone());
+        }
+        let queue = self.core.queue(id)?;
+        self.queue_memo = Some(queue.clone());
+        Some(queue)
+    }
+
+    fn group(&self, ix: GroupIx) -> Option<Arc<Group>> {
+        self.groups.iter().find(|(g, _)| *g == ix).map(|(_, group)| group.clone())
+    }
+
+    fn owner(&self, ix: OwnerIx) -> Option<&Owner> {
+        self.owners.iter().find(|(o, _)| *o == ix).map(|(_, owner)| owner)
+    }
+
+    /// The session of an owner whose attachment still counts.
+    fn session(&self, ix: OwnerIx) -> Option<&Arc<Session>> {
+        match self.owner(ix)? {
+            Owner::Session { session, live } if is_current(session, live) => Some(session),
+            _ => None,
+        }
+    }
+
+    /// The id that an owner's leases carry, if it may still settle.
+    fn lease_owner(&self, ix: OwnerIx) -> Option<u64> {
+        match self.owner(ix)? {
+            Owner::Local { id, stopped, .. } => (!stopped).then_some(*id),
+            Owner::Session { session, live } => is_current(session, live).then_some(session.id),
+        }
+    }
+
+    fn process(&mut self, batch: Option<Arc<Batch>>, mut entries: Vec<Entry>, mut states: Vec<StateEdit>) {
+        let mut segment = Segment::default();
+        for entry in entries.drain(..) {
+            match entry {
+                Entry::Control(token, control) => {
+                    self.run(&mut segment, batch.as_ref(), &mut states);
+                    self.control(token, *control);
+                }
+                Entry::Publish { first, count } => {
+                    let serial = Serial(self.serial + 1);
+                    self.serial += u64::from(count);
+                    segment.publishes.push((first, count, serial));
+                }
+                Entry::Fence => {
+                    self.serial += 1;
+                    segment.fenced = true;
+                }
+                Entry::Settle(settle) => segment.settles.push(settle),
+                Entry::Credit(credit) => segment.credits.push(credit),
+                Entry::State(index) => segment.states.push(index),
+                Entry::Scope(_) => {}
+            }
+        }
+        self.run(&mut segment, batch.as_ref(), &mut states);
+        self.reserved = None;
+    }
+
+    fn resume(&mut self) {
+        while let Some(turn) = self.held.pop_front() {
+            if !self.may_publish_now(turn.batch.as_deref()) {
+                self.held.push_front(turn);
+                self.core.log.when_publishers_may_go_on(&self.outbox);
+                return;
+            }
+            self.held_bytes -= turn.bytes;
+            self.process(turn.batch, turn.entries, turn.states);
+        }
+        self.outbox.signal(broker_api::Signal::Unblocked);
+    }
+
+    /// Reserves the slot of a turn that publishes durably; `false` = the journal takes no publishes now.
+    fn may_publish_now(&mut self, batch: Option<&Batch>) -> bool {
+        let durable = batch.is_some_and(|b| b.heads.iter().any(|h| h.has(broker_api::HEAD_DURABLE)));
+        if durable && self.reserved.is_none() {
+            self.reserved = self.core.log.reserve_publish();
+        }
+        !durable || self.reserved.is_some()
+    }
+
+    /// Publishes are held: settlements and credit overtake them, everything else waits behind them in order.
+    fn hold(&mut self, batch: Option<Arc<Batch>>, entries: Vec<Entry>, states: Vec<StateEdit>) {
+        if self.held.is_empty() {
+            self.outbox.signal(broker_api::Signal::Blocked("low on disk"));
+            self.core.log.when_publishers_may_go_on(&self.outbox);
+        }
+        let mut waiting = Vec::new();
+        let mut segment = Segment::default();
+        for entry in entries {
+            match entry {
+                // An edit in the settlement's record stays with it; a bare one keeps its place.
+                Entry::Settle(settle) => segment.settles.push(settle),
+                Entry::Credit(credit) => segment.credits.push(credit),
+                other => waiting.push(other),
+            }
+        }
+        let mut overtaking = states.clone();
+        self.run(&mut segment, None, &mut overtaking);
+        let bytes = batch.as_ref().map_or(0, |b| b.footprint()) + 64 * waiting.len();
+        if !waiting.is_empty() {
+            self.held_bytes += bytes;
+            self.held.push_back(HeldTurn { batch, entries: waiting, states, bytes });
+        }
+    }
+}
+
+/// Is this attachment the one that counts?
+fn is_current(session: &Session, live: &Arc<Live>) -> bool {
+    session.live.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, live))
+}
+
+impl CoreSession for Link {
+    fn submit(&mut self, turn: &mut Turn) {
+        if !self.open {
+            turn.clear();
+            return;
+        }
+        let batch = (!turn.heads.is_empty()).then(|| {
+            let bytes: u64 = turn.block.len() as u64;
+            Counters::add(&self.core.counters.bytes_received, bytes);
+            Arc::new(turn.freeze(self.core.now_ms()))
+        });
+        let entries = std::mem::take(&mut turn.entries);
+        let states = std::mem::take(&mut turn.states);
+        turn.clear();
+        if !self.held.is_empty() || !self.may_publish_now(batch.as_deref()) {
+            self.hold(batch, entries, states);
+        } else {
+            self.process(batch, entries, states);
+        }
+    }
+
+    fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.outbox.poll(cx)
+    }
+
+    fn swap(&mut self, into: &mut EventBatch) {
+        let work = self.outbox.swap(into);
+        if work.is_empty() {
+            return;
+        }
+        let mut follow = Follow::default();
+        let now_s = self.core.now_s();
+        for work in work {
+            match work {
+                Work::Activate(session) => self.activate(&session, &mut follow),
+                Work::Retained(session, subscription) => self.send_retained(&session, &subscription),
+                Work::Pump(queue) => queue.pump(&self.core.log, now_s, &mut follow),
+                Work::Resume => self.resume(),
+            }
+        }
+        self.core.follow_up(follow);
+    }
+
+    fn written(&mut self, bytes: usize) {
+        let queues = self.outbox.written(bytes);
+        if !queues.is_empty() {
+            let mut follow = Follow::default();
+            let now_s = self.core.now_s();
+            for queue in queues {
+                queue.pump(&self.core.log, now_s, &mut follow);
+            }
+            self.core.follow_up(follow);
+        }
+    }
+
+    fn saturated(&self) -> bool {
+        self.held_bytes >= HELD_MAX
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.core.now_ms()
+    }
+
+    fn disconnect(&mut self) {
+        if !std::mem::take(&mut self.open) {
+            return;
+        }
+        for (_, owner) in std::mem::take(&mut self.owners) {
+            self.end(owner, None, broker_api::PartingFate::Fire);
+        }
+        self.outbox.close();
+        for (_, group) in self.groups.drain(..) {
+            group.forget();
+        }
+        if self.core.links.remove(&self.outbox.id).is_some() {
+            self.core.counters.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.disconnect();
+    }
+}

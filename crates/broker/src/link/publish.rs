@@ -1,0 +1,491 @@
+//! Publishing: route every head, write its record, then visit each destination once.
+
+use super::segment::Fills;
+use super::Link;
+use crate::core::Counters;
+use crate::queue::{AtBound, Follow, Held, Incoming, Queue};
+use crate::route::Route;
+use crate::session::{Live, Session};
+use crate::store::records::{kind, patch_seq, write_edits, write_publish, Reference, LEVEL};
+use crate::store::{retain_record, Log};
+use crate::vhost::{RetainedMessage, Vhost};
+use broker_api::{Batch, Event, Limit, Refusal, Seq, Serial, Side, StateEdit, HEAD_CONFIRM, HEAD_DURABLE, HEAD_MANDATORY, HEAD_RETAIN};
+use journal::{Filled, Place, RecordHead, Records};
+use std::sync::Arc;
+
+pub(super) struct Staged {
+    pub wants_confirm: bool,
+}
+
+/// Neighbouring heads with one route, one level and the same durability.
+struct RouteRun {
+    route: Arc<Route>,
+    first: u32,
+    count: u32,
+    level: u8,
+    durable: bool,
+}
+
+/// One destination of a run.
+struct Target {
+    queue: Arc<Queue>,
+    level: u8,
+    flags: u8,
+    side: Option<Arc<Side>>,
+    /// Which reference of the run's records this is; `None`: not logged.
+    ordinal: Option<(u32, u16)>,
+}
+
+/// A sequence number that stands for "this reference was not made": the queue was full or gone.
+pub(crate) const NO_SEQ: Seq = Seq(u64::MAX);
+/// References in one record; a wider fan-out takes several records in the same slot.
+const REFERENCES_MAX: usize = 1024;
+
+/// Where the records of a run's heads are: `first_record[head][part]`.
+struct Written {
+    /// (offset of the record in the slot, offset of its fields)
+    at: Vec<(u32, u32)>,
+    parts: usize,
+}
+
+impl Link {
+    pub(super) fn publish(
+        &mut self,
+        batch: &Arc<Batch>,
+        publishes: &[(u32, u32, Serial)],
+        states: &mut [StateEdit],
+        fills: &mut Fills,
+        follow: &mut Follow,
+    ) -> Staged {
+        let mut runs: Vec<RouteRun> = Vec::new();
+        let mut wants_confirm = false;
+        let mut total = 0;
+        for (first, count, serial) in publishes {
+            total += u64::from(*count);
+            for index in *first..*first + *count {
+                let head = &batch.heads[index as usize];
+                wants_confirm |= head.has(HEAD_CONFIRM);
+                let serial = Serial(serial.0 + u64::from(index - first));
+                if let Some(refusal) = self.refuse(batch, index) {
+                    self.outbox.push(Event::Refused { first: serial, last: serial, why: refusal });
+                    continue;
+                }
+                if head.has(HEAD_RETAIN) {
+                    // Its store and its queues change under one lock, so what was gathered goes first.
+                    self.stage(batch, &runs, states, fills, follow);
+                    runs.clear();
+                    self.publish_retained(batch, index, serial, states, fills, follow);
+                    continue;
+                }
+                self.gather(batch, index, serial, &mut runs);
+            }
+        }
+        self.stage(batch, &runs, states, fills, follow);
+        Counters::add(&self.core.counters.messages_received, total);
+        Staged { wants_confirm }
+    }
+
+    fn refuse(&self, batch: &Batch, index: u32) -> Option<Refusal> {
+        if self.is_internal() {
+            return None;
+        }
+        let head = &batch.heads[index as usize];
+        let principal = self.principal.load();
+        match principal.as_ref() {
+            None => return Some(Refusal::AccessRefused("not logged in".into())),
+            Some(p) if !p.may_publish(batch.key(head), &self.client) => {
+                return Some(Refusal::AccessRefused(format!("{} may not publish here", p.name())));
+            }
+            Some(_) => {}
+        }
+        self.core.log.failed().then_some(Refusal::StoreFailed)
+    }
+
+    /// Adds a head to the run before it, or starts one.
+    fn gather(&mut self, batch: &Arc<Batch>, index: u32, serial: Serial, runs: &mut Vec<RouteRun>) {
+        let head = &batch.heads[index as usize];
+        let durable = head.has(HEAD_DURABLE);
+        if let Some(run) = runs.last_mut() {
+            let before = &batch.heads[(run.first + run.count - 1) as usize];
+            let same = before.separator == head.separator && batch.key(before) == batch.key(head);
+            if same && run.first + run.count == index && run.level == head.level && run.durable == durable && head.state == 0 {
+                if run.route.is_empty() && head.has(HEAD_MANDATORY) {
+                    self.returned(batch, index, serial);
+                }
+                run.count += 1;
+                return;
+            }
+        }
+        let publisher = self.publisher_session();
+        let key = batch.key(head);
+        let route = match runs.iter().rev().take(4).find(|r| {
+            let first = &batch.heads[r.first as usize];
+            first.separator == head.separator && batch.key(first) == key
+        }) {
+            Some(run) => run.route.clone(),
+            None => match self.routes.route(&self.vhost, head.separator, key, publisher) {
+                Ok(route) => route,
+                Err(error) => {
+                    let why = Refusal::Invalid { what: "topic", why: error.to_string() };
+                    self.outbox.push(Event::Refused { first: serial, last: serial, why });
+                    return;
+                }
+            },
+        };
+        if route.is_empty() && head.has(HEAD_MANDATORY) {
+            self.returned(batch, index, serial);
+        }
+        runs.push(RouteRun { route, first: index, count: 1, level: head.level, durable });
+    }
+
+    fn returned(&self, batch: &Arc<Batch>, index: u32, serial: Serial) {
+        self.outbox.push(Event::Returned { first: serial, count: 1, batch: batch.clone(), index });
+    }
+
+    fn publisher_session(&self) -> Option<u64> {
+        self.owners.iter().find_map(|(_, owner)| match owner {
+            super::Owner::Session { session, .. } => Some(session.id),
+            super::Owner::Local { .. } => None,
+        })
+    }
+
+    /// Stages gathered runs: records, direct deliveries, references, deliveries from queues.
+    fn stage(&mut self, batch: &Arc<Batch>, runs: &[RouteRun], states: &mut [StateEdit], fills: &mut Fills, follow: &mut Follow) {
+        if runs.is_empty() {
+            return;
+        }
+        let place = Arc::new(Place::new());
+        let held = Arc::new(Held { batch: batch.clone(), place: Some(place.clone()) });
+        let mut records = Records::new();
+        let mut releases = journal::Releases::default();
+        let mut work: Vec<(Vec<Target>, Written, &RouteRun)> = Vec::with_capacity(runs.len());
+        // The slot is reserved before the first queue is locked (LOG §2).
+        let needs_slot = runs.iter().any(|run| run.durable || batch.heads[run.first as usize].state != 0);
+        let slot = needs_slot.then(|| self.reserved.take().unwrap_or_else(|| self.core.log.reserve()));
+        for run in runs {
+            let mut targets = targets_of(run);
+            let edit = self.edit_of(batch, run, states);
+            let written = write_records(&mut records, batch, run, &mut targets, edit.as_ref().map(|(id, edit)| (*id, edit)));
+            if let (Some((_, edit)), true) = (edit, true) {
+                self.apply_edit(&edit);
+            }
+            work.push((targets, written, run));
+        }
+        for (_, _, run) in &work {
+            self.deliver_direct(batch, run);
+        }
+        let now_s = self.core.now_s();
+        let log = &self.core.log;
+        let mut visit: Vec<(u64, usize, usize)> = work
+            .iter()
+            .enumerate()
+            .flat_map(|(w, (targets, _, _))| targets.iter().enumerate().map(move |(t, x)| (x.queue.id.0, w, t)))
+            .collect();
+        if runs.len() > 1 {
+            visit.sort_by_key(|(id, _, _)| *id);
+        }
+        let mut at = 0;
+        while at < visit.len() {
+            let id = visit[at].0;
+            let end = visit[at..].iter().position(|(other, _, _)| *other != id).map_or(visit.len(), |n| at + n);
+            let queue = work[visit[at].1].0[visit[at].2].queue.clone();
+            let mut state = queue.lock();
+            for (_, w, t) in &visit[at..end] {
+                let (targets, written, run) = &work[*w];
+                let mut append =
+                    Append { queue: &queue, target: &targets[*t], held: &held, written, records: &mut records, releases: &mut releases };
+                append.run(run, &mut state, log, follow);
+            }
+            queue.pump_locked(&mut state, log, now_s, follow);
+            drop(state);
+            self.core.checkpoint.queue(&queue);
+            at = end;
+        }
+        if let Some(slot) = slot {
+            fills.push(slot, Filled { records, place: Some(place), releases, done: None });
+        }
+    }
+
+    /// The state edit of a run's first head, with its session, if it may be made.
+    fn edit_of(&self, batch: &Batch, run: &RouteRun, states: &[StateEdit]) -> Option<(u64, StateEdit)> {
+        let index = batch.heads[run.first as usize].state.checked_sub(1)?;
+        let edit = states.get(index as usize)?;
+        let session = self.session(edit.owner)?;
+        Some((session.id, edit.clone()))
+    }
+
+    fn apply_edit(&self, edit: &StateEdit) {
+        if let Some(session) = self.session(edit.owner) {
+            session.state.lock().apply(edit);
+            self.core.checkpoint.session(session);
+        }
+    }
+
+    /// At most once: straight to the connections that are there.
+    fn deliver_direct(&self, batch: &Arc<Batch>, run: &RouteRun) {
+        let mut sent = 0u64;
+        let mut dropped = 0u64;
+        for target in run.route.sessions.iter().filter(|t| t.level.min(run.level) == 0) {
+            if self.direct(&target.session, batch, run.first, run.count, target.side.clone(), target.flags) {
+                sent += u64::from(run.count);
+            } else {
+                dropped += u64::from(run.count);
+            }
+        }
+        for share in run.route.shares.iter().filter(|s| s.level().min(run.level) == 0) {
+            for index in run.first..run.first + run.count {
+                let Some((member, live)) = share.next_live() else { continue };
+                let side = (member.identifier != 0).then(|| Arc::new(Side { subscriptions: vec![member.identifier] }));
+                live.outbox.direct(live.consumer, batch, index, 1, side, member.flags);
+                sent += 1;
+            }
+        }
+        Counters::add(&self.core.counters.messages_sent, sent);
+        if dropped > 0 {
+            Counters::add(&self.core.counters.messages_dropped, dropped);
+        }
+    }
+
+    /// Sends to a session's connection what need not be kept.
+    pub(super) fn direct(&self, session: &Session, batch: &Arc<Batch>, first: u32, count: u32, side: Option<Arc<Side>>, flags: u8) -> bool {
+        let Some(live) = session.active() else { return false };
+        let Some(live): Option<&Arc<Live>> = live.as_ref() else { return false };
+        let taken = live.outbox.direct(live.consumer, batch, first, count, side, flags);
+        if !taken {
+            session.dropped.fetch_add(u64::from(count), std::sync::atomic::Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// A retained publish changes the store before it is enqueued, both under the topic's lock.
+    fn publish_retained(
+        &mut self,
+        batch: &Arc<Batch>,
+        index: u32,
+        serial: Serial,
+        states: &mut [StateEdit],
+        fills: &mut Fills,
+        follow: &mut Follow,
+    ) {
+        let vhost = self.vhost.clone();
+        let head = batch.heads[index as usize];
+        let key = batch.key(&head).to_vec();
+        let Ok(name) = crate::routing::Name::parse(crate::route::syntax(head.separator), &key) else {
+            let why = Refusal::Invalid { what: "topic", why: "not a topic name".into() };
+            return self.outbox.push(Event::Refused { first: serial, last: serial, why });
+        };
+        let full = vhost.retained.len() as u64 >= self.core.config.retained_max;
+        if full && head.body.len > 0 && vhost.retained.get(&name).is_none() {
+            return self.outbox.push(Event::Refused { first: serial, last: serial, why: Refusal::LimitReached(Limit::Retained) });
+        }
+        let _order = vhost.stripe(&key).lock();
+        // What the broker says of itself is not worth a record.
+        let logged = !key.starts_with(b"$SYS/");
+        store_retained(&vhost, &name, batch, index, logged);
+        if logged {
+            let slot = self.core.log.reserve();
+            let records = retain_record(vhost.id, batch, &head);
+            fills.push(slot, Filled { records, ..Filled::default() });
+            self.core.checkpoint.retained(&vhost);
+        }
+        let mut runs = Vec::new();
+        self.gather(batch, index, serial, &mut runs);
+        self.stage(batch, &runs, states, fills, follow);
+    }
+
+    /// Puts one message of its own into a session's queue, as a record with one reference. Used for what is retained.
+    pub(super) fn enqueue(
+        &mut self,
+        queue: &Arc<Queue>,
+        batch: &Arc<Batch>,
+        level: u8,
+        flags: u8,
+        side: Option<Arc<Side>>,
+        fills: &mut Fills,
+        follow: &mut Follow,
+    ) {
+        let route = Arc::new(Route::default());
+        let run = RouteRun { route, first: 0, count: 1, level, durable: true };
+        let place = Arc::new(Place::new());
+        let held = Arc::new(Held { batch: batch.clone(), place: Some(place.clone()) });
+        let slot = queue.durable.then(|| self.core.log.reserve());
+        let ordinal = queue.durable.then_some((0, 0));
+        let mut targets = vec![Target { queue: queue.clone(), level, flags, side, ordinal }];
+        let mut records = Records::new();
+        let mut releases = journal::Releases::default();
+        let written = write_records(&mut records, batch, &run, &mut targets, None);
+        let mut state = queue.lock();
+        let log = &self.core.log;
+        Append { queue, target: &targets[0], held: &held, written: &written, records: &mut records, releases: &mut releases }
+            .run(&run, &mut state, log, follow);
+        queue.pump_locked(&mut state, log, self.core.now_s(), follow);
+        drop(state);
+        self.core.checkpoint.queue(queue);
+        if let Some(slot) = slot {
+            fills.push(slot, Filled { records, place: Some(place), releases, done: None });
+        }
+    }
+
+    fn is_internal(&self) -> bool {
+        self.info.protocol == "internal"
+    }
+}
+
+/// Replaces or removes what is retained. The value is a copy of its own, so that it pins no turn.
+pub(crate) fn store_retained(vhost: &Vhost, name: &crate::routing::Name<'_>, batch: &Batch, index: u32, durable: bool) {
+    let head = &batch.heads[index as usize];
+    if head.body.len == 0 {
+        vhost.retained.remove(name);
+        return;
+    }
+    let message = Arc::new(copy_out(batch, index));
+    vhost.retained.set(name, RetainedMessage { message, durable });
+}
+
+/// One message in a batch of its own.
+pub(crate) fn copy_out(batch: &Batch, index: u32) -> Batch {
+    let mut bytes = Vec::new();
+    crate::store::records::write_message(
+        &mut crate::store::wire::Writer(&mut bytes),
+        batch,
+        &batch.heads[index as usize],
+        batch.arrived_ms,
+    );
+    let mut reader = crate::store::wire::Reader::new(&bytes);
+    crate::store::records::read_own_message(&mut reader, &bytes).unwrap_or_default()
+}
+
+fn targets_of(run: &RouteRun) -> Vec<Target> {
+    let route = &run.route;
+    let mut targets = Vec::with_capacity(route.sessions.len() + route.queues.len() + route.shares.len());
+    let mut logged = 0usize;
+    let mut add = |queue: &Arc<Queue>, level: u8, flags: u8, side: Option<Arc<Side>>, durable: bool| {
+        let ordinal = durable.then(|| {
+            logged += 1;
+            (((logged - 1) / REFERENCES_MAX) as u32, ((logged - 1) % REFERENCES_MAX) as u16)
+        });
+        targets.push(Target { queue: queue.clone(), level, flags, side, ordinal });
+    };
+    for t in &route.sessions {
+        let level = t.level.min(run.level);
+        if level > 0 {
+            add(&t.session.queue, level, t.flags, t.side.clone(), run.durable && t.session.queue.durable);
+        }
+    }
+    for share in &route.shares {
+        let level = share.level().min(run.level);
+        if level > 0 {
+            add(&share.queue, level, 0, None, run.durable && share.queue.durable);
+        }
+    }
+    for queue in &route.queues {
+        add(queue, run.level, 0, None, run.durable && queue.durable);
+    }
+    targets
+}
+
+/// Writes a record for each head of the run (several where the fan-out is wide), its sequence numbers left open.
+fn write_records(records: &mut Records, batch: &Batch, run: &RouteRun, targets: &mut [Target], edit: Option<(u64, &StateEdit)>) -> Written {
+    let logged: Vec<&Target> = targets.iter().filter(|t| t.ordinal.is_some()).collect();
+    let parts: Vec<&[&Target]> = logged.chunks(REFERENCES_MAX).collect();
+    let mut at = Vec::with_capacity(run.count as usize * parts.len());
+    for index in run.first..run.first + run.count {
+        let head = &batch.heads[index as usize];
+        for (p, part) in parts.iter().enumerate() {
+            let mut sides: Vec<Arc<Side>> = Vec::new();
+            let references: smallvec::SmallVec<[Reference; 4]> = part
+                .iter()
+                .map(|t| Reference {
+                    queue: t.queue.id,
+                    seq: NO_SEQ,
+                    level: t.level,
+                    flags: t.flags,
+                    side: side_number(&mut sides, t.side.as_ref()),
+                })
+                .collect();
+            let edit = if index == run.first && p == 0 { edit } else { None };
+            let offset =
+                records.push(kind::PUBLISH, LEVEL, 0, part.len() as u32, |out| write_publish(out, batch, head, &references, &sides, edit));
+            let head_len = RecordHead::parse(&records.bytes()[offset as usize..]).map_or(0, |h| h.head_len);
+            at.push((offset, offset + head_len));
+        }
+        if parts.is_empty() && index == run.first {
+            if let Some(edit) = edit {
+                records.push(kind::STATE, LEVEL, 0, 0, |out| write_edits(out, &[edit]));
+            }
+        }
+    }
+    Written { at, parts: parts.len() }
+}
+
+fn side_number(sides: &mut Vec<Arc<Side>>, side: Option<&Arc<Side>>) -> u16 {
+    let Some(side) = side else { return 0 };
+    match sides.iter().position(|s| s == side) {
+        Some(at) => at as u16 + 1,
+        None => {
+            sides.push(side.clone());
+            sides.len() as u16
+        }
+    }
+}
+
+/// Appends a run to one queue.
+struct Append<'a> {
+    queue: &'a Arc<Queue>,
+    target: &'a Target,
+    held: &'a Arc<Held>,
+    written: &'a Written,
+    records: &'a mut Records,
+    releases: &'a mut journal::Releases,
+}
+
+impl Append<'_> {
+    fn run(&mut self, run: &RouteRun, state: &mut crate::queue::State, log: &Log, follow: &mut Follow) {
+        for n in 0..run.count {
+            let index = run.first + n;
+            let record = self.target.ordinal.map(|(part, ordinal)| {
+                let (offset, fields) = self.written.at[n as usize * self.written.parts + part as usize];
+                (offset, fields, ordinal)
+            });
+            if !self.make_room(index, state, log, follow) {
+                if let (Some((offset, _, ordinal)), Some(place)) = (record, &self.held.place) {
+                    self.releases.pending.push((place.clone(), offset, ordinal));
+                }
+                continue;
+            }
+            let (offset, fields, ordinal) = record.unwrap_or((0, 0, 0));
+            let seq = self.queue.append(
+                state,
+                &Incoming {
+                    held: self.held,
+                    side: self.target.side.as_ref(),
+                    head: index,
+                    offset,
+                    ordinal,
+                    level: self.target.level,
+                    flags: self.target.flags,
+                    durable: record.is_some(),
+                },
+            );
+            if record.is_some() {
+                patch_seq(self.records.bytes_mut(), fields as usize, usize::from(ordinal), seq);
+            }
+        }
+    }
+
+    fn make_room(&self, index: u32, state: &mut crate::queue::State, log: &Log, follow: &mut Follow) -> bool {
+        if state.deleted {
+            return false;
+        }
+        let head = &self.held.batch.heads[index as usize];
+        let bytes = head.key.len + head.body.len;
+        while self.queue.is_full(state, bytes) {
+            let evicted = self.queue.bound.then == AtBound::DropOldest && self.queue.evict_oldest(state, log, follow);
+            if !evicted {
+                state.dropped_messages += 1;
+                return false;
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,213 @@
+//! A run of entries between control commands: publish, settle, credit, then one completion for all of it.
+
+use super::publish::Staged;
+use super::{Link, Owner};
+use crate::queue::{Fill, Follow, Gone};
+use crate::store::{edits_record, settle_filled, Log};
+use broker_api::{Batch, Credit, CreditTo, Outcome, Serial, Settle, StateEdit};
+use journal::{Filled, Records, Slot, Ticket};
+use std::sync::Arc;
+
+#[derive(Default)]
+pub(super) struct Segment {
+    /// (first head, count, serial of the first)
+    pub publishes: Vec<(u32, u32, Serial)>,
+    pub settles: Vec<Settle>,
+    pub credits: Vec<Credit>,
+    /// Edits with records of their own, by index.
+    pub states: Vec<u32>,
+    pub fenced: bool,
+}
+
+impl Segment {
+    fn is_empty(&self) -> bool {
+        self.publishes.is_empty() && self.settles.is_empty() && self.credits.is_empty() && self.states.is_empty() && !self.fenced
+    }
+}
+
+/// Slots to fill when everything of the segment stands in memory.
+#[derive(Default)]
+pub(super) struct Fills {
+    pub slots: Vec<(Slot, Filled)>,
+}
+
+impl Fills {
+    pub fn push(&mut self, slot: Slot, filled: Filled) {
+        self.slots.push((slot, filled));
+    }
+
+    pub fn settle(&mut self, fill: Fill, edits: &[(u64, &StateEdit)]) {
+        if let Some((slot, filled)) = settle_filled(fill, edits) {
+            self.push(slot, filled);
+        }
+    }
+
+    /// The highest ticket among them.
+    fn last(&self) -> Option<usize> {
+        (0..self.slots.len()).max_by_key(|i| self.slots[*i].0.ticket())
+    }
+}
+
+impl Link {
+    pub(super) fn run(&mut self, segment: &mut Segment, batch: Option<&Arc<Batch>>, states: &mut [StateEdit]) {
+        if segment.is_empty() {
+            return;
+        }
+        let mut fills = Fills::default();
+        let mut follow = Follow::default();
+        let mut confirm = segment.fenced;
+        if let Some(batch) = batch {
+            if !segment.publishes.is_empty() {
+                let staged = self.publish(batch, &segment.publishes, states, &mut fills, &mut follow);
+                let Staged { wants_confirm } = staged;
+                confirm |= wants_confirm;
+            }
+        }
+        self.bare_states(segment, states, &mut fills);
+        for settle in segment.settles.drain(..) {
+            self.settle(&settle, states, &mut fills, &mut follow);
+        }
+        for credit in segment.credits.drain(..) {
+            self.credit(credit, &mut follow);
+        }
+        self.finish(fills, confirm);
+        self.core.follow_up(follow);
+        segment.publishes.clear();
+        segment.states.clear();
+        segment.fenced = false;
+    }
+
+    /// Leaves the completion in the outbox and fills the slots, the last of which calls it back.
+    pub(super) fn finish(&mut self, mut fills: Fills, confirm: bool) {
+        let last = fills.last();
+        let ticket = match last {
+            Some(at) => Some(fills.slots[at].0.ticket()),
+            None => self.last_ticket.filter(|t| *t >= self.core.log.committed_next()),
+        };
+        if let Some(at) = last {
+            self.last_ticket = Some(fills.slots[at].0.ticket());
+        }
+        if confirm {
+            let serial = Serial(self.serial);
+            match (ticket, last) {
+                (Some(ticket), Some(at)) => {
+                    self.outbox.done_at(Some(ticket), serial);
+                    fills.slots[at].1.done = Some((self.outbox.clone(), ticket.0));
+                }
+                // What came before on this connection is not committed yet: an empty slot behind it says when it is.
+                (Some(_), None) => {
+                    let slot = self.core.log.reserve();
+                    let ticket = slot.ticket();
+                    self.outbox.done_at(Some(ticket), serial);
+                    slot.fill(Filled { done: Some((self.outbox.clone(), ticket.0)), ..Filled::default() });
+                    self.last_ticket = Some(ticket);
+                }
+                (None, _) => self.outbox.done_at(None, serial),
+            }
+        }
+        for (slot, filled) in fills.slots {
+            slot.fill(filled);
+        }
+    }
+
+    /// Fills one slot whose commit `then` waits for. Answers its ticket.
+    pub(super) fn fill_with_callback(&mut self, slot: Slot, records: Records) -> Ticket {
+        let ticket = slot.ticket();
+        self.last_ticket = Some(ticket);
+        slot.fill(Filled { records, done: Some((self.outbox.clone(), ticket.0)), ..Filled::default() });
+        ticket
+    }
+
+    fn bare_states(&mut self, segment: &Segment, states: &[StateEdit], fills: &mut Fills) {
+        if segment.states.is_empty() {
+            return;
+        }
+        let mut logged: Vec<(u64, &StateEdit)> = Vec::new();
+        for index in &segment.states {
+            let Some(edit) = states.get(*index as usize) else { continue };
+            let Some(session) = self.editable(edit) else { continue };
+            if session.is_durable() {
+                logged.push((session.id, edit));
+            }
+            session.state.lock().apply(edit);
+            self.core.checkpoint.session(&session);
+        }
+        if !logged.is_empty() {
+            let slot = self.core.log.reserve();
+            fills.push(slot, Filled { records: edits_record(&logged), ..Filled::default() });
+        }
+    }
+
+    /// The session that an edit is for, if this connection may still edit it: while attached, and once more after it was superseded.
+    fn editable(&self, edit: &StateEdit) -> Option<Arc<crate::session::Session>> {
+        let Owner::Session { session, live } = self.owner(edit.owner)? else { return None };
+        let state = session.state.lock();
+        let last_words = state.waiting.is_some() && state.incarnation == live.incarnation + 1;
+        let may = !state.ended && (state.incarnation == live.incarnation || last_words) && (edit.value.is_none() || !state.is_full());
+        drop(state);
+        may.then(|| session.clone())
+    }
+
+    fn settle(&mut self, settle: &Settle, states: &[StateEdit], fills: &mut Fills, follow: &mut Follow) {
+        let Some(owner) = self.lease_owner(settle.owner) else { return };
+        let edit = settle.state.checked_sub(1).and_then(|i| states.get(i as usize));
+        let session = edit.and_then(|edit| self.editable(edit));
+        let edits: Vec<(u64, &StateEdit)> = match (&session, edit) {
+            (Some(session), Some(edit)) if session.is_durable() => vec![(session.id, edit)],
+            _ => Vec::new(),
+        };
+        if let (Some(session), Some(edit)) = (&session, edit) {
+            session.state.lock().apply(edit);
+            self.core.checkpoint.session(session);
+        }
+        let Some(queue) = self.queue(settle.queue) else {
+            return Self::edits_alone(&self.core.log, &edits, fills);
+        };
+        let why = match settle.outcome {
+            Outcome::Accepted => Gone::Accepted,
+            Outcome::Rejected => Gone::Rejected,
+            Outcome::Released | Outcome::Modified => {
+                queue.give_back(settle.first, settle.count, owner, settle.outcome == Outcome::Modified);
+                follow.pump.push(queue);
+                return Self::edits_alone(&self.core.log, &edits, fills);
+            }
+        };
+        match queue.settle(settle.first, settle.count, owner, why, &self.core.log, follow) {
+            Some(fill) if fill.slot.is_some() => fills.settle(fill, &edits),
+            _ => Self::edits_alone(&self.core.log, &edits, fills),
+        }
+        self.core.checkpoint.queue(&queue);
+    }
+
+    fn edits_alone(log: &Log, edits: &[(u64, &StateEdit)], fills: &mut Fills) {
+        if !edits.is_empty() {
+            fills.push(log.reserve(), Filled { records: edits_record(edits), ..Filled::default() });
+        }
+    }
+
+    fn credit(&mut self, credit: Credit, follow: &mut Follow) {
+        match credit.to {
+            CreditTo::Group(ix) => {
+                if let Some(group) = self.group(ix) {
+                    follow.pump.extend(group.add(credit.add));
+                }
+            }
+            CreditTo::Consumer(ix) => {
+                let now_s = self.core.now_s();
+                for queue in self.queues_of(ix) {
+                    queue.credit(self.outbox.id, ix, credit.add, &self.core.log, now_s, follow);
+                }
+            }
+        }
+    }
+
+    pub(super) fn queues_of(&self, ix: broker_api::ConsumerIx) -> Vec<Arc<crate::queue::Queue>> {
+        self.owners
+            .iter()
+            .flat_map(|(_, owner)| match owner {
+                Owner::Local { consumers, .. } => consumers.iter().filter(|(c, _)| *c == ix).map(|(_, q)| q.clone()).collect(),
+                Owner::Session { .. } => Vec::new(),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,244 @@
+//! Bringing the core up: recovery, what every lost connection leaves behind, and the threads.
+
+use crate::auth::{Auth, ConfigError};
+use crate::core::{Config, Core, Counters, Shared};
+use crate::queue::{AtBound, Bound, Follow, Queue};
+use crate::session::{Session, Subscription};
+use crate::store::{Dirty, Log, Recovery};
+use crate::timers::{Timer, Timers};
+use crate::vhost::{TopicTarget, Vhost};
+use broker_api::{Expiry, VhostName};
+use journal::{Failure, Journal, OpenError};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::{channel, Receiver};
+use std::sync::{Arc, Weak};
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+pub enum CoreError {
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+    #[error(transparent)]
+    Auth(#[from] ConfigError),
+    #[error("starting a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+impl Core {
+    /// Recovers the store and starts serving it. `on_failure` is called once if the store fails while we run.
+    pub fn open(
+        storage: Arc<dyn journal::storage::Storage>,
+        journal_config: journal::Config,
+        config: Config,
+        on_failure: Box<dyn Fn(&Failure) + Send + Sync>,
+    ) -> Result<Core, CoreError> {
+        let auth = Auth::new(&config.auth)?;
+        let vhost = Vhost::new(0, VhostName::new("/"));
+        let bound = Bound { messages: config.session_queue_messages, bytes: config.session_queue_bytes, then: AtBound::DropNewest };
+        let mut recovery = Recovery::new(vec![vhost.clone()], bound);
+        let journal = Journal::open(storage, journal_config, &mut recovery)?;
+        let started_ms = journal.broker_time_ms();
+        let (log, door) = Log::new(journal, on_failure);
+        let (loader, to_load) = channel();
+        let shared = Arc::new_cyclic(|me| Shared {
+            me: me.clone(),
+            config,
+            log,
+            auth,
+            vhosts: [(vhost.name.clone(), vhost.clone())].into_iter().collect(),
+            queues: Default::default(),
+            sessions: Default::default(),
+            links: Default::default(),
+            next_id: AtomicU64::new(recovery.next_id),
+            next_link: AtomicU64::new(1),
+            timers: Timers::default(),
+            counters: Counters::default(),
+            loader,
+            checkpoint: Dirty::default(),
+            started_ms,
+            stopping: AtomicBool::new(false),
+        });
+        door.connect(&shared);
+        shared.adopt(recovery);
+        shared.log.journal().start(Arc::new(crate::store::CoreSnapshot(Arc::downgrade(&shared))));
+        shared.after_restart();
+        start_threads(&shared, to_load).map_err(CoreError::Thread)?;
+        Ok(Core(shared))
+    }
+}
+
+fn start_threads(shared: &Arc<Shared>, to_load: Receiver<Arc<Queue>>) -> std::io::Result<()> {
+    let weak = Arc::downgrade(shared);
+    std::thread::Builder::new().name("broker-read".into()).spawn(move || read_back(&weak, &to_load))?;
+    let weak = Arc::downgrade(shared);
+    std::thread::Builder::new().name("broker-time".into()).spawn(move || keep_time(&weak))?;
+    Ok(())
+}
+
+/// Fetches from the log what queues are to deliver next.
+fn read_back(shared: &Weak<Shared>, to_load: &Receiver<Arc<Queue>>) {
+    while let Ok(queue) = to_load.recv() {
+        let Some(shared) = shared.upgrade() else { return };
+        let wanted = queue.wanted();
+        let lsns: Vec<u64> = wanted.iter().map(|(_, lsn)| *lsn).collect();
+        let found = match shared.log.read_many(&lsns) {
+            Ok(found) => wanted.iter().zip(found).map(|((seq, _), (held, head))| (*seq, held, head)).collect(),
+            Err(error) => {
+                tracing::error!(queue = %queue.name, %error, "messages cannot be read back from the log");
+                shared.read_one_by_one(&queue, &wanted)
+            }
+        };
+        let mut follow = Follow::default();
+        queue.loaded(found, &shared.log, shared.now_s(), &mut follow);
+        shared.follow_up(follow);
+    }
+}
+
+fn keep_time(shared: &Weak<Shared>) {
+    loop {
+        let Some(strong) = shared.upgrade() else { return };
+        let timer = strong.timers.next(|| strong.now_ms());
+        match timer {
+            None => return,
+            Some(timer) => strong.on_timer(timer),
+        }
+    }
+}
+
+impl Shared {
+    /// Recovery's maps become the core's.
+    fn adopt(self: &Arc<Shared>, recovery: Recovery) {
+        for (id, queue) in recovery.queues {
+            queue.recovered();
+            self.queues.insert(id, queue);
+        }
+        for (id, session) in recovery.sessions {
+            self.sessions.insert(id, session);
+        }
+        for key in recovery.objects {
+            self.checkpoint.restored(key);
+        }
+        for ((_, key), found) in recovery.subscriptions {
+            let Some(vhost) = self.vhost_by_id(found.session.vhost) else { continue };
+            let text = key.pattern.clone();
+            let Ok(pattern) = crate::routing::Pattern::parse(crate::route::syntax(key.separator), text.as_bytes()) else { continue };
+            let share = key.share.is_some().then(|| self.share(&vhost, &key));
+            let subscription = Arc::new(Subscription {
+                id: found.id,
+                session: found.session.clone(),
+                level: found.level,
+                identifier: found.identifier,
+                no_local: found.no_local,
+                flags: found.flags,
+                share: share.clone(),
+            });
+            match share {
+                Some(share) => {
+                    share.members.lock().push(subscription.clone());
+                    vhost.topics.insert(&pattern, share.id, TopicTarget::Share(share.clone()));
+                }
+                None => {
+                    vhost.topics.insert(&pattern, subscription.id, TopicTarget::Subscription(subscription.clone()));
+                }
+            }
+            Counters::add(&self.counters.subscriptions, 1);
+            found.session.state.lock().subscriptions.insert(key, subscription);
+        }
+    }
+
+    /// Every connection counts as lost at this moment (DESIGN §4, "what dies with a connection").
+    fn after_restart(self: &Arc<Shared>) {
+        let now = self.now_ms();
+        let sessions: Vec<Arc<Session>> = self.sessions.iter().map(|s| s.clone()).collect();
+        for session in sessions {
+            self.session_after_restart(&session, now);
+        }
+        self.timers.add(now + 1000, Timer::Sweep);
+        if self.config.sys_interval_secs > 0 {
+            self.timers.add(now, Timer::Sys);
+        }
+    }
+
+    fn session_after_restart(self: &Arc<Shared>, session: &Arc<Session>, now: u64) {
+        let grace = u64::from(self.config.restart_will_delay_secs);
+        let mut state = session.state.lock();
+        let was_attached = state.detached_ms == 0;
+        if was_attached {
+            state.detached_ms = now;
+        }
+        let lives_ms = match state.expiry {
+            Some(Expiry::Never) => u64::MAX,
+            Some(Expiry::Seconds(secs)) => u64::from(secs) * 1000,
+            Some(Expiry::WithConnection) | None => 0,
+        };
+        let leases: Vec<_> = state.map.values().filter_map(|e| e.lease).collect();
+        let ends = state.detached_ms.saturating_add(lives_ms);
+        let mut fires = u64::MAX;
+        if let Some(parting) = &state.parting {
+            let delay = u64::from(parting.delay_secs) * 1000;
+            fires = (state.detached_ms + delay.min(lives_ms)).max(now + grace * 1000);
+        }
+        let incarnation = state.incarnation;
+        drop(state);
+        for (queue, seq) in leases {
+            if let Some(queue) = self.queue(queue) {
+                queue.lock().pin(seq, session.id);
+            }
+        }
+        let id = session.id;
+        if fires != u64::MAX {
+            self.timers.add(fires, Timer::Parting { session: id, incarnation });
+        }
+        if ends != u64::MAX {
+            // A will that waits for its grace goes first.
+            let at = if fires == u64::MAX { ends } else { ends.max(fires) };
+            self.timers.add(at, Timer::Expiry { session: id, incarnation });
+        }
+        if was_attached {
+            self.log_meta(session);
+        }
+    }
+
+    fn on_timer(self: &Arc<Shared>, timer: Timer) {
+        let session = |id: u64| self.sessions.get(&id).map(|s| s.clone());
+        match timer {
+            Timer::Parting { session: id, incarnation } => {
+                if let Some(session) = session(id) {
+                    self.fire_parting(&session, incarnation);
+                }
+            }
+            Timer::Expiry { session: id, incarnation } => {
+                if let Some(session) = session(id) {
+                    self.expire_session(&session, incarnation);
+                }
+            }
+            Timer::LastWords { session: id, incarnation } => {
+                if let Some(session) = session(id) {
+                    self.finish_takeover(&session, incarnation);
+                }
+            }
+            Timer::Sys => {
+                self.publish_sys();
+                self.timers.add(self.now_ms() + self.config.sys_interval_secs * 1000, Timer::Sys);
+            }
+            Timer::Sweep => {
+                self.timers.add(self.now_ms() + 1000, Timer::Sweep);
+            }
+        }
+    }
+
+    /// One unreadable record must not hold up what stands behind it.
+    fn read_one_by_one(&self, queue: &Queue, wanted: &[(broker_api::Seq, u64)]) -> Vec<(broker_api::Seq, Arc<crate::queue::Held>, u32)> {
+        let mut found = Vec::new();
+        for (seq, lsn) in wanted {
+            match self.log.read_one(*lsn) {
+                Ok(held) => found.push((*seq, held, 0)),
+                Err(error) => {
+                    tracing::error!(queue = %queue.name, lsn, %error, "a message cannot be read and stays where it is");
+                    queue.lock().set_aside(*seq);
+                }
+            }
+        }
+        found
+    }
+}

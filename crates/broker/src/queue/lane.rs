@@ -1,0 +1,316 @@
+//! One priority lane of a queue: entries by position, in pages of 256 that grow from nothing and vanish when all in them is gone.
+//!
+//! A position is never reused. Everything from `cursor` on was never taken; what was taken and given back stands in `returned`, so that it
+//! goes out again at its original place. Pages are kept in order of their number, without the gaps that a restart leaves.
+
+use broker_api::{Batch, Side};
+use journal::{Lsn, Place, Release, Releases};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+pub(crate) const PAGE: u64 = 256;
+
+/// A turn's messages as the entries of queues hold them, with the place of their records in the log.
+pub(crate) struct Held {
+    pub batch: Arc<Batch>,
+    /// `None`: nothing of this turn was logged, or it was read back from the log.
+    pub place: Option<Arc<Place>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Status {
+    Ready,
+    /// Handed to a consumer; `owner` may settle it.
+    Leased,
+    /// Settled, expired or evicted.
+    Gone,
+}
+
+/// A reference to a message.
+pub(crate) struct Entry {
+    /// The message in memory; `None` when only the log has it.
+    pub held: Option<Arc<Held>>,
+    pub side: Option<Arc<Side>>,
+    /// Where its record is; 0 while unknown or when it has none.
+    pub lsn: u64,
+    pub owner: u64,
+    pub head: u32,
+    /// Offset of its record in the slot of `held.place`.
+    pub offset: u32,
+    /// Key and body.
+    pub bytes: u32,
+    /// Seconds since the Unix epoch, rounded up; 0 = never.
+    pub expires_s: u32,
+    pub attempts: u16,
+    /// Which of the record's references this is.
+    pub ordinal: u16,
+    pub level: u8,
+    pub flags: u8,
+    pub durable: bool,
+    pub status: Status,
+}
+
+impl Entry {
+    /// The record's position, if the commit thread has given it one.
+    pub fn known_lsn(&self) -> u64 {
+        if self.lsn != 0 || !self.durable {
+            return self.lsn;
+        }
+        let base = self.held.as_ref().and_then(|h| h.place.as_ref()).and_then(|p| p.get()).map_or(0, |lsn| lsn.0);
+        if base == 0 {
+            0
+        } else {
+            base + u64::from(self.offset)
+        }
+    }
+
+    /// Lets go of the record's body.
+    pub fn release(&self, into: &mut Releases) {
+        if !self.durable {
+            return;
+        }
+        match self.known_lsn() {
+            0 => {
+                if let Some(place) = self.held.as_ref().and_then(|h| h.place.clone()) {
+                    into.pending.push((place, self.offset, self.ordinal));
+                }
+            }
+            lsn => into.known.push(Release { lsn: Lsn(lsn), ordinal: self.ordinal }),
+        }
+    }
+}
+
+pub(crate) struct Page {
+    pub number: u64,
+    /// Position within the page of `entries[0]`.
+    first: u16,
+    pub entries: Vec<Entry>,
+    live: u16,
+    /// Changed since it was last written to a page file.
+    pub dirty: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Lane {
+    pub pages: VecDeque<Page>,
+    /// The position that the next message takes.
+    pub next: u64,
+    pub cursor: u64,
+    pub returned: BTreeSet<u64>,
+    /// Numbers of pages that went away and that the last checkpoint may still hold.
+    pub dropped: Vec<u64>,
+}
+
+impl Lane {
+    pub fn starting_at(next: u64) -> Lane {
+        Lane { next, cursor: next, ..Lane::default() }
+    }
+
+    fn page_index(&self, number: u64) -> Result<usize, usize> {
+        let front = match self.pages.front() {
+            Some(page) => page.number,
+            None => return Err(0),
+        };
+        if number >= front {
+            let guess = (number - front) as usize;
+            if self.pages.get(guess).is_some_and(|p| p.number == number) {
+                return Ok(guess);
+            }
+        }
+        self.pages.binary_search_by_key(&number, |p| p.number)
+    }
+
+    pub fn get_mut(&mut self, position: u64) -> Option<&mut Entry> {
+        let at = self.page_index(position / PAGE).ok()?;
+        let page = &mut self.pages[at];
+        let within = (position % PAGE).checked_sub(u64::from(page.first))? as usize;
+        page.entries.get_mut(within)
+    }
+
+    /// Appends at `next` and answers the position.
+    pub fn push(&mut self, entry: Entry) -> u64 {
+        let position = self.next;
+        self.next += 1;
+        let (number, within) = (position / PAGE, (position % PAGE) as u16);
+        if self.pages.back().is_none_or(|p| p.number != number) {
+            self.pages.push_back(Page { number, first: within, entries: Vec::new(), live: 0, dirty: true });
+        }
+        if let Some(page) = self.pages.back_mut() {
+            page.live += 1;
+            page.dirty = true;
+            page.entries.push(entry);
+        }
+        position
+    }
+
+    /// Puts an entry back at a position, in recovery; `false` if it is there already.
+    pub fn insert(&mut self, position: u64, entry: Entry) -> bool {
+        let (number, within) = (position / PAGE, (position % PAGE) as u16);
+        let at = match self.page_index(number) {
+            Ok(at) => at,
+            Err(at) => {
+                self.pages.insert(at, Page { number, first: within, entries: Vec::new(), live: 0, dirty: true });
+                at
+            }
+        };
+        let page = &mut self.pages[at];
+        if within < page.first {
+            let missing = page.first - within;
+            page.entries.splice(0..0, (0..missing).map(|_| Entry::gone()));
+            page.first = within;
+        }
+        let index = (within - page.first) as usize;
+        while page.entries.len() <= index {
+            page.entries.push(Entry::gone());
+        }
+        if page.entries[index].status != Status::Gone {
+            return false;
+        }
+        page.entries[index] = entry;
+        page.live += 1;
+        page.dirty = true;
+        self.next = self.next.max(position + 1);
+        true
+    }
+
+    /// Takes an entry out for good; its page goes with its last entry.
+    pub fn remove(&mut self, position: u64) -> Option<Entry> {
+        let at = self.page_index(position / PAGE).ok()?;
+        let page = &mut self.pages[at];
+        let within = (position % PAGE).checked_sub(u64::from(page.first))? as usize;
+        let slot = page.entries.get_mut(within)?;
+        if slot.status == Status::Gone {
+            return None;
+        }
+        let entry = std::mem::replace(slot, Entry::gone());
+        page.live -= 1;
+        page.dirty = true;
+        if page.live == 0 {
+            let number = page.number;
+            let open = self.next / PAGE == number;
+            if open {
+                // The page that is being filled starts afresh, so that a busy short queue stays in one allocation.
+                page.first = (self.next % PAGE) as u16;
+                page.entries.clear();
+            } else {
+                self.pages.remove(at);
+                self.dropped.push(number);
+            }
+        }
+        Some(entry)
+    }
+
+    /// The first position from `from` on that holds a ready entry.
+    pub fn next_ready(&self, from: u64) -> Option<u64> {
+        let start = match self.page_index(from / PAGE) {
+            Ok(at) | Err(at) => at,
+        };
+        for page in self.pages.iter().skip(start) {
+            let base = page.number * PAGE + u64::from(page.first);
+            let skip = from.saturating_sub(base) as usize;
+            if let Some(i) = page.entries.iter().skip(skip).position(|e| e.status == Status::Ready) {
+                return Some(base + (skip + i) as u64);
+            }
+        }
+        None
+    }
+
+    /// All entries that are not gone, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Entry)> {
+        self.pages.iter().flat_map(|page| {
+            let base = page.number * PAGE + u64::from(page.first);
+            page.entries.iter().enumerate().filter(|(_, e)| e.status != Status::Gone).map(move |(i, e)| (base + i as u64, e))
+        })
+    }
+}
+
+impl Page {
+    pub fn live_entries(&self) -> impl Iterator<Item = (u64, &Entry)> {
+        let base = self.number * PAGE + u64::from(self.first);
+        self.entries.iter().enumerate().filter(|(_, e)| e.status != Status::Gone).map(move |(i, e)| (base + i as u64, e))
+    }
+}
+
+impl Entry {
+    fn gone() -> Entry {
+        Entry {
+            held: None,
+            side: None,
+            lsn: 0,
+            owner: 0,
+            head: 0,
+            offset: 0,
+            bytes: 0,
+            expires_s: 0,
+            attempts: 0,
+            ordinal: 0,
+            level: 0,
+            flags: 0,
+            durable: false,
+            status: Status::Gone,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry { status: Status::Ready, ..Entry::gone() }
+    }
+
+    #[test]
+    fn positions_survive_removal_and_pages_vanish() {
+        let mut lane = Lane::starting_at(0);
+        for _ in 0..1000 {
+            lane.push(entry());
+        }
+        assert_eq!(lane.pages.len(), 4);
+        for position in 0..256 {
+            assert!(lane.remove(position).is_some());
+            assert!(lane.remove(position).is_none());
+        }
+        assert_eq!(lane.pages.len(), 3);
+        assert_eq!(lane.dropped, vec![0]);
+        assert_eq!(lane.next_ready(0), Some(256));
+        assert!(lane.get_mut(999).is_some_and(|e| e.status == Status::Ready));
+    }
+
+    #[test]
+    fn a_gap_costs_no_pages() {
+        let mut lane = Lane::starting_at(5);
+        lane.push(entry());
+        lane.next += 1 << 20;
+        let far = lane.push(entry());
+        assert_eq!(lane.pages.len(), 2);
+        assert_eq!(lane.next_ready(6), Some(far));
+        assert!(lane.remove(5).is_some());
+        assert_eq!(lane.pages.len(), 1);
+    }
+
+    #[test]
+    fn insert_is_idempotent_and_takes_any_order() {
+        let mut lane = Lane::starting_at(0);
+        assert!(lane.insert(300, entry()));
+        assert!(lane.insert(290, entry()));
+        assert!(lane.insert(5, entry()));
+        assert!(!lane.insert(290, entry()));
+        assert_eq!(lane.iter().map(|(p, _)| p).collect::<Vec<_>>(), vec![5, 290, 300]);
+        assert_eq!(lane.next, 301);
+    }
+
+    #[test]
+    fn an_emptied_open_page_is_used_again() {
+        let mut lane = Lane::starting_at(0);
+        for _ in 0..10 {
+            let at = lane.push(entry());
+            lane.remove(at);
+        }
+        assert_eq!(lane.pages.len(), 1);
+        assert_eq!(lane.pages[0].entries.len(), 0);
+        let at = lane.push(entry());
+        assert_eq!(at, 10);
+        assert!(lane.get_mut(10).is_some());
+    }
+}

@@ -1,0 +1,744 @@
+//! A queue: references in order, consumers with credit, leases that name (queue, seq). One lock, never held while routing or reading a disk.
+
+mod group;
+mod lane;
+
+pub(crate) use group::Group;
+pub(crate) use lane::{Entry, Held, Lane, Page, Status, PAGE};
+
+use crate::outbox::Outbox;
+use crate::store::Log;
+use broker_api::{
+    Batch, ConsumerIx, DeliverTo, Delivery, QueueId, QueueName, QueueSpec, Seq, Side, DELIVERY_REDELIVERED, DELIVERY_RESUMED,
+};
+use journal::{Release, Releases, Slot};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// What a queue does with a message that finds it full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AtBound {
+    DropOldest,
+    DropNewest,
+    Reject,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Bound {
+    pub messages: u64,
+    pub bytes: u64,
+    pub then: AtBound,
+}
+
+impl Bound {
+    pub const NONE: Bound = Bound { messages: u64::MAX, bytes: u64::MAX, then: AtBound::DropOldest };
+}
+
+pub(crate) struct Consumer {
+    pub outbox: Arc<Outbox>,
+    pub to: ConsumerIx,
+    /// Who may settle what this consumer was handed.
+    pub owner: u64,
+    pub group: Option<Arc<Group>>,
+    /// `u32::MAX` = only the group bounds it.
+    pub credit: u32,
+    /// What it takes is settled as it leaves.
+    pub settled: bool,
+    /// Deliveries are granted at most this level.
+    pub level: u8,
+    pub active: bool,
+    pub priority: i32,
+}
+
+impl Consumer {
+    fn is(&self, outbox: u64, to: ConsumerIx) -> bool {
+        self.outbox.id == outbox && self.to == to
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    /// By priority level; almost always one.
+    pub lanes: BTreeMap<u8, Lane>,
+    pub consumers: Vec<Consumer>,
+    turn: usize,
+    pub ready: u64,
+    pub leased: u64,
+    pub bytes: u64,
+    /// Bytes of messages that are held in memory, and the position up to which they were let go.
+    held_bytes: u64,
+    trimmed: u64,
+    pub deleted: bool,
+    /// Its description or its lanes changed since the last checkpoint.
+    pub dirty: bool,
+    pub dropped_messages: u64,
+}
+
+pub(crate) struct Queue {
+    pub id: QueueId,
+    pub name: QueueName,
+    pub vhost: u32,
+    pub spec: QueueSpec,
+    /// References in it are logged.
+    pub durable: bool,
+    pub bound: Bound,
+    loading: AtomicBool,
+    /// Set while the queue stands on the list of queues that the next checkpoint looks at.
+    pub listed: AtomicBool,
+    pub depth: AtomicU64,
+    state: Mutex<State>,
+}
+
+/// What has to happen after the queue's lock is released: slots reserved under it to fill, queues to read from the log or to pump.
+#[derive(Default)]
+pub(crate) struct Follow {
+    pub fills: Vec<Fill>,
+    pub load: Vec<Arc<Queue>>,
+    pub pump: Vec<Arc<Queue>>,
+    /// Left a queue without being consumed.
+    pub leaving: Vec<Leaving>,
+}
+
+pub(crate) struct Fill {
+    pub slot: Option<Slot>,
+    pub queue: QueueId,
+    pub why: Gone,
+    /// Runs of settled sequence numbers.
+    pub runs: Vec<(Seq, u32)>,
+    pub releases: Releases,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Gone {
+    Accepted = 0,
+    Rejected = 1,
+    Expired = 2,
+    Evicted = 3,
+    Purged = 4,
+}
+
+/// A message on its way to a dead-letter exchange.
+pub(crate) struct Leaving {
+    pub queue: Arc<Queue>,
+    pub entry: Entry,
+    pub why: Gone,
+}
+
+/// A new reference, as routing hands it over.
+pub(crate) struct Incoming<'a> {
+    pub held: &'a Arc<Held>,
+    pub side: Option<&'a Arc<Side>>,
+    pub head: u32,
+    pub offset: u32,
+    pub ordinal: u16,
+    pub level: u8,
+    pub flags: u8,
+    pub durable: bool,
+}
+
+/// Messages above this stay in memory only at the queue's head; the log has the rest.
+const HELD_BYTES: u64 = 1 << 20;
+/// A consumer gets at most this many in a row while others wait.
+const CHUNK: u32 = 64;
+/// How many entries one load reads back, at most.
+pub(crate) const LOAD: usize = 256;
+
+impl Queue {
+    pub fn new(id: QueueId, name: QueueName, vhost: u32, spec: QueueSpec, bound: Bound) -> Arc<Queue> {
+        let durable = spec.durable;
+        Arc::new(Queue {
+            id,
+            name,
+            vhost,
+            spec,
+            durable,
+            bound,
+            loading: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
+            depth: AtomicU64::new(0),
+            state: Mutex::new(State { dirty: true, ..State::default() }),
+        })
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    pub fn add_consumer(&self, consumer: Consumer) {
+        let mut state = self.lock();
+        state.consumers.push(consumer);
+        // Higher priority first; the rotation only goes round among equals.
+        state.consumers.sort_by_key(|c| -c.priority);
+    }
+
+    /// Removes consumers of a connection (all of them for `None`); answers whether one went.
+    pub fn remove_consumer(&self, outbox: u64, to: Option<ConsumerIx>) -> bool {
+        let mut state = self.lock();
+        let before = state.consumers.len();
+        state.consumers.retain(|c| !(c.outbox.id == outbox && to.is_none_or(|to| c.to == to)));
+        before != state.consumers.len()
+    }
+
+    pub fn activate(self: &Arc<Queue>, outbox: u64, to: ConsumerIx, log: &Log, now_s: u32, follow: &mut Follow) {
+        let mut state = self.lock();
+        if let Some(consumer) = state.consumers.iter_mut().find(|c| c.is(outbox, to)) {
+            consumer.active = true;
+        }
+        self.pump_locked(&mut state, log, now_s, follow);
+    }
+
+    pub fn credit(self: &Arc<Queue>, outbox: u64, to: ConsumerIx, add: u32, log: &Log, now_s: u32, follow: &mut Follow) {
+        let mut state = self.lock();
+        if let Some(consumer) = state.consumers.iter_mut().find(|c| c.is(outbox, to)) {
+            consumer.credit = consumer.credit.saturating_add(add);
+        }
+        self.pump_locked(&mut state, log, now_s, follow);
+    }
+
+    pub fn pump(self: &Arc<Queue>, log: &Log, now_s: u32, follow: &mut Follow) {
+        let mut state = self.lock();
+        self.pump_locked(&mut state, log, now_s, follow);
+    }
+
+    /// Hands ready messages to consumers that have credit and room, turn by turn.
+    pub fn pump_locked(self: &Arc<Queue>, state: &mut State, log: &Log, now_s: u32, follow: &mut Follow) {
+        let mut idle = 0;
+        while state.ready > 0 && idle < state.consumers.len() {
+            if state.turn >= state.consumers.len() {
+                state.turn = 0;
+            }
+            let at = state.turn;
+            state.turn += 1;
+            let consumer = &mut state.consumers[at];
+            if !consumer.active || consumer.credit == 0 || !consumer.outbox.room_for(self) {
+                idle += 1;
+                continue;
+            }
+            let mut want = u32::try_from(state.ready).unwrap_or(u32::MAX).min(consumer.credit);
+            if state.consumers.len() > 1 {
+                want = want.min(CHUNK).min((state.ready / state.consumers.len() as u64).max(1) as u32);
+            } else {
+                want = want.min(1024);
+            }
+            let consumer = &mut state.consumers[at];
+            let granted = match &consumer.group {
+                Some(group) => group.take(want, self),
+                None => want,
+            };
+            if granted == 0 {
+                idle += 1;
+                continue;
+            }
+            let (given, starved) = self.give(state, at, granted, log, now_s, follow);
+            let consumer = &mut state.consumers[at];
+            if consumer.credit != u32::MAX {
+                consumer.credit -= given;
+            }
+            if given < granted {
+                if let Some(group) = consumer.group.clone() {
+                    group.untake(granted - given);
+                }
+            }
+            idle = if given == 0 { idle + 1 } else { 0 };
+            if starved {
+                break;
+            }
+        }
+    }
+
+    /// Takes up to `want` ready entries for one consumer. The second answer says that the next one has to be read from the log first.
+    fn give(self: &Arc<Queue>, state: &mut State, at: usize, want: u32, log: &Log, now_s: u32, follow: &mut Follow) -> (u32, bool) {
+        let (owner, to, settled, cap) = {
+            let c = &state.consumers[at];
+            (c.owner, c.to, c.settled, c.level)
+        };
+        let outbox = state.consumers[at].outbox.clone();
+        let mut run: Vec<Delivery> = Vec::with_capacity(want.min(256) as usize);
+        let mut of: Option<Arc<Batch>> = None;
+        let mut given = 0;
+        let mut starved = false;
+        let mut gone = Fill::new(self.id, Gone::Accepted);
+        while given < want {
+            let Some((level, position)) = state.next() else { break };
+            let Some(entry) = state.lanes.get_mut(&level).and_then(|lane| lane.get_mut(position)) else { break };
+            if entry.expires_s != 0 && entry.expires_s <= now_s {
+                self.expire(state, level, position, log, follow);
+                continue;
+            }
+            let Some(held) = entry.held.clone() else {
+                starved = true;
+                break;
+            };
+            if of.as_ref().is_none_or(|b| !Arc::ptr_eq(b, &held.batch)) {
+                if let Some(batch) = of.replace(held.batch.clone()) {
+                    outbox.run(DeliverTo::Consumer(to), self.id, &batch, run.drain(..));
+                }
+            }
+            let mut flags = entry.flags;
+            if entry.attempts > 0 {
+                flags |= DELIVERY_REDELIVERED;
+            }
+            run.push(Delivery {
+                seq: Seq::new(level, position),
+                index: entry.head,
+                side: entry.side.clone(),
+                attempts: entry.attempts,
+                level: entry.level.min(cap),
+                flags,
+            });
+            entry.status = Status::Leased;
+            entry.owner = owner;
+            state.taken(level, position);
+            if settled {
+                self.take_out(state, level, position, &mut gone);
+            }
+            given += 1;
+        }
+        if let Some(batch) = of {
+            outbox.run(DeliverTo::Consumer(to), self.id, &batch, run.drain(..));
+        }
+        if gone.is_worth_it() {
+            gone.reserve(self.durable, log);
+            follow.fills.push(gone);
+        }
+        if starved && !self.loading.swap(true, Ordering::AcqRel) {
+            follow.load.push(self.clone());
+        }
+        (given, starved)
+    }
+
+    fn expire(self: &Arc<Queue>, state: &mut State, level: u8, position: u64, log: &Log, follow: &mut Follow) {
+        let mut gone = Fill::new(self.id, Gone::Expired);
+        let entry = self.take_out(state, level, position, &mut gone);
+        gone.reserve(self.durable, log);
+        follow.fills.push(gone);
+        self.leave(entry, Gone::Expired, follow);
+    }
+
+    fn leave(self: &Arc<Queue>, entry: Option<Entry>, why: Gone, follow: &mut Follow) {
+        if let (Some(entry), Some(_)) = (entry, &self.spec.dead_letter_exchange) {
+            follow.leaving.push(Leaving { queue: self.clone(), entry, why });
+        }
+    }
+
+    /// Removes an entry and writes it down in `gone`.
+    fn take_out(&self, state: &mut State, level: u8, position: u64, gone: &mut Fill) -> Option<Entry> {
+        let lane = state.lanes.get_mut(&level)?;
+        let entry = lane.remove(position)?;
+        match entry.status {
+            Status::Ready => {
+                state.ready -= 1;
+                lane.returned.remove(&position);
+            }
+            Status::Leased => state.leased -= 1,
+            Status::Gone => {}
+        }
+        state.bytes -= u64::from(entry.bytes);
+        if entry.held.is_some() {
+            state.held_bytes = state.held_bytes.saturating_sub(u64::from(entry.bytes));
+        }
+        self.depth.fetch_sub(1, Ordering::Relaxed);
+        gone.add(Seq::new(level, position), &entry);
+        Some(entry)
+    }
+
+    /// Is there no room for `more` messages? (Count what this turn has appended already.)
+    pub fn is_full(&self, state: &State, bytes: u32) -> bool {
+        state.ready + state.leased + 1 > self.bound.messages || state.bytes + u64::from(bytes) > self.bound.bytes
+    }
+
+    /// Appends a reference and answers its place.
+    pub fn append(&self, state: &mut State, incoming: &Incoming<'_>) -> Seq {
+        let head = &incoming.held.batch.heads[incoming.head as usize];
+        let bytes = head.key.len + head.body.len;
+        let entry = Entry {
+            held: Some(incoming.held.clone()),
+            side: incoming.side.cloned(),
+            lsn: 0,
+            owner: 0,
+            head: incoming.head,
+            offset: incoming.offset,
+            bytes,
+            expires_s: expiry_secs(head.expires_ms, incoming.held.batch.arrived_ms, self.spec.message_ttl_ms),
+            attempts: 0,
+            ordinal: incoming.ordinal,
+            level: incoming.level,
+            flags: incoming.flags,
+            durable: incoming.durable,
+            status: Status::Ready,
+        };
+        let level = head.priority.min(self.spec.max_priority);
+        let lane = state.lanes.entry(level).or_default();
+        let position = lane.push(entry);
+        state.ready += 1;
+        state.bytes += u64::from(bytes);
+        state.held_bytes += u64::from(bytes);
+        self.depth.fetch_add(1, Ordering::Relaxed);
+        if state.held_bytes > HELD_BYTES {
+            trim(state, level);
+        }
+        Seq::new(level, position)
+    }
+
+    /// Drops the oldest ready message to make room.
+    pub fn evict_oldest(self: &Arc<Queue>, state: &mut State, log: &Log, follow: &mut Follow) -> bool {
+        let Some((level, position)) = state.oldest() else { return false };
+        let mut gone = Fill::new(self.id, Gone::Evicted);
+        let entry = self.take_out(state, level, position, &mut gone);
+        state.dropped_messages += 1;
+        gone.reserve(self.durable, log);
+        follow.fills.push(gone);
+        self.leave(entry, Gone::Evicted, follow);
+        true
+    }
+
+    /// Settles leases of `owner`; what is not leased to it is passed over. The slot is reserved while the lock is held.
+    pub fn settle(self: &Arc<Queue>, first: Seq, count: u32, owner: u64, why: Gone, log: &Log, follow: &mut Follow) -> Option<Fill> {
+        let mut gone = Fill::new(self.id, why);
+        let mut state = self.lock();
+        for i in 0..u64::from(count) {
+            let seq = first.plus(i);
+            let mine = state
+                .lanes
+                .get_mut(&seq.lane())
+                .and_then(|lane| lane.get_mut(seq.position()))
+                .is_some_and(|e| e.status == Status::Leased && e.owner == owner);
+            if mine {
+                let entry = self.take_out(&mut state, seq.lane(), seq.position(), &mut gone);
+                if why == Gone::Rejected {
+                    self.leave(entry, why, follow);
+                }
+            }
+        }
+        if !gone.is_worth_it() {
+            return None;
+        }
+        gone.reserve(self.durable, log);
+        Some(gone)
+    }
+
+    /// Gives leases back to their original places.
+    pub fn give_back(self: &Arc<Queue>, first: Seq, count: u32, owner: u64, counted: bool) -> u32 {
+        let mut state = self.lock();
+        let mut n = 0;
+        for i in 0..u64::from(count) {
+            let seq = first.plus(i);
+            n += u32::from(state.return_one(seq.lane(), seq.position(), owner, counted));
+        }
+        n
+    }
+
+    /// Gives back everything leased to `owner`, except what `keep` says.
+    pub fn give_back_all(self: &Arc<Queue>, owner: u64, keep: impl Fn(Seq) -> bool) {
+        let mut state = self.lock();
+        let leased: Vec<Seq> = state.leased_to(owner).filter(|seq| !keep(*seq)).collect();
+        for seq in leased {
+            state.return_one(seq.lane(), seq.position(), owner, false);
+        }
+    }
+
+    /// Hands the leases that a durable session kept to its new consumer, oldest first, and only then anything else.
+    pub fn resume(self: &Arc<Queue>, owner: u64, outbox: &Arc<Outbox>, to: ConsumerIx, log: &Log) -> Vec<Seq> {
+        let mut state = self.lock();
+        let mine: Vec<Seq> = state.leased_to(owner).collect();
+        let mut unread = Vec::new();
+        for seq in mine {
+            let Some(entry) = state.lanes.get_mut(&seq.lane()).and_then(|l| l.get_mut(seq.position())) else { continue };
+            if entry.held.is_none() {
+                let lsn = entry.known_lsn();
+                match log.read_one(lsn) {
+                    Ok(held) => {
+                        entry.held = Some(held);
+                        entry.head = 0;
+                    }
+                    Err(error) => {
+                        tracing::error!(queue = %self.name, lsn, %error, "a message in flight cannot be read back");
+                        unread.push(seq);
+                        continue;
+                    }
+                }
+            }
+            let Some(held) = entry.held.clone() else { continue };
+            let delivery = Delivery {
+                seq,
+                index: entry.head,
+                side: entry.side.clone(),
+                attempts: entry.attempts,
+                level: entry.level,
+                flags: entry.flags | DELIVERY_RESUMED | DELIVERY_REDELIVERED,
+            };
+            outbox.run(DeliverTo::Consumer(to), self.id, &held.batch, std::iter::once(delivery));
+        }
+        unread
+    }
+
+    /// What the reader thread has to fetch next: a run of ready entries from the next one on whose messages are not in memory.
+    pub fn wanted(&self) -> Vec<(Seq, u64)> {
+        let mut state = self.lock();
+        let Some((level, _)) = state.next() else { return Vec::new() };
+        let Some(lane) = state.lanes.get(&level) else { return Vec::new() };
+        let returned = lane.returned.iter().filter_map(|p| lane.iter_from(*p).next());
+        let mut wanted = Vec::new();
+        let mut bytes = 0u64;
+        for (position, entry) in returned.chain(lane.iter_from(lane.cursor)) {
+            if entry.status != Status::Ready {
+                continue;
+            }
+            if entry.held.is_some() || wanted.len() >= LOAD || bytes > HELD_BYTES / 4 {
+                break;
+            }
+            bytes += u64::from(entry.bytes) + 64;
+            wanted.push((Seq::new(level, position), entry.known_lsn()));
+        }
+        wanted
+    }
+
+    /// Puts back what the reader thread fetched and goes on delivering.
+    pub fn loaded(self: &Arc<Queue>, found: Vec<(Seq, Arc<Held>, u32)>, log: &Log, now_s: u32, follow: &mut Follow) {
+        let mut state = self.lock();
+        for (seq, held, head) in found {
+            let entry = state.lanes.get_mut(&seq.lane()).and_then(|l| l.get_mut(seq.position()));
+            if let Some(entry) = entry.filter(|e| e.status != Status::Gone && e.held.is_none()) {
+                entry.lsn = entry.known_lsn();
+                entry.held = Some(held);
+                entry.head = head;
+                let bytes = u64::from(entry.bytes);
+                state.held_bytes += bytes;
+            }
+        }
+        self.loading.store(false, Ordering::Release);
+        self.pump_locked(&mut state, log, now_s, follow);
+    }
+
+    /// Takes everything ready out (purge), or everything at all (delete).
+    pub fn clear(self: &Arc<Queue>, leased_too: bool, why: Gone, log: &Log) -> (u64, Fill) {
+        let mut gone = Fill::new(self.id, why);
+        let mut state = self.lock();
+        let all: Vec<(u8, u64)> = state
+            .lanes
+            .iter()
+            .flat_map(|(level, lane)| lane.iter().filter(|(_, e)| leased_too || e.status == Status::Ready).map(|(p, _)| (*level, p)))
+            .collect();
+        for (level, position) in &all {
+            self.take_out(&mut state, *level, *position, &mut gone);
+        }
+        gone.reserve(self.durable, log);
+        (all.len() as u64, gone)
+    }
+}
+
+/// Recovery only: no clock, no limits, no slots.
+impl Queue {
+    pub fn recover_settle(&self, first: Seq, count: u32, releases: &mut Vec<Release>) {
+        let mut state = self.lock();
+        let mut gone = Fill::new(self.id, Gone::Accepted);
+        for i in 0..u64::from(count) {
+            let seq = first.plus(i);
+            self.take_out(&mut state, seq.lane(), seq.position(), &mut gone);
+        }
+        releases.append(&mut gone.releases.known);
+    }
+
+    pub fn recover_clear(&self, releases: &mut Vec<Release>) {
+        let mut state = self.lock();
+        state.deleted = true;
+        let all: Vec<(u8, u64)> = state.lanes.iter().flat_map(|(level, lane)| lane.iter().map(|(p, _)| (*level, p))).collect();
+        let mut gone = Fill::new(self.id, Gone::Purged);
+        for (level, position) in all {
+            self.take_out(&mut state, level, position, &mut gone);
+        }
+        releases.append(&mut gone.releases.known);
+    }
+
+    /// Everything recovered is ready, from the first entry on.
+    pub fn recovered(&self) {
+        let mut state = self.lock();
+        for lane in state.lanes.values_mut() {
+            lane.cursor = lane.pages.front().map_or(lane.next, |p| p.number * PAGE);
+        }
+    }
+
+    /// A checkpoint failed: everything has to be written again.
+    pub fn mark_all_dirty(&self) {
+        for page in self.lock().lanes.values_mut().flat_map(|lane| lane.pages.iter_mut()) {
+            page.dirty = true;
+        }
+    }
+}
+
+/// The bound that a queue's own description asks for.
+pub(crate) fn bound_of(spec: &QueueSpec) -> Bound {
+    let then = if spec.reject_at_bound { AtBound::Reject } else { AtBound::DropOldest };
+    Bound { messages: spec.max_length.unwrap_or(u64::MAX), bytes: spec.max_length_bytes.unwrap_or(u64::MAX), then }
+}
+
+impl State {
+    /// The next entry to hand out: the highest level that has one, and there the returned before the fresh.
+    fn next(&mut self) -> Option<(u8, u64)> {
+        for (level, lane) in self.lanes.iter_mut().rev() {
+            if let Some(position) = lane.returned.first() {
+                return Some((*level, *position));
+            }
+            if lane.cursor < lane.next {
+                match lane.next_ready(lane.cursor) {
+                    Some(position) => {
+                        lane.cursor = position;
+                        return Some((*level, position));
+                    }
+                    None => lane.cursor = lane.next,
+                }
+            }
+        }
+        None
+    }
+
+    /// The one to evict: the oldest of the lowest level.
+    fn oldest(&mut self) -> Option<(u8, u64)> {
+        for (level, lane) in self.lanes.iter() {
+            if let Some(position) = lane.returned.first() {
+                return Some((*level, *position));
+            }
+            if let Some(position) = lane.next_ready(lane.cursor) {
+                return Some((*level, position));
+            }
+        }
+        None
+    }
+
+    fn taken(&mut self, level: u8, position: u64) {
+        if let Some(lane) = self.lanes.get_mut(&level) {
+            if position >= lane.cursor {
+                lane.cursor = position + 1;
+            } else {
+                lane.returned.remove(&position);
+            }
+        }
+        self.ready -= 1;
+        self.leased += 1;
+    }
+
+    fn return_one(&mut self, level: u8, position: u64, owner: u64, counted: bool) -> bool {
+        let Some(lane) = self.lanes.get_mut(&level) else { return false };
+        let Some(entry) = lane.get_mut(position) else { return false };
+        if entry.status != Status::Leased || entry.owner != owner {
+            return false;
+        }
+        entry.status = Status::Ready;
+        entry.owner = 0;
+        if counted {
+            entry.attempts = entry.attempts.saturating_add(1);
+        } else {
+            entry.flags |= DELIVERY_REDELIVERED;
+        }
+        lane.returned.insert(position);
+        self.leased -= 1;
+        self.ready += 1;
+        true
+    }
+
+    /// Leases an entry to a durable session again, in recovery.
+    pub fn pin(&mut self, seq: Seq, owner: u64) -> bool {
+        let Some(lane) = self.lanes.get_mut(&seq.lane()) else { return false };
+        let Some(entry) = lane.get_mut(seq.position()) else { return false };
+        if entry.status != Status::Ready {
+            return false;
+        }
+        entry.status = Status::Leased;
+        entry.owner = owner;
+        lane.returned.remove(&seq.position());
+        self.ready -= 1;
+        self.leased += 1;
+        true
+    }
+
+    /// Leases an entry to nobody: its message cannot be read. It is handed out again after a restart.
+    pub fn set_aside(&mut self, seq: Seq) {
+        self.pin(seq, 0);
+    }
+
+    fn leased_to(&self, owner: u64) -> impl Iterator<Item = Seq> + '_ {
+        self.lanes.iter().flat_map(move |(level, lane)| {
+            let mine = lane.iter().filter(move |(_, e)| e.status == Status::Leased && e.owner == owner);
+            mine.map(move |(position, _)| Seq::new(*level, position))
+        })
+    }
+}
+
+impl Lane {
+    fn iter_from(&self, position: u64) -> impl Iterator<Item = (u64, &Entry)> {
+        let pages = self.pages.iter().skip_while(move |p| (p.number + 1) * PAGE <= position);
+        pages.flat_map(Page::live_entries).skip_while(move |(p, _)| *p < position)
+    }
+}
+
+impl Follow {
+    pub fn is_empty(&self) -> bool {
+        self.fills.is_empty() && self.load.is_empty() && self.pump.is_empty() && self.leaving.is_empty()
+    }
+}
+
+impl Fill {
+    pub fn new(queue: QueueId, why: Gone) -> Fill {
+        Fill { slot: None, queue, why, runs: Vec::new(), releases: Releases::default() }
+    }
+
+    fn add(&mut self, seq: Seq, entry: &Entry) {
+        entry.release(&mut self.releases);
+        if !entry.durable {
+            return;
+        }
+        match self.runs.last_mut() {
+            Some((first, count)) if first.plus(u64::from(*count)) == seq => *count += 1,
+            _ => self.runs.push((seq, 1)),
+        }
+    }
+
+    fn is_worth_it(&self) -> bool {
+        !self.runs.is_empty()
+    }
+
+    /// Only what was logged when it came is logged when it goes.
+    fn reserve(&mut self, durable: bool, log: &Log) {
+        if durable && !self.runs.is_empty() {
+            self.slot = Some(log.reserve());
+        }
+    }
+}
+
+/// Lets go of messages in memory that the log has, beyond what stands at the head of the queue.
+fn trim(state: &mut State, level: u8) {
+    let State { lanes, held_bytes, trimmed, .. } = state;
+    let Some(lane) = lanes.get_mut(&level) else { return };
+    let mut position = (*trimmed).max(lane.cursor + 64);
+    for _ in 0..64 {
+        if position >= lane.next || *held_bytes <= HELD_BYTES {
+            break;
+        }
+        if let Some(entry) = lane.get_mut(position) {
+            if entry.status == Status::Ready && entry.held.is_some() {
+                let lsn = entry.known_lsn();
+                if lsn == 0 {
+                    break;
+                }
+                entry.lsn = lsn;
+                entry.held = None;
+                *held_bytes = held_bytes.saturating_sub(u64::from(entry.bytes));
+            }
+        }
+        position += 1;
+    }
+    *trimmed = position;
+}
+
+/// The earlier of the message's own expiry and the queue's, in whole seconds.
+pub(crate) fn expiry_secs(message_ms: u64, arrived_ms: u64, ttl_ms: Option<u64>) -> u32 {
+    let queue_ms = ttl_ms.map_or(0, |ttl| arrived_ms + ttl);
+    let ms = match (message_ms, queue_ms) {
+        (0, other) | (other, 0) => other,
+        (a, b) => a.min(b),
+    };
+    u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,373 @@
+//! Recovery: checkpoint objects and records back into the core. No clock, no randomness, no limits; redoing changes nothing.
+
+use super::records::{self, kind, read_expiry, read_message, read_own_message, read_publish, read_settle, read_side, Reference};
+use super::snapshot::class;
+use super::wire::Reader;
+use crate::link::NO_SEQ;
+use crate::queue::{Bound, Entry, Lane, Queue, Status};
+use crate::session::{Session, SessionState, StateEntry, SubscriptionKey};
+use crate::vhost::Vhost;
+use ahash::AHashMap;
+use broker_api::{Expiry, Parting, QueueId, QueueName, QueueSpec, Seq, SessionName, StateEdit};
+use journal::{Apply, ApplyError, Lsn, ObjectKey, ObjectRef, RecordRef, Release};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// Sequence numbers and ids that a new reign leaves out, so that none given out before a crash is given out again.
+const SKIP: u64 = 1 << 20;
+
+/// A subscription that is routed once the core stands.
+pub(crate) struct Recovered {
+    pub session: Arc<Session>,
+    pub key: SubscriptionKey,
+    pub id: u64,
+    pub level: u8,
+    pub identifier: u32,
+    pub no_local: bool,
+    pub flags: u8,
+}
+
+pub(crate) struct Recovery {
+    pub vhosts: Vec<Arc<Vhost>>,
+    pub queues: AHashMap<u64, Arc<Queue>>,
+    pub sessions: AHashMap<u64, Arc<Session>>,
+    pub subscriptions: AHashMap<(u64, SubscriptionKey), Recovered>,
+    pub next_id: u64,
+    pub objects: Vec<ObjectKey>,
+    pub session_bound: Bound,
+    buffer: Vec<u8>,
+}
+
+fn malformed(what: &str) -> ApplyError {
+    ApplyError(format!("{what} cannot be read"))
+}
+
+impl Recovery {
+    pub fn new(vhosts: Vec<Arc<Vhost>>, session_bound: Bound) -> Recovery {
+        Recovery {
+            vhosts,
+            queues: AHashMap::default(),
+            sessions: AHashMap::default(),
+            subscriptions: AHashMap::default(),
+            next_id: 1,
+            objects: Vec::new(),
+            session_bound,
+            buffer: Vec::new(),
+        }
+    }
+
+    fn vhost(&self, id: u32) -> Option<&Arc<Vhost>> {
+        self.vhosts.iter().find(|v| v.id == id)
+    }
+
+    fn saw_id(&mut self, id: u64) {
+        self.next_id = self.next_id.max(id + 1);
+    }
+
+    fn publish(&mut self, lsn: Lsn, fields: &[u8], releases: &mut Vec<Release>) -> Option<()> {
+        let record = read_publish(fields, 0)?;
+        if let Some((session, edit)) = &record.state {
+            self.edit(*session, edit);
+        }
+        for (ordinal, reference) in record.references.iter().enumerate() {
+            let release = Release { lsn, ordinal: ordinal as u16 };
+            let Reference { queue, seq, level, flags, side } = *reference;
+            let Some(queue) = self.queues.get(&queue.0).filter(|_| seq != NO_SEQ) else {
+                releases.push(release);
+                continue;
+            };
+            let entry = Entry {
+                held: None,
+                side: usize::from(side).checked_sub(1).and_then(|i| record.sides.get(i).cloned()),
+                lsn: lsn.0,
+                owner: 0,
+                head: 0,
+                offset: 0,
+                bytes: record.head.key.len + record.head.body.len,
+                expires_s: crate::queue::expiry_secs(record.head.expires_ms, record.arrived_ms, queue.spec.message_ttl_ms),
+                attempts: 0,
+                ordinal: ordinal as u16,
+                level,
+                flags,
+                durable: true,
+                status: Status::Ready,
+            };
+            insert(queue, seq, entry);
+        }
+        Some(())
+    }
+
+    fn settle(&mut self, fields: &[u8], releases: &mut Vec<Release>) -> Option<()> {
+        let record = read_settle(fields)?;
+        for (session, edit) in &record.edits {
+            self.edit(*session, edit);
+        }
+        if let Some(queue) = self.queues.get(&record.queue.0) {
+            for (first, count) in record.runs {
+                queue.recover_settle(first, count, releases);
+            }
+        }
+        Some(())
+    }
+
+    fn edit(&mut self, session: u64, edit: &StateEdit) {
+        if let Some(session) = self.sessions.get(&session) {
+            session.state.lock().apply(edit);
+        }
+    }
+
+    fn queue(&mut self, r: &mut Reader<'_>) -> Option<Arc<Queue>> {
+        let (id, vhost) = (r.u64()?, r.u32()?);
+        let name = QueueName::new(r.text()?);
+        let spec = records::read_queue_spec(r)?;
+        self.saw_id(id);
+        if let Some(queue) = self.queues.get(&id) {
+            return Some(queue.clone());
+        }
+        let bound = crate::queue::bound_of(&spec);
+        let queue = Queue::new(QueueId(id), name.clone(), vhost, spec, bound);
+        self.queues.insert(id, queue.clone());
+        if let Some(vhost) = self.vhost(vhost) {
+            vhost.queues.insert(name, queue.clone());
+        }
+        Some(queue)
+    }
+
+    fn session(&mut self, r: &mut Reader<'_>, all: &[u8]) -> Option<Arc<Session>> {
+        let (id, vhost) = (r.u64()?, r.u32()?);
+        let name = SessionName::new(r.text()?);
+        let user = r.text()?.to_owned();
+        let expiry = read_expiry(r)?;
+        let detached_ms = r.u64()?;
+        let durable = r.u8()? != 0;
+        let parting = match r.u8()? {
+            0 => None,
+            _ => {
+                let delay_secs = r.u32()?;
+                Some(Parting { message: Arc::new(read_own_message(r, all)?), delay_secs })
+            }
+        };
+        self.saw_id(id);
+        let session = match self.sessions.get(&id) {
+            Some(session) => session.clone(),
+            None => self.new_session(id, vhost, &name, durable, expiry),
+        };
+        let mut state = session.state.lock();
+        state.user = user;
+        state.expiry = Some(expiry);
+        state.detached_ms = detached_ms;
+        state.parting = parting;
+        state.logged = true;
+        drop(state);
+        Some(session)
+    }
+
+    fn new_session(&mut self, id: u64, vhost: u32, name: &SessionName, durable: bool, expiry: Expiry) -> Arc<Session> {
+        let spec = QueueSpec { durable, ..QueueSpec::default() };
+        // Pages of references are loaded before sessions are (their class is lower), so the queue may be there.
+        let queue = match self.queues.get(&id) {
+            Some(queue) => queue.clone(),
+            None => Queue::new(QueueId(id), QueueName::new(name.as_str()), vhost, spec, self.session_bound),
+        };
+        self.queues.insert(id, queue.clone());
+        let session = Session::new(id, vhost, name.clone(), queue, expiry);
+        self.sessions.insert(id, session.clone());
+        if let Some(vhost) = self.vhost(vhost) {
+            vhost.sessions.insert(name.clone(), session.clone());
+        }
+        session
+    }
+
+    fn session_gone(&mut self, id: u64, releases: &mut Vec<Release>) {
+        if let Some(session) = self.sessions.remove(&id) {
+            if let Some(vhost) = self.vhost(session.vhost) {
+                vhost.sessions.remove_if(&session.name, |_, s| Arc::ptr_eq(s, &session));
+            }
+        }
+        self.subscriptions.retain(|(session, _), _| *session != id);
+        self.queue_gone(id, releases);
+    }
+
+    fn queue_gone(&mut self, id: u64, releases: &mut Vec<Release>) {
+        if let Some(queue) = self.queues.remove(&id) {
+            queue.recover_clear(releases);
+            if let Some(vhost) = self.vhost(queue.vhost) {
+                vhost.queues.remove_if(&queue.name, |_, q| Arc::ptr_eq(q, &queue));
+            }
+        }
+    }
+
+    fn subscription(&mut self, session: u64, r: &mut Reader<'_>) -> Option<()> {
+        let key = read_key(r)?;
+        let (id, level, identifier) = (r.u64()?, r.u8()?, r.u32()?);
+        let (no_local, flags) = (r.u8()? != 0, r.u8()?);
+        self.saw_id(id);
+        if let Some(owner) = self.sessions.get(&session) {
+            let found = Recovered { session: owner.clone(), key: key.clone(), id, level, identifier, no_local, flags };
+            self.subscriptions.insert((session, key), found);
+        }
+        Some(())
+    }
+
+    fn retain(&mut self, r: &mut Reader<'_>, all: &[u8], id: Option<u64>) -> Option<()> {
+        let vhost = r.u32()?;
+        let start = r.position();
+        let (head, _) = read_message(r, 0)?;
+        let mut again = Reader::new(all);
+        again.take(start)?;
+        let own = read_own_message(&mut again, all)?;
+        let vhost = self.vhost(vhost)?.clone();
+        let key = own.key(own.heads.first()?).to_vec();
+        let name = crate::routing::Name::parse(crate::route::syntax(head.separator), &key).ok()?;
+        match id {
+            Some(id) => {
+                let topic = crate::routing::Encoded::of_name(&name);
+                let message = Arc::new(own);
+                vhost.retained.restore(id, topic, crate::vhost::RetainedMessage { message, durable: true });
+            }
+            None => crate::link::store_retained(&vhost, &name, &own, 0, true),
+        }
+        Some(())
+    }
+
+    fn record(&mut self, lsn: Lsn, record: RecordRef<'_>, releases: &mut Vec<Release>) -> Option<()> {
+        let fields = record.fields;
+        let mut r = Reader::new(fields);
+        match record.kind {
+            journal::record::KIND_EPOCH_START => self.new_reign(),
+            journal::record::KIND_SET_LEVEL | journal::record::KIND_DIGEST => {}
+            kind::PUBLISH => self.publish(lsn, fields, releases)?,
+            kind::SETTLE => self.settle(fields, releases)?,
+            kind::STATE => {
+                for (session, edit) in records::read_edits(&mut r)? {
+                    self.edit(session, &edit);
+                }
+            }
+            kind::QUEUE => {
+                self.queue(&mut r)?;
+            }
+            kind::QUEUE_GONE => self.queue_gone(r.u64()?, releases),
+            kind::SESSION => {
+                self.session(&mut r, fields)?;
+            }
+            kind::SESSION_GONE => self.session_gone(r.u64()?, releases),
+            kind::SUBSCRIPTION => {
+                let session = r.u64()?;
+                self.subscription(session, &mut r)?;
+            }
+            kind::SUBSCRIPTION_GONE => {
+                let session = r.u64()?;
+                let key = read_key(&mut r)?;
+                self.subscriptions.remove(&(session, key));
+            }
+            kind::RETAIN => self.retain(&mut r, fields, None)?,
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn new_reign(&mut self) {
+        self.next_id += SKIP;
+        for queue in self.queues.values() {
+            let mut state = queue.lock();
+            for lane in state.lanes.values_mut() {
+                lane.next += SKIP;
+            }
+        }
+    }
+
+    fn object(&mut self, key: ObjectKey, bytes: &[u8]) -> Option<()> {
+        let mut r = Reader::new(bytes);
+        match key.class {
+            class::COUNTERS => self.saw_id(r.u64()?.checked_sub(1)?),
+            class::QUEUE => {
+                let queue = self.queue(&mut r)?;
+                let mut state = queue.lock();
+                for _ in 0..r.u8()? {
+                    let (level, next) = (r.u8()?, r.u64()?);
+                    let lane = state.lanes.entry(level).or_insert_with(|| Lane::starting_at(0));
+                    lane.next = lane.next.max(next);
+                }
+            }
+            class::PAGE => {
+                let queue = self.queues.get(&key.a)?.clone();
+                read_page(&queue, Seq(key.b).lane(), &mut r)?;
+            }
+            class::SESSION => {
+                let session = self.session(&mut r, bytes)?;
+                for _ in 0..r.u32()? {
+                    self.subscription(session.id, &mut r)?;
+                }
+                let mut state = session.state.lock();
+                for _ in 0..r.u32()? {
+                    let (_, edit) = records::read_edit(&mut r)?;
+                    keep(&mut state, edit);
+                }
+            }
+            class::RETAINED => self.retain(&mut r, bytes, Some(key.b))?,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+fn keep(state: &mut SessionState, edit: StateEdit) {
+    if let Some(value) = edit.value {
+        state.map.insert(edit.key, StateEntry { value, lease: edit.lease });
+    }
+}
+
+fn read_key(r: &mut Reader<'_>) -> Option<SubscriptionKey> {
+    Some(SubscriptionKey { pattern: r.text()?.into(), separator: r.u8()?, share: r.opt_text()?.map(Into::into) })
+}
+
+fn read_page(queue: &Arc<Queue>, level: u8, r: &mut Reader<'_>) -> Option<()> {
+    for _ in 0..r.u32()? {
+        let position = r.u64()?;
+        let entry = Entry {
+            held: None,
+            lsn: r.u64()?,
+            bytes: r.u32()?,
+            expires_s: r.u32()?,
+            attempts: r.u16()?,
+            ordinal: r.u16()?,
+            level: r.u8()?,
+            flags: r.u8()?,
+            side: if r.u8()? != 0 { Some(read_side(r)?) } else { None },
+            owner: 0,
+            head: 0,
+            offset: 0,
+            durable: true,
+            status: Status::Ready,
+        };
+        insert(queue, Seq::new(level, position), entry);
+    }
+    Some(())
+}
+
+/// Puts a reference back, unless it is there.
+fn insert(queue: &Arc<Queue>, seq: Seq, entry: Entry) {
+    let mut state = queue.lock();
+    let bytes = u64::from(entry.bytes);
+    let lane = state.lanes.entry(seq.lane()).or_insert_with(|| Lane::starting_at(0));
+    if lane.insert(seq.position(), entry) {
+        state.ready += 1;
+        state.bytes += bytes;
+        queue.depth.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Apply for Recovery {
+    fn load(&mut self, key: ObjectKey, mut object: ObjectRef<'_>) -> Result<(), ApplyError> {
+        let mut bytes = std::mem::take(&mut self.buffer);
+        object.read(&mut bytes)?;
+        self.objects.push(key);
+        let done = self.object(key, &bytes);
+        self.buffer = bytes;
+        done.ok_or_else(|| malformed(&format!("checkpoint object of class {} ({}, {})", key.class, key.a, key.b)))
+    }
+
+    fn apply(&mut self, lsn: Lsn, record: RecordRef<'_>, releases: &mut Vec<Release>) -> Result<(), ApplyError> {
+        self.record(lsn, record, releases).ok_or_else(|| malformed(&format!("record of kind {}", record.kind)))
+    }
+}

@@ -1,0 +1,280 @@
+//! The only place that knows how a change in the core becomes a record, and a record or a checkpoint object a change in the core.
+
+mod apply;
+pub(crate) mod records;
+mod snapshot;
+pub(crate) mod wire;
+
+pub(crate) use apply::Recovery;
+pub(crate) use snapshot::{CoreSnapshot, Dirty};
+
+use crate::outbox::{Outbox, Work};
+use crate::queue::{Fill, Gone, Held, Queue};
+use crate::session::{Session, Subscription, SubscriptionKey};
+use broker_api::{Batch, Head, QueueId, StateEdit};
+use bytes::Bytes;
+use journal::{CloseError, Failure, Filled, Hooks, Journal, Lsn, ReadError, Records, Slot};
+use parking_lot::Mutex;
+use records::{kind, write_expiry, write_message, write_queue_spec, write_settle, LEVEL};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use wire::Writer;
+
+/// The journal as the core uses it.
+pub(crate) struct Log {
+    journal: Journal,
+    failed: Arc<AtomicBool>,
+    gate: Arc<Gate>,
+}
+
+/// Connections whose publishes are held, and whether the disk holds them.
+#[derive(Default)]
+struct Gate {
+    full: AtomicBool,
+    waiting: Mutex<Vec<Arc<Outbox>>>,
+}
+
+impl Gate {
+    fn open(&self) {
+        for outbox in std::mem::take(&mut *self.waiting.lock()) {
+            outbox.work(Work::Resume);
+        }
+    }
+}
+
+/// Called by the journal's threads.
+struct Watch {
+    failed: Arc<AtomicBool>,
+    gate: Arc<Gate>,
+    on_failure: Box<dyn Fn(&Failure) + Send + Sync>,
+    core: std::sync::OnceLock<Weak<crate::core::Shared>>,
+}
+
+impl Hooks for Watch {
+    fn resumed(&self) {
+        self.gate.full.store(false, Ordering::Release);
+        self.gate.open();
+    }
+    fn held(&self, _why: journal::Held) {
+        self.gate.full.store(true, Ordering::Release);
+    }
+    fn failed(&self, failure: &Failure) {
+        self.failed.store(true, Ordering::Release);
+        if let Some(core) = self.core.get().and_then(Weak::upgrade) {
+            for link in core.links.iter() {
+                link.signal(broker_api::Signal::Lost);
+            }
+        }
+        (self.on_failure)(failure);
+    }
+}
+
+/// Set once the core exists, so that a failing journal can tell its connections.
+pub(crate) struct FailureDoor(Arc<Watch>);
+
+impl FailureDoor {
+    pub fn connect(&self, core: &Arc<crate::core::Shared>) {
+        self.0.core.set(Arc::downgrade(core)).ok();
+    }
+}
+
+impl Log {
+    pub fn new(journal: Journal, on_failure: Box<dyn Fn(&Failure) + Send + Sync>) -> (Log, FailureDoor) {
+        let failed = Arc::new(AtomicBool::new(false));
+        let gate = Arc::new(Gate::default());
+        let watch = Arc::new(Watch { failed: failed.clone(), gate: gate.clone(), on_failure, core: std::sync::OnceLock::new() });
+        journal.set_hooks(watch.clone());
+        (Log { journal, failed, gate }, FailureDoor(watch))
+    }
+
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    pub fn reserve(&self) -> Slot {
+        self.journal.reserve()
+    }
+
+    /// For a turn that publishes durably; `None` = its publishes are held.
+    pub fn reserve_publish(&self) -> Option<Slot> {
+        match self.journal.reserve_publish() {
+            Ok(slot) => Some(slot),
+            // Refused with an error of its own by the publish path.
+            Err(journal::Held::Failed) => Some(self.journal.reserve()),
+            Err(journal::Held::Staging | journal::Held::DiskFull) => None,
+        }
+    }
+
+    /// The connection hears by `Work::Resume` when it may try again.
+    pub fn when_publishers_may_go_on(&self, outbox: &Arc<Outbox>) {
+        self.gate.waiting.lock().push(outbox.clone());
+        // Room that came back between the refusal and this line.
+        if self.journal.reserve_publish().is_ok() {
+            self.gate.open();
+        }
+    }
+
+    pub fn failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.gate.full.load(Ordering::Acquire)
+    }
+
+    /// Tickets from here on are not committed yet.
+    pub fn committed_next(&self) -> journal::Ticket {
+        self.journal.committed()
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.journal.broker_time_ms()
+    }
+
+    pub fn close(&self) -> Result<(), CloseError> {
+        self.journal.close()
+    }
+
+    /// Fills a slot that a queue reserved for what left it, where there is one.
+    pub fn fill_settle(&self, fill: Fill, edits: &[(u64, &StateEdit)]) {
+        if let Some((slot, filled)) = settle_filled(fill, edits) {
+            slot.fill(filled);
+        }
+    }
+
+    /// One message read back, as a batch of its own.
+    pub fn read_one(&self, lsn: u64) -> Result<Arc<Held>, ReadError> {
+        let mut found = self.read_many(&[lsn])?;
+        found.pop().map(|(held, _)| held).ok_or(ReadError::Gone(Lsn(lsn)))
+    }
+
+    /// Messages read back, in the order asked for: all in one batch, with each one's head.
+    pub fn read_many(&self, lsns: &[u64]) -> Result<Vec<(Arc<Held>, u32)>, ReadError> {
+        let lsns: Vec<Lsn> = lsns.iter().map(|lsn| Lsn(*lsn)).collect();
+        let mut bytes = Vec::new();
+        let mut fields = vec![(0usize, 0usize); lsns.len()];
+        self.journal.read_run(&lsns, &mut |i, _, record| {
+            fields[i] = (bytes.len(), record.len());
+            bytes.extend_from_slice(record);
+        })?;
+        let mut batch = Batch::default();
+        for (i, (start, len)) in fields.iter().enumerate() {
+            let record = records::read_publish(&bytes[*start..start + len], *start);
+            let Some(record) = record else {
+                return Err(ReadError::Damaged { lsn: lsns[i], what: "not a publish record".into() });
+            };
+            batch.heads.push(record.head);
+            batch.arrived_ms = record.arrived_ms;
+        }
+        batch.block = Bytes::from(bytes);
+        let held = Arc::new(Held { batch: Arc::new(batch), place: None });
+        Ok((0..lsns.len() as u32).map(|i| (held.clone(), i)).collect())
+    }
+}
+
+pub(crate) fn settle_filled(fill: Fill, edits: &[(u64, &StateEdit)]) -> Option<(Slot, Filled)> {
+    let slot = fill.slot?;
+    let mut records = Records::new();
+    records.push(kind::SETTLE, LEVEL, 0, 0, |out| write_settle(out, fill.queue, fill.why, &fill.runs, edits));
+    Some((slot, Filled { records, releases: fill.releases, ..Filled::default() }))
+}
+
+fn one(kind: u8, write: impl FnOnce(&mut Writer<'_>)) -> Records {
+    let mut records = Records::new();
+    records.push(kind, LEVEL, 0, 0, |out| write(&mut Writer(out)));
+    records
+}
+
+pub(crate) fn edits_record(edits: &[(u64, &StateEdit)]) -> Records {
+    one(kind::STATE, |w| records::write_edits(w.0, edits))
+}
+
+pub(crate) fn retain_record(vhost: u32, batch: &Batch, head: &Head) -> Records {
+    one(kind::RETAIN, |w| {
+        w.u32(vhost);
+        write_message(w, batch, head, batch.arrived_ms);
+    })
+}
+
+/// A session without its subscriptions and its map; those have records of their own.
+pub(crate) fn write_session(w: &mut Writer<'_>, session: &Session) {
+    let state = session.state.lock();
+    w.u64(session.id);
+    w.u32(session.vhost);
+    w.bytes(session.name.as_str().as_bytes());
+    w.bytes(state.user.as_bytes());
+    write_expiry(w, state.expiry.unwrap_or(broker_api::Expiry::WithConnection));
+    w.u64(state.detached_ms);
+    w.u8(u8::from(session.is_durable()));
+    match state.parting.as_ref().and_then(|p| p.message.heads.first().map(|h| (p, h))) {
+        Some((parting, head)) => {
+            w.u8(1);
+            w.u32(parting.delay_secs);
+            write_message(w, &parting.message, head, 0);
+        }
+        None => w.u8(0),
+    }
+}
+
+pub(crate) fn session_record(session: &Session) -> Records {
+    one(kind::SESSION, |w| write_session(w, session))
+}
+
+pub(crate) fn session_gone_record(id: u64) -> Records {
+    one(kind::SESSION_GONE, |w| w.u64(id))
+}
+
+pub(crate) fn write_subscription(w: &mut Writer<'_>, key: &SubscriptionKey, subscription: &Subscription) {
+    write_key(w, key);
+    w.u64(subscription.id);
+    w.u8(subscription.level);
+    w.u32(subscription.identifier);
+    w.u8(u8::from(subscription.no_local));
+    w.u8(subscription.flags);
+}
+
+fn write_key(w: &mut Writer<'_>, key: &SubscriptionKey) {
+    w.bytes(key.pattern.as_bytes());
+    w.u8(key.separator);
+    w.opt_text(key.share.as_deref());
+}
+
+pub(crate) fn subscription_record(session: u64, key: &SubscriptionKey, subscription: &Subscription) -> Records {
+    one(kind::SUBSCRIPTION, |w| {
+        w.u64(session);
+        write_subscription(w, key, subscription);
+    })
+}
+
+pub(crate) fn subscription_gone_record(session: u64, key: &SubscriptionKey) -> Records {
+    one(kind::SUBSCRIPTION_GONE, |w| {
+        w.u64(session);
+        write_key(w, key);
+    })
+}
+
+pub(crate) fn write_queue(w: &mut Writer<'_>, queue: &Queue) {
+    w.u64(queue.id.0);
+    w.u32(queue.vhost);
+    w.bytes(queue.name.as_str().as_bytes());
+    write_queue_spec(w, &queue.spec);
+}
+
+pub(crate) fn queue_record(queue: &Queue) -> Records {
+    one(kind::QUEUE, |w| write_queue(w, queue))
+}
+
+pub(crate) fn queue_gone_record(id: QueueId) -> Records {
+    one(kind::QUEUE_GONE, |w| w.u64(id.0))
+}
+
+/// What a message that left a queue without being consumed is called in the log.
+pub(crate) fn reason(why: Gone) -> &'static str {
+    match why {
+        Gone::Accepted => "accepted",
+        Gone::Rejected => "rejected",
+        Gone::Expired => "expired",
+        Gone::Evicted => "maxlen",
+        Gone::Purged => "purged",
+    }
+}

@@ -1,0 +1,283 @@
+//! Checkpoints: which objects changed, and how each is written.
+//!
+//! Classes: 1 counters, 2 queues, 3 pages of references, 4 sessions, 5 retained messages. An object is copied under its own lock; what
+//! happens meanwhile is redone from the log, and redoing what an object already contains changes nothing.
+
+use super::wire::Writer;
+use super::{records, write_queue, write_session, write_subscription};
+use crate::core::Shared;
+use crate::queue::{Page, Queue, PAGE};
+use crate::session::Session;
+use crate::vhost::Vhost;
+use broker_api::{QueueId, Seq};
+use journal::{ObjectKey, ObjectSink, Snapshot, SnapshotError};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+pub(super) mod class {
+    pub const COUNTERS: u8 = 1;
+    pub const QUEUE: u8 = 2;
+    pub const PAGE: u8 = 3;
+    pub const SESSION: u8 = 4;
+    pub const RETAINED: u8 = 5;
+}
+
+/// What changed since the last checkpoint.
+#[derive(Default)]
+pub(crate) struct Dirty {
+    lists: Mutex<Lists>,
+    /// Objects that a checkpoint holds, so that only those are deleted.
+    written: Mutex<BTreeSet<(u8, u64, u64)>>,
+}
+
+#[derive(Default)]
+struct Lists {
+    queues: Vec<Arc<Queue>>,
+    sessions: Vec<Arc<Session>>,
+    gone_queues: Vec<u64>,
+    gone_sessions: Vec<u64>,
+}
+
+impl Dirty {
+    pub fn queue(&self, queue: &Arc<Queue>) {
+        if queue.durable && !queue.listed.swap(true, Ordering::AcqRel) {
+            self.lists.lock().queues.push(queue.clone());
+        }
+    }
+
+    pub fn session(&self, session: &Arc<Session>) {
+        if !session.listed.swap(true, Ordering::AcqRel) {
+            self.lists.lock().sessions.push(session.clone());
+        }
+    }
+
+    pub fn queue_gone(&self, queue: &Queue) {
+        if queue.durable {
+            self.lists.lock().gone_queues.push(queue.id.0);
+        }
+    }
+
+    pub fn session_gone(&self, session: &Session) {
+        let mut lists = self.lists.lock();
+        lists.gone_sessions.push(session.id);
+        lists.gone_queues.push(session.id);
+    }
+
+    /// The retained index keeps its own marks; nothing to note beside them.
+    pub fn retained(&self, _vhost: &Vhost) {}
+
+    /// Recovery saw this object in the checkpoint.
+    pub fn restored(&self, key: ObjectKey) {
+        self.written.lock().insert((key.class, key.a, key.b));
+    }
+}
+
+pub(crate) struct CoreSnapshot(pub Weak<Shared>);
+
+impl Snapshot for CoreSnapshot {
+    fn snapshot(&self, sink: &mut dyn ObjectSink) -> Result<(), SnapshotError> {
+        let Some(core) = self.0.upgrade() else { return Ok(()) };
+        let lists = std::mem::take(&mut *core.checkpoint.lists.lock());
+        let mut pass = Pass { core: &core, sink, bytes: Vec::new() };
+        let result = pass.all(&lists);
+        if result.is_err() {
+            // Everything taken off the lists has to be looked at again.
+            for queue in &lists.queues {
+                queue.listed.store(false, Ordering::Release);
+                core.checkpoint.queue(queue);
+                queue.mark_all_dirty();
+            }
+            for session in &lists.sessions {
+                session.listed.store(false, Ordering::Release);
+                core.checkpoint.session(session);
+            }
+            let mut now = core.checkpoint.lists.lock();
+            now.gone_queues.extend(&lists.gone_queues);
+            now.gone_sessions.extend(&lists.gone_sessions);
+            drop(now);
+            for vhost in core.vhosts.iter() {
+                vhost.retained.all_changed([]);
+            }
+        }
+        result
+    }
+}
+
+struct Pass<'a> {
+    core: &'a Arc<Shared>,
+    sink: &'a mut dyn ObjectSink,
+    bytes: Vec<u8>,
+}
+
+impl Pass<'_> {
+    fn all(&mut self, lists: &Lists) -> Result<(), SnapshotError> {
+        self.bytes.clear();
+        Writer(&mut self.bytes).u64(self.core.next_id.load(Ordering::Relaxed));
+        self.put(ObjectKey::new(class::COUNTERS, 0, 0))?;
+        for queue in &lists.queues {
+            // Off the list before it is copied: a change during the copy lists it again.
+            queue.listed.store(false, Ordering::Release);
+            self.queue(queue)?;
+        }
+        for session in &lists.sessions {
+            session.listed.store(false, Ordering::Release);
+            self.session(session)?;
+        }
+        for id in &lists.gone_queues {
+            self.forget_queue(*id);
+        }
+        for id in &lists.gone_sessions {
+            self.delete(ObjectKey::new(class::SESSION, *id, 0));
+        }
+        let vhosts: Vec<Arc<Vhost>> = self.core.vhosts.iter().map(|v| v.clone()).collect();
+        for vhost in vhosts {
+            self.retained(&vhost)?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, key: ObjectKey) -> Result<(), SnapshotError> {
+        self.sink.put(key, &self.bytes)?;
+        self.core.checkpoint.written.lock().insert((key.class, key.a, key.b));
+        Ok(())
+    }
+
+    fn delete(&mut self, key: ObjectKey) {
+        if self.core.checkpoint.written.lock().remove(&(key.class, key.a, key.b)) {
+            self.sink.delete(key);
+        }
+    }
+
+    fn forget_queue(&mut self, id: u64) {
+        let keys: Vec<_> = {
+            let written = self.core.checkpoint.written.lock();
+            written.range((class::PAGE, id, 0)..=(class::PAGE, id, u64::MAX)).copied().collect()
+        };
+        for (class, a, b) in keys {
+            self.delete(ObjectKey::new(class, a, b));
+        }
+        self.delete(ObjectKey::new(class::QUEUE, id, 0));
+    }
+
+    /// The description and, per lane, the next position and the dirty pages. A page whose records have no LSN yet stays dirty.
+    fn queue(&mut self, queue: &Arc<Queue>) -> Result<(), SnapshotError> {
+        let mut state = queue.lock();
+        if state.deleted {
+            return Ok(());
+        }
+        self.bytes.clear();
+        let mut w = Writer(&mut self.bytes);
+        write_queue(&mut w, queue);
+        w.u8(state.lanes.len() as u8);
+        for (level, lane) in &state.lanes {
+            w.u8(*level);
+            w.u64(lane.next);
+        }
+        self.put(ObjectKey::new(class::QUEUE, queue.id.0, 0))?;
+        let levels: Vec<u8> = state.lanes.keys().copied().collect();
+        let mut again = false;
+        for level in levels {
+            let Some(lane) = state.lanes.get_mut(&level) else { continue };
+            for number in std::mem::take(&mut lane.dropped) {
+                self.delete(page_key(queue.id, level, number));
+            }
+            for page in lane.pages.iter_mut().filter(|p| p.dirty) {
+                self.bytes.clear();
+                let complete = write_page(&mut Writer(&mut self.bytes), page);
+                page.dirty = !complete;
+                again |= !complete;
+                self.put(page_key(queue.id, level, page.number))?;
+            }
+        }
+        drop(state);
+        if again {
+            self.core.checkpoint.queue(queue);
+        }
+        Ok(())
+    }
+
+    fn session(&mut self, session: &Arc<Session>) -> Result<(), SnapshotError> {
+        {
+            let state = session.state.lock();
+            if state.ended || !state.logged {
+                return Ok(());
+            }
+        }
+        self.bytes.clear();
+        let mut w = Writer(&mut self.bytes);
+        write_session(&mut w, session);
+        let state = session.state.lock();
+        w.u32(state.subscriptions.len() as u32);
+        for (key, subscription) in &state.subscriptions {
+            write_subscription(&mut w, key, subscription);
+        }
+        w.u32(state.map.len() as u32);
+        for (key, entry) in &state.map {
+            let edit =
+                broker_api::StateEdit { owner: broker_api::OwnerIx(0), key: *key, value: Some(entry.value.clone()), lease: entry.lease };
+            records::write_edit(&mut w, session.id, &edit);
+        }
+        drop(state);
+        self.put(ObjectKey::new(class::SESSION, session.id, 0))
+    }
+
+    fn retained(&mut self, vhost: &Arc<Vhost>) -> Result<(), SnapshotError> {
+        use crate::routing::retained::Change;
+        loop {
+            let changes = vhost.retained.take_changes(256);
+            if changes.is_empty() {
+                return Ok(());
+            }
+            for change in changes {
+                match change {
+                    Change::Put { id, value, .. } if value.durable => {
+                        let Some(head) = value.message.heads.first() else { continue };
+                        self.bytes.clear();
+                        let mut w = Writer(&mut self.bytes);
+                        w.u32(vhost.id);
+                        records::write_message(&mut w, &value.message, head, value.message.arrived_ms);
+                        self.put(ObjectKey::new(class::RETAINED, u64::from(vhost.id), id))?;
+                    }
+                    Change::Put { .. } => {}
+                    Change::Delete { id } => self.delete(ObjectKey::new(class::RETAINED, u64::from(vhost.id), id)),
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn page_key(queue: QueueId, level: u8, number: u64) -> ObjectKey {
+    ObjectKey::new(class::PAGE, queue.0, Seq::new(level, number * PAGE).0)
+}
+
+/// Answers whether every durable entry had its place. An entry without one is left out: its record is redone.
+fn write_page(w: &mut Writer<'_>, page: &Page) -> bool {
+    let mut complete = true;
+    let at = w.0.len();
+    let mut n = 0u32;
+    w.u32(0);
+    for (position, entry) in page.live_entries().filter(|(_, e)| e.durable) {
+        let lsn = entry.known_lsn();
+        if lsn == 0 {
+            complete = false;
+            continue;
+        }
+        n += 1;
+        w.u64(position);
+        w.u64(lsn);
+        w.u32(entry.bytes);
+        w.u32(entry.expires_s);
+        w.u16(entry.attempts);
+        w.u16(entry.ordinal);
+        w.u8(entry.level);
+        w.u8(entry.flags);
+        w.u8(u8::from(entry.side.is_some()));
+        if let Some(side) = &entry.side {
+            records::write_side(w, side);
+        }
+    }
+    w.0[at..at + 4].copy_from_slice(&n.to_le_bytes());
+    complete
+}

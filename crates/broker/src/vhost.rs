@@ -1,0 +1,62 @@
+//! A virtual host: its names, its topic space, its retained messages.
+
+use crate::queue::Queue;
+use crate::routing;
+use crate::session::{Session, Share, Subscription, SubscriptionKey};
+use ahash::RandomState;
+use broker_api::{Batch, QueueName, SessionName, VhostName};
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// A retained message: one head in a batch of its own.
+#[derive(Clone)]
+pub(crate) struct RetainedMessage {
+    pub message: Arc<Batch>,
+    /// In the log; what the broker says of itself (`$SYS`) is not.
+    pub durable: bool,
+}
+
+/// What a pattern of the topic space leads to.
+#[derive(Clone)]
+pub(crate) enum TopicTarget {
+    Subscription(Arc<Subscription>),
+    Share(Arc<Share>),
+    Queue(Arc<Queue>),
+}
+
+/// Writers of one retained topic take one of these over store and enqueue.
+const STRIPES: usize = 64;
+
+pub(crate) struct Vhost {
+    pub id: u32,
+    pub name: VhostName,
+    pub queues: DashMap<QueueName, Arc<Queue>, RandomState>,
+    pub sessions: DashMap<SessionName, Arc<Session>, RandomState>,
+    pub shares: DashMap<SubscriptionKey, Arc<Share>, RandomState>,
+    pub topics: routing::Trie<TopicTarget>,
+    pub generations: routing::Generations,
+    pub retained: routing::Retained<RetainedMessage>,
+    stripes: Vec<Mutex<()>>,
+}
+
+impl Vhost {
+    pub fn new(id: u32, name: VhostName) -> Arc<Vhost> {
+        Arc::new(Vhost {
+            id,
+            name,
+            queues: DashMap::default(),
+            sessions: DashMap::default(),
+            shares: DashMap::default(),
+            topics: routing::Trie::new(routing::Dollar::Hidden),
+            generations: routing::Generations::default(),
+            retained: routing::Retained::default(),
+            stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+        })
+    }
+
+    pub fn stripe(&self, key: &[u8]) -> &Mutex<()> {
+        let hash = key.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+        &self.stripes[hash as usize % STRIPES]
+    }
+}
