@@ -1,5 +1,7 @@
 //! The load tool on its own: `cargo run --release -p bench --example bench -- throughput --help`.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
 #[derive(Parser)]
@@ -9,6 +11,12 @@ struct Cli {
     args: bench::Args,
 }
 
-fn main() -> anyhow::Result<()> {
-    std::process::exit(bench::run(Cli::parse().args)?)
+fn main() -> ExitCode {
+    match bench::run(Cli::parse().args) {
+        Ok(code) => ExitCode::from(code as u8),
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::from(2)
+        }
+    }
 }
