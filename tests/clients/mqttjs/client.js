@@ -16,6 +16,10 @@ class Mailbox {
   #values = [];
   #takers = [];
 
+  get waiting() {
+    return this.#values.length;
+  }
+
   put(value) {
     const taker = this.#takers.shift();
     if (taker) taker(value);
@@ -204,10 +208,15 @@ const offline = (command) => async (version, base) => {
 
 async function shared(version, base) {
   const members = [];
-  for (const n of ["a", "b"]) members.push(await (await Client.connect(version, `${base}-${n}`)).subscribe(`$share/group/${base}/+`, 1));
+  for (const n of ["a", "b"]) {
+    const member = await (await Client.connect(version, `${base}-${n}`)).subscribe(`$share/group/${base}/+`, 1);
+    members.push(await member.subscribe(`${base}-end`, 1));
+  }
   const publisher = await Client.connect(version, `${base}-p`);
   for (const i of numbers(40)) await publisher.publish(`${base}/x`, i, 1);
-  for (const member of members) await member.subscribe(`${base}-end`, 1);
+  const deadline = Date.now() + WAIT;
+  const arrived = () => members.reduce((sum, member) => sum + member.messages.waiting, 0);
+  while (arrived() < 40 && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 10));
   await publisher.publish(`${base}-end`, END, 1);
   const shares = [];
   for (const member of members) shares.push(texts(await member.receiveToEnd()).map(Number));

@@ -144,6 +144,7 @@ func shared(version int, base string) {
 	members := []client{connect(version, base+"-a", guest()), connect(version, base+"-b", guest())}
 	for _, member := range members {
 		member.subscribe("$share/group/"+base+"/+", 1, 0)
+		member.subscribe(base+"-end", 1, 0)
 	}
 	publisher := connect(version, base+"-p", guest())
 	var want, all []int
@@ -151,8 +152,9 @@ func shared(version int, base string) {
 		publisher.publish(base+"/x", []byte(strconv.Itoa(i)), 1, false, nil)
 		want = append(want, i)
 	}
-	for _, member := range members {
-		member.subscribe(base+"-end", 1, 0)
+	deadline := time.Now().Add(wait)
+	for len(members[0].seen().messages)+len(members[1].seen().messages) < 40 && time.Now().Before(deadline) {
+		time.Sleep(10 * time.Millisecond)
 	}
 	publisher.publish(base+"-end", []byte(end), 1, false, nil)
 	for _, member := range members {

@@ -1,3 +1,4 @@
+import java.util.concurrent.Callable;
 import org.eclipse.paho.client.mqttv3.IMqttDeliveryToken;
 import org.eclipse.paho.client.mqttv3.IMqttToken;
 import org.eclipse.paho.client.mqttv3.MqttAsyncClient;
@@ -44,7 +45,18 @@ final class PeerV3 extends Peer implements MqttCallback {
 
     @Override
     void publish(String topic, byte[] payload, int qos, boolean retain, Properties none) throws Exception {
-        mqtt.publish(topic, payload, qos, retain).waitForCompletion(WAIT);
+        retryWhenFull(() -> mqtt.publish(topic, payload, qos, retain)).waitForCompletion(WAIT);
+    }
+
+    private static IMqttToken retryWhenFull(Callable<IMqttToken> publish) throws Exception {
+        for (long deadline = System.nanoTime() + WAIT * 1_000_000L; ; Thread.sleep(1)) {
+            try {
+                return publish.call();
+            } catch (MqttException error) {
+                // A completed token still counts as in flight until the library's callback thread comes to it.
+                if (error.getReasonCode() != MqttException.REASON_CODE_MAX_INFLIGHT || System.nanoTime() > deadline) throw error;
+            }
+        }
     }
 
     @Override

@@ -1,9 +1,11 @@
 import java.util.List;
+import java.util.concurrent.Callable;
 import org.eclipse.paho.mqttv5.client.IMqttToken;
 import org.eclipse.paho.mqttv5.client.MqttAsyncClient;
 import org.eclipse.paho.mqttv5.client.MqttCallback;
 import org.eclipse.paho.mqttv5.client.MqttConnectionOptions;
 import org.eclipse.paho.mqttv5.client.MqttDisconnectResponse;
+import org.eclipse.paho.mqttv5.client.MqttClientException;
 import org.eclipse.paho.mqttv5.client.persist.MemoryPersistence;
 import org.eclipse.paho.mqttv5.common.MqttException;
 import org.eclipse.paho.mqttv5.common.MqttMessage;
@@ -63,7 +65,18 @@ final class PeerV5 extends Peer implements MqttCallback {
             properties.setCorrelationData(bytes(with.correlation()));
             properties.setUserProperties(with.user().stream().map(pair -> new UserProperty(pair.name(), pair.value())).toList());
         }
-        mqtt.publish(topic, message).waitForCompletion(WAIT);
+        retryWhenFull(() -> mqtt.publish(topic, message)).waitForCompletion(WAIT);
+    }
+
+    private static IMqttToken retryWhenFull(Callable<IMqttToken> publish) throws Exception {
+        for (long deadline = System.nanoTime() + WAIT * 1_000_000L; ; Thread.sleep(1)) {
+            try {
+                return publish.call();
+            } catch (MqttException error) {
+                // A completed token still counts as in flight until the library's callback thread comes to it.
+                if (error.getReasonCode() != MqttClientException.REASON_CODE_MAX_INFLIGHT || System.nanoTime() > deadline) throw error;
+            }
+        }
     }
 
     @Override

@@ -139,6 +139,10 @@ impl Connection {
         self.messages.recv_timeout(WAIT).unwrap_or_else(|_| panic!("no message within {WAIT:?}"))
     }
 
+    pub fn receive_within(&self, wait: Duration) -> Option<Message> {
+        self.messages.recv_timeout(wait).ok()
+    }
+
     pub fn receive_plain(&self, count: usize) -> Vec<Message> {
         (0..count).map(|_| self.receive().without_properties()).collect()
     }

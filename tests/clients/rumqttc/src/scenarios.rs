@@ -1,10 +1,12 @@
 //! What every client of tests/clients does.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use rumqttc::QoS;
 
-use crate::connection::{control, var, Connection, End, Message, Options, END};
+use crate::connection::{control, var, Connection, End, Message, Options, END, WAIT};
 
 pub type Scenario = (&'static str, fn(u8, &str));
 
@@ -153,21 +155,25 @@ fn shared(version: u8, base: &str) {
     let members = ["a", "b"].map(|name| guest(version, format!("{base}-{name}")));
     for member in &members {
         member.subscribe(&format!("$share/group/{base}/+"), QoS::AtLeastOnce);
+        member.subscribe(&format!("{base}-end"), QoS::AtLeastOnce);
     }
     let publisher = guest(version, format!("{base}-p"));
     for i in 0..40 {
         publisher.publish(&text(format!("{base}/x"), &format!("{i:02}"), QoS::AtLeastOnce));
     }
-    for member in &members {
-        member.subscribe(&format!("{base}-end"), QoS::AtLeastOnce);
+    let mut shares = [Vec::new(), Vec::new()];
+    let deadline = Instant::now() + WAIT;
+    while shares.iter().map(Vec::len).sum::<usize>() < 40 && Instant::now() < deadline {
+        for (share, member) in shares.iter_mut().zip(&members) {
+            share.extend(member.receive_within(Duration::from_millis(10)));
+        }
     }
     publisher.publish(&end(format!("{base}-end"), QoS::AtLeastOnce));
-    let mut all = Vec::new();
-    for member in &members {
-        let share = member.receive_to_end();
-        assert!(!share.is_empty(), "one member got all");
-        all.extend(share.into_iter().map(|message| String::from_utf8_lossy(&message.payload).into_owned()));
+    for (share, member) in shares.iter_mut().zip(&members) {
+        share.extend(member.receive_to_end());
     }
+    assert!(shares.iter().all(|share| !share.is_empty()), "one member got all");
+    let mut all: Vec<String> = shares.iter().flatten().map(|message| String::from_utf8_lossy(&message.payload).into_owned()).collect();
     all.sort();
     assert_eq!(all, (0..40).map(|i| format!("{i:02}")).collect::<Vec<_>>(), "both shares together");
     members.into_iter().for_each(Connection::close);
