@@ -1,0 +1,66 @@
+//! The command line. What a flag does not say, its `CARRICK_*` variable may; what neither says, the configuration file may.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "carrick",
+    version,
+    about = "A message broker: MQTT 3.1, 3.1.1 and 5.0 on one durable log",
+    long_about = "A message broker: MQTT 3.1, 3.1.1 and 5.0 on one durable log.\n\nWithout a command it serves, as `carrick serve` does.",
+    args_conflicts_with_subcommands = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the broker (the default)
+    Serve(Serve),
+    /// Load a broker and report rates, latencies, CPU per message, losses
+    Bench(bench::Args),
+    /// Read a password from standard input and print its argon2id hash, for `password_hash`
+    HashPassword,
+}
+
+#[derive(Args, Clone, Default, Debug)]
+pub struct Serve {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "CARRICK_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where everything durable is kept [default: ./carrick-data]
+    #[arg(long, value_name = "DIR", env = "CARRICK_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where to listen, instead of the default listeners; repeatable: mqtt://127.0.0.1:1883, mqtt://[::1]:0, unix:/path
+    #[arg(long, value_name = "URL", env = "CARRICK_LISTEN", value_delimiter = ',')]
+    pub listen: Vec<String>,
+    /// error, warn, info, debug or trace; for single parts: info,gateway=debug [default: info]
+    #[arg(long, value_name = "LEVEL", env = "CARRICK_LOG")]
+    pub log: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_means_serve() {
+        let bare = Cli::parse_from(["carrick", "--listen", "mqtt://[::1]:0", "--listen", "unix:/x", "--log", "debug"]);
+        assert!(bare.command.is_none());
+        assert_eq!(bare.serve.listen, ["mqtt://[::1]:0", "unix:/x"]);
+        let named = Cli::parse_from(["carrick", "serve", "--data-dir", "d"]);
+        assert!(matches!(named.command, Some(Command::Serve(Serve { data_dir: Some(_), .. }))));
+        assert!(Cli::try_parse_from(["carrick", "--lisen", "x"]).is_err());
+    }
+}

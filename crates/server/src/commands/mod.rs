@@ -1,0 +1,3 @@
+//! The commands besides `serve`.
+
+pub mod hash_password;

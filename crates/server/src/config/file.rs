@@ -1,0 +1,158 @@
+//! The configuration file as it is written: every key optional, unknown ones refused with their line and the known ones.
+
+use super::units::{Bytes, Whole, GIB, MIB};
+use gateway::ListenUrl;
+use serde::{Deserialize, Deserializer};
+use std::path::PathBuf;
+
+#[derive(Default, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct File {
+    pub data_dir: Option<PathBuf>,
+    pub listen: Option<Vec<Listen>>,
+    pub log: Option<LogLevel>,
+    pub allow_anonymous: Option<bool>,
+    #[serde(rename = "user")]
+    pub users: Vec<User>,
+    #[serde(rename = "acl")]
+    pub rules: Vec<Rule>,
+    pub gateway: gateway::Config,
+    pub broker: Broker,
+    pub journal: Journal,
+    pub mqtt: Mqtt,
+}
+
+/// `[[user]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "RawUser")]
+pub struct User {
+    pub name: String,
+    pub secret: Secret,
+    pub tags: Vec<String>,
+}
+
+#[derive(Clone)]
+pub enum Secret {
+    Password(String),
+    Hash(String),
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Secret::Password(_) => "Password(..)",
+            Secret::Hash(_) => "Hash(..)",
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawUser {
+    name: String,
+    password: Option<String>,
+    password_hash: Option<String>,
+    #[serde(default)]
+    tags: Vec<String>,
+}
+
+impl TryFrom<RawUser> for User {
+    type Error = String;
+
+    fn try_from(raw: RawUser) -> Result<User, String> {
+        let secret = match (raw.password, raw.password_hash) {
+            (Some(password), None) => Secret::Password(password),
+            (None, Some(hash)) => Secret::Hash(hash),
+            (None, None) => return Err(format!("user '{}' has neither password nor password_hash: right would be one of them", raw.name)),
+            (Some(_), Some(_)) => {
+                return Err(format!("user '{}' has both password and password_hash: right would be one of them", raw.name))
+            }
+        };
+        Ok(User { name: raw.name, secret, tags: raw.tags })
+    }
+}
+
+/// `[[acl]]`: what a user may do with a topic.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// A name, or `*` for everybody. Without it: clients without credentials, or everybody if the topic has `%u` or `%c`.
+    pub user: Option<String>,
+    /// `read`, `write`, `readwrite` or `deny`.
+    pub access: String,
+    pub topic: String,
+}
+
+/// `[broker]`
+#[derive(Default, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Broker {
+    pub session_queue_messages: Option<Whole<1, { u64::MAX }>>,
+    pub session_queue_bytes: Option<Bytes<1, { u64::MAX }>>,
+    pub sessions_max: Option<Whole<1, { u64::MAX }>>,
+    pub retained_max: Option<Whole<0, { u64::MAX }>>,
+    pub sys_interval_secs: Option<Whole<0, 86_400>>,
+    pub restart_will_delay_secs: Option<Whole<0, 86_400>>,
+}
+
+/// `[journal]`
+#[derive(Default, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Journal {
+    pub segment_bytes: Option<Bytes<MIB, GIB>>,
+    pub checkpoint_bytes: Option<Bytes<{ 4 * MIB }, { 1024 * GIB }>>,
+    pub checkpoint_interval_secs: Option<Whole<1, 86_400>>,
+    pub staging_bytes: Option<Bytes<MIB, GIB>>,
+    pub min_free_bytes: Option<Bytes<0, { u64::MAX }>>,
+    pub evacuate_dead_percent: Option<Whole<10, 100>>,
+    pub fill: Option<Fill>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fill {
+    Allocate,
+    Zero,
+    Adaptive,
+}
+
+/// `[mqtt]`
+#[derive(Default, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mqtt {
+    pub max_packet_size: Option<Bytes<128, 268_435_460>>,
+    pub max_connect_size: Option<Bytes<128, 268_435_460>>,
+    pub max_subscribe_size: Option<Bytes<128, { 16 * MIB }>>,
+    pub receive_maximum: Option<Whole<1, 65_535>>,
+    pub max_inflight: Option<Whole<1, 65_535>>,
+    pub topic_alias_maximum: Option<Whole<0, 65_535>>,
+    pub max_qos: Option<Whole<0, 2>>,
+    pub max_keepalive_secs: Option<Whole<0, 65_535>>,
+    pub max_session_expiry_secs: Option<Whole<0, { u32::MAX as u64 }>>,
+    pub max_topic_levels: Option<Whole<1, 65_535>>,
+    pub retain_available: Option<bool>,
+    pub allow_empty_client_id: Option<bool>,
+    pub connect_timeout_secs: Option<Whole<1, 3_600>>,
+}
+
+/// A listen URL, refused at its line.
+#[derive(Clone, Debug)]
+pub struct Listen(pub ListenUrl);
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Listen, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Listen).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A log filter, refused at its line.
+#[derive(Clone, Debug)]
+pub struct LogLevel(pub String);
+
+impl<'de> Deserialize<'de> for LogLevel {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<LogLevel, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        crate::logging::parse(&text).map_err(serde::de::Error::custom)?;
+        Ok(LogLevel(text))
+    }
+}

@@ -1,0 +1,112 @@
+//! From file, environment and flags to what the broker runs with. Later ones win: defaults, file, `CARRICK_*`, flags.
+
+pub mod file;
+mod units;
+
+use crate::cli::Serve;
+use anyhow::{bail, Context, Result};
+use file::File;
+use gateway::ListenUrl;
+use std::path::{Path, PathBuf};
+
+/// Checked, merged, and in the form the code uses.
+#[derive(Debug)]
+pub struct Settings {
+    pub data_dir: PathBuf,
+    pub listen: Vec<ListenUrl>,
+    /// The listeners are the built-in ones: one of them may be missing on a machine without IPv6.
+    pub default_listeners: bool,
+    pub log: String,
+    /// `None`: only from this machine.
+    pub allow_anonymous: Option<bool>,
+    pub users: Vec<file::User>,
+    pub rules: Vec<file::Rule>,
+    pub gateway: gateway::Config,
+    pub broker: file::Broker,
+    pub journal: file::Journal,
+    pub mqtt: file::Mqtt,
+}
+
+impl Settings {
+    /// Reads the file, if one is named, and puts flags and environment over it.
+    pub fn load(flags: &Serve) -> Result<Settings> {
+        let file = match &flags.config {
+            Some(path) => read(path)?,
+            None => File::default(),
+        };
+        Settings::merge(file, flags)
+    }
+
+    fn merge(file: File, flags: &Serve) -> Result<Settings> {
+        let from_flags: Vec<ListenUrl> = flags.listen.iter().map(|url| url.trim().parse()).collect::<Result<_, _>>().context("--listen")?;
+        let from_file = file.listen.map(|urls| urls.into_iter().map(|url| url.0).collect::<Vec<_>>());
+        let chosen = if from_flags.is_empty() { from_file } else { Some(from_flags) };
+        let log = match &flags.log {
+            Some(log) => {
+                crate::logging::parse(log).map_err(anyhow::Error::msg).context("--log")?;
+                log.clone()
+            }
+            None => file.log.map_or_else(|| "info".to_owned(), |log| log.0),
+        };
+        let settings = Settings {
+            data_dir: flags.data_dir.clone().or(file.data_dir).unwrap_or_else(|| PathBuf::from("./carrick-data")),
+            default_listeners: chosen.is_none(),
+            listen: chosen.unwrap_or_else(default_listeners),
+            log,
+            allow_anonymous: file.allow_anonymous,
+            users: file.users,
+            rules: file.rules,
+            gateway: file.gateway,
+            broker: file.broker,
+            journal: file.journal,
+            mqtt: file.mqtt,
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.listen.is_empty() {
+            bail!("listen is empty: right would be at least one URL, such as mqtt://127.0.0.1:1883");
+        }
+        for url in &self.listen {
+            crate::listeners::check_scheme(url)?;
+        }
+        let mut names: Vec<&str> = self.users.iter().map(|user| user.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            bail!("user '{}' is there twice: right would be one [[user]] for each name", twice[0]);
+        }
+        self.check_exposure()
+    }
+
+    /// Nobody is let in from elsewhere by accident.
+    fn check_exposure(&self) -> Result<()> {
+        let exposed = self.listen.iter().find(|url| !url.is_loopback());
+        if let (Some(url), true, None | Some(false)) = (exposed, self.users.is_empty(), self.allow_anonymous) {
+            bail!(
+                "{url} can be reached from other machines, and there is no [[user]]: nobody could log in there. \
+                 Right would be a [[user]] with name and password (or password_hash) in the file given by --config, \
+                 or, if everybody may publish and read everything, allow_anonymous = true"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// `localhost` resolves to either in real clients.
+fn default_listeners() -> Vec<ListenUrl> {
+    vec![ListenUrl::tcp("mqtt", "127.0.0.1", 1883), ListenUrl::tcp("mqtt", "::1", 1883)]
+}
+
+fn read(path: &Path) -> Result<File> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+    parse(&text).with_context(|| format!("in the configuration file {}", path.display()))
+}
+
+fn parse(text: &str) -> Result<File> {
+    toml::from_str(text).map_err(|error| anyhow::Error::msg(error.to_string().trim_end().to_owned()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+use super::*;
+
+fn refused(text: &str) -> String {
+    let result = parse(text).and_then(|file| Settings::merge(file, &Serve::default()));
+    format!("{:#}", result.expect_err(text))
+}
+
+fn settings(text: &str, flags: Serve) -> Settings {
+    Settings::merge(parse(text).expect(text), &flags).expect(text)
+}
+
+#[test]
+fn nothing_written_means_the_defaults() {
+    let settings = settings("", Serve::default());
+    let urls: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(urls, ["mqtt://127.0.0.1:1883", "mqtt://[::1]:1883"]);
+    assert_eq!((settings.data_dir.to_str(), settings.log.as_str(), settings.default_listeners), (Some("./carrick-data"), "info", true));
+    assert_eq!(settings.gateway, gateway::Config::default());
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let text = "data_dir = 'a'\nlisten = ['mqtt://127.0.0.1:1']\nlog = 'warn'";
+    let flags = Serve { data_dir: Some("b".into()), listen: vec!["unix:/x".into()], log: Some("debug,gateway=trace".into()), config: None };
+    let merged = settings(text, flags);
+    assert_eq!((merged.data_dir.to_str(), merged.log.as_str()), (Some("b"), "debug,gateway=trace"));
+    assert_eq!(merged.listen[0].to_string(), "unix:/x");
+    let kept = settings(text, Serve::default());
+    assert_eq!((kept.data_dir.to_str(), kept.listen[0].to_string().as_str(), kept.log.as_str()), (Some("a"), "mqtt://127.0.0.1:1", "warn"));
+}
+
+#[test]
+fn every_section_is_read() {
+    let text = r#"
+        allow_anonymous = false
+        [[user]]
+        name = "a"
+        password = "p"
+        tags = ["administrator"]
+        [[user]]
+        name = "b"
+        password_hash = "$argon2id$..."
+        [[acl]]
+        user = "b"
+        access = "readwrite"
+        topic = "b/#"
+        [gateway]
+        max_connections = 7
+        [broker]
+        sessions_max = 5
+        [journal]
+        segment_bytes = "1 MiB"
+        checkpoint_bytes = 4194304
+        fill = "zero"
+        [mqtt]
+        max_qos = 1
+    "#;
+    let settings = settings(text, Serve::default());
+    assert!(matches!((&settings.users[0].secret, &settings.users[1].secret), (file::Secret::Password(_), file::Secret::Hash(_))));
+    assert_eq!((settings.gateway.max_connections, settings.rules.len()), (7, 1));
+    assert_eq!(settings.journal.segment_bytes.map(|bytes| bytes.0), Some(1 << 20));
+    assert_eq!((settings.journal.fill, settings.mqtt.max_qos.map(|qos| qos.0)), (Some(file::Fill::Zero), Some(1)));
+    assert!(!format!("{settings:?}").contains("\"p\""), "passwords stay out of logs");
+}
+
+#[test]
+fn what_is_wrong_is_refused_with_its_key_its_line_and_what_would_be_right() {
+    for (text, parts) in [
+        ("\nlisen = []", &["line 2", "lisen", "`listen`"][..]),
+        ("listen = ['mqtt://h']", &["line 1", "listen = ", "no port", "mqtt://127.0.0.1:1883"]),
+        ("listen = []", &["listen is empty", "at least one URL"]),
+        ("listen = ['amqp://127.0.0.1:5672']", &["amqp", "not yet", "mqtt://"]),
+        ("log = 'loud'", &["line 1", "log = ", "loud", "debug"]),
+        ("[journal]\nsegment_bytes = 5", &["line 2", "segment_bytes", "from 1 MiB to 1 GiB"]),
+        ("[journal]\nsegment_bytes = '64 MB'", &["line 2", "64 MB", "\"64 MiB\""]),
+        ("[journal]\nfill = 'quick'", &["line 2", "quick", "`adaptive`"]),
+        ("[journal]\nsegment = 1", &["line 2", "segment", "`segment_bytes`"]),
+        ("[gateway]\nmax_connections = -1", &["line 2", "max_connections = -1"]),
+        ("[mqtt]\nmax_qos = 3", &["line 2", "max_qos", "from 0 to 2"]),
+        ("[[user]]\nname = 'x'", &["line 1", "'x'", "password_hash"]),
+        ("[[user]]\nname = 'x'\npassword = 'a'\npassword_hash = 'b'", &["line 1", "both"]),
+        ("[[user]]\nname = 'x'\npasword = 'a'", &["pasword", "`password`"]),
+        ("[[user]]\nname = 'x'\npassword = 'a'\n[[user]]\nname = 'x'\npassword = 'b'", &["'x'", "twice"]),
+        ("allow_anonymous = 'yes'", &["line 1", "boolean"]),
+    ] {
+        let error = refused(text);
+        for part in parts {
+            assert!(error.contains(part), "{text:?}: no {part:?} in:\n{error}");
+        }
+        assert!(!error.contains("password = 'a'"), "a secret in: {error}");
+    }
+}
+
+#[test]
+fn nobody_is_let_in_from_elsewhere_by_accident() {
+    let open = "listen = ['mqtt://0.0.0.0:1883']\n";
+    assert!(refused(open).contains("allow_anonymous = true"));
+    assert!(refused(&format!("{open}allow_anonymous = false")).contains("[[user]]"));
+    settings(&format!("{open}allow_anonymous = true"), Serve::default());
+    settings(&format!("{open}[[user]]\nname = 'a'\npassword = 'b'"), Serve::default());
+    settings("listen = ['mqtt://localhost:1883', 'unix:/x']", Serve::default());
+}

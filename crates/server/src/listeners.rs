@@ -1,0 +1,33 @@
+//! The listeners of this process: which schemes there are, and how the sockets are made.
+
+use crate::config::Settings;
+use anyhow::{bail, Result};
+use gateway::{bind, Bound, ListenUrl};
+use tracing::debug;
+
+/// Schemes that other work will add. Known ones get a better answer than unknown ones.
+const LATER: [&str; 13] = ["mqtts", "amqp", "amqps", "stomp", "stomps", "ws", "wss", "http", "https", "any", "anys", "openwire", "tcp"];
+
+pub fn check_scheme(url: &ListenUrl) -> Result<()> {
+    match url.scheme.as_str() {
+        "mqtt" | "unix" => Ok(()),
+        later if LATER.contains(&later) => bail!("{url}: {later}:// is not yet supported; right would be mqtt:// or unix:"),
+        other => bail!("{url}: '{other}' is no scheme that this program knows; right would be mqtt:// or unix:"),
+    }
+}
+
+/// Listens everywhere, or says where it cannot. Of the default listeners one may be missing: not every machine has IPv6.
+pub fn bind_all(settings: &Settings) -> Result<Vec<Bound>> {
+    let mut all = Vec::new();
+    for url in &settings.listen {
+        match bind(url, settings.gateway.backlog) {
+            Ok(bound) => all.extend(bound),
+            Err(error) if settings.default_listeners && error.is_unavailable() => debug!(%error, "skipped"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if all.is_empty() {
+        bail!("none of the default listeners could be opened: this machine has neither 127.0.0.1 nor ::1; name an address with --listen");
+    }
+    Ok(all)
+}

@@ -1,0 +1,33 @@
+//! `carrick`: reads the command line, puts the parts together, and runs them.
+
+mod banner;
+mod cli;
+mod commands;
+mod config;
+mod limits;
+mod listeners;
+mod logging;
+mod protocols;
+mod serve;
+mod wiring;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        None => serve::run(&cli.serve),
+        Some(Command::Serve(flags)) => serve::run(&flags),
+        Some(Command::Bench(args)) => bench::run(args).map(|code| ExitCode::from(u8::try_from(code).unwrap_or(1))),
+        Some(Command::HashPassword) => commands::hash_password::run(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("carrick: {error:#}");
+        ExitCode::FAILURE
+    })
+}

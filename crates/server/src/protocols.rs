@@ -1,0 +1,51 @@
+//! The list of protocols. The only place that names every one of them.
+
+use crate::config::file;
+use crate::config::Settings;
+use anyhow::{Context, Result};
+use broker_api::Protocol;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Schemes of listen URLs, and what is spoken there.
+pub struct List(Vec<(&'static str, Arc<dyn Protocol>)>);
+
+pub fn all(settings: &Settings) -> Result<List> {
+    let config = mqtt_config(&settings.mqtt);
+    config.check().context("in [mqtt]")?;
+    let mqtt: Arc<dyn Protocol> = mqtt::Mqtt::new(config);
+    Ok(List(vec![("mqtt", mqtt.clone()), ("unix", mqtt)]))
+}
+
+impl List {
+    pub fn of_scheme(&self, scheme: &str) -> Option<Arc<dyn Protocol>> {
+        self.0.iter().find(|(name, _)| *name == scheme).map(|(_, protocol)| protocol.clone())
+    }
+}
+
+/// `[mqtt]` over the defaults of the crate. The file's bounds make the narrowing exact.
+fn mqtt_config(file: &file::Mqtt) -> mqtt::Config {
+    let default = mqtt::Config::default();
+    let non_zero = |value: Option<u64>, default| value.and_then(|value| NonZeroU16::new(value as u16)).unwrap_or(default);
+    mqtt::Config {
+        max_packet_size: file.max_packet_size.map_or(default.max_packet_size, |bytes| bytes.0 as u32),
+        max_connect_size: file.max_connect_size.map_or(default.max_connect_size, |bytes| bytes.0 as u32),
+        max_subscribe_size: file.max_subscribe_size.map_or(default.max_subscribe_size, |bytes| bytes.0 as u32),
+        receive_maximum: non_zero(file.receive_maximum.map(|n| n.0), default.receive_maximum),
+        max_inflight: non_zero(file.max_inflight.map(|n| n.0), default.max_inflight),
+        topic_alias_maximum: file.topic_alias_maximum.map_or(default.topic_alias_maximum, |n| n.0 as u16),
+        max_qos: file.max_qos.map_or(default.max_qos, |n| match n.0 {
+            0 => mqtt::codec::Qos::AtMostOnce,
+            1 => mqtt::codec::Qos::AtLeastOnce,
+            _ => mqtt::codec::Qos::ExactlyOnce,
+        }),
+        max_keepalive_secs: file.max_keepalive_secs.map_or(default.max_keepalive_secs, |n| n.0 as u16),
+        max_session_expiry_secs: file.max_session_expiry_secs.map(|n| n.0 as u32).or(default.max_session_expiry_secs),
+        max_topic_levels: non_zero(file.max_topic_levels.map(|n| n.0), default.max_topic_levels),
+        retain_available: file.retain_available.unwrap_or(default.retain_available),
+        allow_empty_client_id: file.allow_empty_client_id.unwrap_or(default.allow_empty_client_id),
+        connect_timeout: file.connect_timeout_secs.map_or(default.connect_timeout, |n| Duration::from_secs(n.0)),
+        ..default
+    }
+}

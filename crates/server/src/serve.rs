@@ -1,0 +1,134 @@
+//! The life of a serving process: open the store, listen, say so, wait for an end, and end in order.
+//!
+//! ```text
+//! settings -> store (lock, recovery) -> sockets -> "listening URL" ... "ready" -> signal or failure
+//!          -> listeners close -> sessions say good-bye -> connections are gone -> store closes -> exit
+//! ```
+
+use crate::cli::Serve;
+use crate::config::Settings;
+use crate::wiring::House;
+use crate::{banner, limits, listeners, logging, protocols, wiring};
+use anyhow::{Context, Result};
+use gateway::{Bound, Gateway, ListenUrl, Service};
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{signal, Signal, SignalKind};
+use tracing::{error, info, warn};
+
+/// EX_TEMPFAIL of sysexits.h: the store failed, and a restart (or the standby) may do better.
+const STORE_FAILED: u8 = 75;
+/// What is left of the connections' tasks after their good-byes gets this long.
+const REST_LIMIT: Duration = Duration::from_secs(1);
+
+enum End {
+    Asked,
+    StoreFailed,
+}
+
+pub fn run(flags: &Serve) -> Result<ExitCode> {
+    let settings = Settings::load(flags)?;
+    logging::init(&settings.log).map_err(anyhow::Error::msg)?;
+    limits::raise_descriptors();
+    let house = wiring::open(&settings)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("carrick").build().context("cannot start threads")?;
+    let end = runtime.block_on(live(&settings, &house));
+    // Tasks that did not end by themselves end here, and tell the core so while it is still there.
+    runtime.shutdown_timeout(REST_LIMIT);
+    let end = match end {
+        Ok(end) => end,
+        Err(error) => {
+            let _ = house.close();
+            return Err(error);
+        }
+    };
+    match (end, house.close()) {
+        (End::Asked, Ok(())) => {
+            info!("stopped");
+            Ok(ExitCode::SUCCESS)
+        }
+        (End::StoreFailed, _) => Ok(ExitCode::from(STORE_FAILED)),
+        (End::Asked, Err(failure)) => {
+            error!(%failure, "the store could not be closed");
+            Ok(ExitCode::from(STORE_FAILED))
+        }
+    }
+}
+
+async fn live(settings: &Settings, house: &House) -> Result<End> {
+    let mut signals = Signals::new()?;
+    let mut gateway = Gateway::new(settings.gateway.clone(), house.broker());
+    let urls = listen(settings, &mut gateway)?;
+    eprint!("{}", banner::text(settings, &urls, &wiring::absolute(&settings.data_dir)));
+    announce(&urls);
+    let end = tokio::select! {
+        name = signals.next() => {
+            info!(signal = name, connections = gateway.slots().live(), "stopping");
+            End::Asked
+        }
+        failure = house.failed() => {
+            error!(%failure, "stopping: nothing is confirmed any more");
+            End::StoreFailed
+        }
+    };
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    tokio::spawn(async move {
+        signals.next().await;
+        // Asked twice: somebody is in a hurry, and the store is made for it.
+        std::process::exit(130);
+    });
+    gateway.stop_accepting().await;
+    house.shut_down_connections();
+    match gateway.drained().await {
+        0 => {}
+        left => warn!(connections = left, "closed without a good-bye"),
+    }
+    Ok(end)
+}
+
+fn listen(settings: &Settings, gateway: &mut Gateway) -> Result<Vec<ListenUrl>> {
+    let protocols = protocols::all(settings)?;
+    let mut urls = Vec::new();
+    for bound in listeners::bind_all(settings)? {
+        let url = bound.url.clone();
+        let service = service(settings, &protocols, &bound)?;
+        gateway.listen(bound, service).with_context(|| format!("cannot listen on {url}"))?;
+        urls.push(url);
+    }
+    Ok(urls)
+}
+
+fn service(settings: &Settings, protocols: &protocols::List, bound: &Bound) -> Result<Service> {
+    let protocol = protocols.of_scheme(&bound.url.scheme).with_context(|| format!("{}: nothing speaks that here", bound.url))?;
+    Ok(Service { protocol, vhost: wiring::default_vhost(), allow_anonymous: settings.allow_anonymous == Some(true) })
+}
+
+/// For programs that wait for us: nothing else is written to standard output, and nobody may be listening there.
+fn announce(urls: &[ListenUrl]) {
+    let mut lines: String = urls.iter().map(|url| format!("listening {url}\n")).collect();
+    lines.push_str("ready\n");
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals> {
+        let hook = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Signals { terminate: hook(SignalKind::terminate())?, interrupt: hook(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

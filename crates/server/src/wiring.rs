@@ -1,0 +1,164 @@
+//! From settings to the core: the parts' own configurations are made here, and nowhere else.
+
+use crate::config::{file, Settings};
+use anyhow::{Context, Result};
+use broker::{auth, Core};
+use broker_api::{Broker, VhostName};
+use journal::storage::DirStorage;
+use journal::Failure;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// The core while it is open, and the news of its failure.
+pub struct House {
+    core: Core,
+    failed: watch::Receiver<Option<Failure>>,
+}
+
+/// Locks the data directory, recovers what is in it, and starts the core.
+pub fn open(settings: &Settings) -> Result<House> {
+    // Before the store is touched: a user's typing error should not cost a recovery.
+    let mut auth = auth_config(settings)?;
+    auth::Auth::check(&auth).context("in [[user]] or [[acl]]")?;
+    let dir = absolute(&settings.data_dir);
+    let storage = DirStorage::new(&dir).with_context(|| format!("cannot make the data directory {}", dir.display()))?;
+    auth.salt_secret = Some(salt_secret(&dir.join("salt")).with_context(|| format!("in the data directory {}", dir.display()))?);
+    let (tell, failed) = watch::channel(None);
+    let on_failure = Box::new(move |failure: &Failure| {
+        tell.send_replace(Some(failure.clone()));
+    });
+    let core = Core::open(Arc::new(storage), journal_config(&settings.journal), broker_config(&settings.broker, auth), on_failure)
+        .with_context(|| format!("cannot open the data directory {}", dir.display()))?;
+    Ok(House { core, failed })
+}
+
+impl House {
+    pub fn broker(&self) -> Arc<dyn Broker> {
+        Arc::new(self.core.clone())
+    }
+
+    /// Until the store has failed; then why.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.failed.clone();
+        let failure = failed.wait_for(Option::is_some).await.map(|failure| failure.as_ref().map(ToString::to_string));
+        match failure {
+            Ok(failure) => failure.unwrap_or_default(),
+            // Nobody is left who could say that it failed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    pub fn shut_down_connections(&self) {
+        self.core.shut_down_connections();
+    }
+
+    /// Everything that is staged is committed first.
+    pub fn close(&self) -> Result<()> {
+        self.core.close().context("closing the journal")
+    }
+}
+
+/// Where clients arrive that name no virtual host.
+pub fn default_vhost() -> VhostName {
+    VhostName::new("/")
+}
+
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn auth_config(settings: &Settings) -> Result<auth::Config> {
+    let users = settings.users.iter().map(|user| auth::User {
+        name: user.name.clone(),
+        credential: match &user.secret {
+            file::Secret::Password(text) => auth::Credential::Plain(text.clone()),
+            file::Secret::Hash(text) => auth::Credential::Hash(text.clone()),
+        },
+        tags: user.tags.clone(),
+    });
+    let rules = settings.rules.iter().map(|rule| auth::Rule::parse(rule.user.as_deref(), &rule.access, &rule.topic));
+    Ok(auth::Config {
+        users: users.collect(),
+        rules: rules.collect::<Result<_, _>>().context("in [[acl]]")?,
+        anonymous_on_loopback: settings.allow_anonymous != Some(false),
+        ..auth::Config::default()
+    })
+}
+
+fn broker_config(file: &file::Broker, auth: auth::Config) -> broker::Config {
+    let default = broker::Config::default();
+    broker::Config {
+        auth,
+        session_queue_messages: file.session_queue_messages.map_or(default.session_queue_messages, |n| n.0),
+        session_queue_bytes: file.session_queue_bytes.map_or(default.session_queue_bytes, |n| n.0),
+        sessions_max: file.sessions_max.map_or(default.sessions_max, |n| n.0),
+        retained_max: file.retained_max.map_or(default.retained_max, |n| n.0),
+        sys_interval_secs: file.sys_interval_secs.map_or(default.sys_interval_secs, |n| n.0),
+        restart_will_delay_secs: file.restart_will_delay_secs.map_or(default.restart_will_delay_secs, |n| n.0 as u32),
+        ..default
+    }
+}
+
+fn journal_config(file: &file::Journal) -> journal::Config {
+    let default = journal::Config::default();
+    journal::Config {
+        segment_bytes: file.segment_bytes.map_or(default.segment_bytes, |n| n.0),
+        checkpoint_bytes: file.checkpoint_bytes.map_or(default.checkpoint_bytes, |n| n.0),
+        checkpoint_interval: file.checkpoint_interval_secs.map_or(default.checkpoint_interval, |n| Duration::from_secs(n.0)),
+        staging_bytes: file.staging_bytes.map_or(default.staging_bytes, |n| n.0),
+        min_free_bytes: file.min_free_bytes.map_or(default.min_free_bytes, |n| n.0),
+        evacuate_dead_percent: file.evacuate_dead_percent.map_or(default.evacuate_dead_percent, |n| n.0 as u8),
+        fill: match file.fill {
+            Some(file::Fill::Allocate) => journal::SegmentFill::Allocate,
+            Some(file::Fill::Zero) => journal::SegmentFill::Zero,
+            Some(file::Fill::Adaptive) => journal::SegmentFill::Adaptive,
+            None => default.fill,
+        },
+        ..default
+    }
+}
+
+/// 32 random bytes that stay with the data: SCRAM answers with made-up salts for names that do not exist, and these must not change
+/// with a restart when those of real users do not.
+fn salt_secret(path: &Path) -> Result<[u8; 32]> {
+    let mut secret = [0; 32];
+    match std::fs::File::open(path) {
+        Ok(mut file) => file.read_exact(&mut secret).with_context(|| format!("{} is not 32 bytes long: remove it", path.display()))?,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut secret)).context("no random numbers")?;
+            write_secret(path, &secret).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+    Ok(secret)
+}
+
+/// Under its name only when it is whole. Should a power cut lose it, another one is made.
+fn write_secret(path: &Path, secret: &[u8]) -> std::io::Result<()> {
+    let draft = path.with_extension(format!("new.{}", std::process::id()));
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(secret)?;
+    std::fs::rename(&draft, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_salt_secret_is_made_once_and_kept_private() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("salt");
+        let first = salt_secret(&path).expect("made");
+        assert_eq!(salt_secret(&path).expect("read"), first);
+        assert_ne!(first, [0; 32]);
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).expect("there").permissions());
+        assert_eq!(mode & 0o077, 0, "{mode:o}");
+        std::fs::write(&path, "short").expect("cut");
+        assert!(format!("{:#}", salt_secret(&path).expect_err("damaged")).contains("remove it"));
+    }
+}
