@@ -1,13 +1,15 @@
 //! Where a range of the log lies now. Lookup and pin happen under one guard: whoever holds the `Arc` of a file keeps it from being unlinked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::cold::ColdFile;
 use crate::segment::Segment;
 
 #[derive(Clone)]
 pub(crate) enum Home {
     Hot(Arc<Segment>),
+    Cold(Arc<ColdFile>),
 }
 
 #[derive(Clone)]
@@ -17,10 +19,11 @@ pub(crate) struct Entry {
     pub home: Home,
 }
 
-/// Ranges by their first LSN.
+/// Ranges by their first LSN, and the cold files that some of them lie in.
 #[derive(Default)]
 pub(crate) struct Catalog {
     pub ranges: BTreeMap<u64, Entry>,
+    pub cold: BTreeMap<u64, Arc<ColdFile>>,
 }
 
 impl Catalog {
@@ -37,5 +40,33 @@ impl Catalog {
         if let Some(entry) = self.ranges.get_mut(&first) {
             entry.end = end;
         }
+    }
+
+    pub fn add_cold(&mut self, file: Arc<ColdFile>) {
+        self.cold.insert(file.number, file);
+    }
+
+    /// Moves the cold files that no range lies in any more, and that no reader holds, to `gone`; others stay for a later sweep.
+    pub fn take_unused(&mut self, gone: &mut BTreeMap<u64, Arc<ColdFile>>) {
+        let used: BTreeSet<u64> = (self.ranges.values())
+            .filter_map(|entry| match &entry.home {
+                Home::Cold(file) => Some(file.number),
+                Home::Hot(_) => None,
+            })
+            .collect();
+        gone.clear();
+        let unused: Vec<u64> = (self.cold.iter())
+            .filter(|(number, file)| !used.contains(number) && Arc::strong_count(file) == 1)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in unused {
+            if let Some(file) = self.cold.remove(&number) {
+                gone.insert(number, file);
+            }
+        }
+    }
+
+    pub fn hot_count(&self) -> u64 {
+        self.ranges.values().filter(|entry| matches!(entry.home, Home::Hot(_))).count() as u64
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Committer {
     marker_due_ns: Option<u64>,
     built: Built,
     waiting: bool,
+    /// Bytes written since maintenance was last woken for a checkpoint.
+    unkicked: u64,
 }
 
 /// A batch between its building and its commit. The buffers are used again.
@@ -68,6 +70,7 @@ impl Committer {
             marker_due_ns: None,
             built: Built::default(),
             waiting: false,
+            unkicked: 0,
         }
     }
 
@@ -143,7 +146,7 @@ impl Committer {
         }
         built.taken = taken;
         if mutants::active(Mutant::LivenessFromMemory) {
-            count_live(&self.core, built);
+            count_live(&self.core, built, None);
         }
         true
     }
@@ -209,9 +212,20 @@ impl Committer {
         count(&core.counters.batches, 1);
         count(&core.counters.records, u64::from(self.built.count));
         count(&core.counters.bytes, self.built.frame.len() as u64);
+        self.unkicked += self.built.frame.len() as u64;
+        if self.unkicked > core.config.checkpoint_bytes / 8 {
+            self.unkicked = 0;
+            core.kick.now();
+        }
         self.marker_due_ns = Some(core.config.clock.boot_ns() + core.config.marker_delay.as_nanos() as u64);
-        *core.tip.lock() =
-            Tip { lsn: self.synced, chain, segment: self.segment.head.first_lsn, offset: self.offset, wall_ms: head.wall_ms };
+        *core.tip.lock() = Tip {
+            lsn: self.synced,
+            chain,
+            segment: self.segment.head.first_lsn,
+            salt: self.segment.head.salt,
+            offset: self.offset,
+            wall_ms: head.wall_ms,
+        };
         Ok(())
     }
 
@@ -243,8 +257,7 @@ impl Committer {
         core.committed_lsn.store(self.synced, Ordering::Release);
         core.committed_ticket.store(self.built.ticket_end, Ordering::Release);
         tell(&mut self.built.done);
-        count_live(core, &mut self.built);
-        core.live.lock().advance(self.synced);
+        count_live(core, &mut self.built, Some(self.synced));
         if core.ring.give_back(self.built.staged) {
             if let Some(hooks) = core.hooks.get() {
                 hooks.resumed();
@@ -302,16 +315,17 @@ fn tell(done: &mut Vec<(Arc<dyn Committed>, u64)>) {
 }
 
 /// Counts the references of a committed batch, and those it gave up.
-fn count_live(core: &Core, built: &mut Built) {
-    if built.pins.is_empty() && built.releases.is_empty() {
-        return;
-    }
+/// One guard for both, so that a checkpoint never sees references without the position that says they are counted.
+fn count_live(core: &Core, built: &mut Built, up_to: Option<u64>) {
     let mut live = core.live.lock();
     for (lsn, pins) in built.pins.drain(..) {
         live.pin(lsn, pins);
     }
     for release in built.releases.drain(..) {
         live.release(release);
+    }
+    if let Some(lsn) = up_to {
+        live.advance(lsn);
     }
 }
 

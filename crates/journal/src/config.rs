@@ -39,6 +39,8 @@ pub struct Config {
     /// An empty frame with the sync marker is written when nothing followed a sync for this long.
     pub marker_delay: Duration,
     pub clock: Arc<dyn Clock>,
+    /// Lifts the lower bounds of the sizes, so that a simulation rotates and evacuates within a few records.
+    pub simulated: bool,
 }
 
 impl Default for Config {
@@ -54,6 +56,7 @@ impl Default for Config {
             shard: 0,
             marker_delay: Duration::from_millis(100),
             clock: Arc::new(SystemClock),
+            simulated: false,
         }
     }
 }
@@ -61,16 +64,17 @@ impl Default for Config {
 impl Config {
     pub(crate) fn checked(mut self) -> Result<Config, OpenError> {
         let refuse = |text: String| Err(OpenError::Config(text));
-        if !(MIB..=1024 * MIB).contains(&self.segment_bytes) {
+        let least = if self.simulated { 16 << 10 } else { MIB };
+        if !(least..=1024 * MIB).contains(&self.segment_bytes) {
             return refuse(format!("journal.segment_bytes = {}: must be 1 MiB to 1 GiB", self.segment_bytes));
         }
-        if self.checkpoint_bytes < 4 * MIB {
+        if self.checkpoint_bytes < 4 * least {
             return refuse(format!("journal.checkpoint_bytes = {}: must be at least 4 MiB", self.checkpoint_bytes));
         }
         if !(10..=100).contains(&self.evacuate_dead_percent) {
             return refuse(format!("journal.evacuate_dead_percent = {}: must be 10 to 100", self.evacuate_dead_percent));
         }
-        self.staging_bytes = self.staging_bytes.clamp(MIB / 2, self.segment_bytes);
+        self.staging_bytes = self.staging_bytes.clamp(least / 2, self.segment_bytes);
         Ok(self)
     }
 }

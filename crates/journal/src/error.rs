@@ -91,6 +91,9 @@ pub enum Held {
 pub enum ReadError {
     #[error("no record is kept at {0}")]
     Gone(Lsn),
+    /// Its place is given out, but it is not in the file yet: whoever published it still has it in memory.
+    #[error("the record at {0} is not written yet")]
+    Pending(Lsn),
     #[error("record {lsn}: {what}")]
     Damaged { lsn: Lsn, what: String },
     #[error("reading record {lsn}: {source}")]

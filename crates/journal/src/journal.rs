@@ -10,6 +10,7 @@ use crate::catalog::Catalog;
 use crate::clock::BrokerClock;
 use crate::commit::{Committer, Step};
 use crate::live::Liveness;
+use crate::maintain::{Inherited, Maintainer};
 use crate::pages::Pages;
 use crate::record::{KIND_EPOCH_START, KIND_SET_LEVEL, KNOWN_LEVEL};
 use crate::ring::Ring;
@@ -136,6 +137,8 @@ pub(crate) struct Tip {
     /// The segment that holds it, by its first LSN, and the offset of the frame that will stand there.
     pub segment: u64,
     pub offset: u64,
+    /// Of that segment: a file of the same name made by a later start has another.
+    pub salt: u32,
     pub wall_ms: u64,
 }
 
@@ -221,6 +224,8 @@ impl Core {
 pub struct Journal {
     pub(crate) core: Arc<Core>,
     committer: Mutex<Option<Committer>>,
+    maintainer: Mutex<Option<Maintainer>>,
+    inherited: Mutex<Option<Inherited>>,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
@@ -231,8 +236,14 @@ impl Journal {
     /// exactly as for those of former reigns.
     pub fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Apply) -> Result<Journal, OpenError> {
         let config = config.checked()?;
-        let (core, committer) = recover::open(storage, config, apply)?;
-        Ok(Journal { core, committer: Mutex::new(Some(committer)), threads: Mutex::default() })
+        let recovered = recover::open(storage, config, apply)?;
+        Ok(Journal {
+            core: recovered.core,
+            committer: Mutex::new(Some(recovered.committer)),
+            maintainer: Mutex::default(),
+            inherited: Mutex::new(Some(recovered.inherited)),
+            threads: Mutex::default(),
+        })
     }
 
     /// Who wants to hear of held publishers and of failure. Before [`Journal::start`]; the first one counts.
@@ -245,7 +256,14 @@ impl Journal {
         self.begin_reign(snapshot);
         let Some(mut committer) = self.committer.lock().take() else { return };
         let commit = thread::Builder::new().name("journal-commit".into()).spawn(move || committer.run());
-        self.threads.lock().push(commit.expect("the system gives us two threads at start"));
+        let mut maintainer = self.maintainer.lock().take();
+        let maintain = thread::Builder::new().name("journal-maint".into()).spawn(move || {
+            if let Some(maintainer) = &mut maintainer {
+                maintainer.run();
+            }
+        });
+        let threads = [commit, maintain].map(|thread| thread.expect("the system gives us two threads at start"));
+        self.threads.lock().extend(threads);
     }
 
     /// The same without threads: a simulation drives [`Journal::step_commit`] itself.
@@ -253,7 +271,10 @@ impl Journal {
         self.begin_reign(snapshot);
     }
 
-    fn begin_reign(&self, _snapshot: Arc<dyn Snapshot>) {
+    fn begin_reign(&self, snapshot: Arc<dyn Snapshot>) {
+        if let Some(inherited) = self.inherited.lock().take() {
+            *self.maintainer.lock() = Some(Maintainer::new(self.core.clone(), snapshot, inherited));
+        }
         let mut records = Records::new();
         records.push(KIND_EPOCH_START, 1, 0, 0, |out| out.extend_from_slice(&epoch_fields(self.core.epoch, self.core.boot_id)));
         if self.level() == 0 {
@@ -266,6 +287,11 @@ impl Journal {
     /// One turn of the commit thread: take, write, sync, tell. For simulations.
     pub fn step_commit(&self) -> bool {
         self.committer.lock().as_mut().is_some_and(|committer| committer.step() == Step::Worked)
+    }
+
+    /// One turn of the maintenance thread.
+    pub fn step_maintain(&self) -> bool {
+        self.maintainer.lock().as_mut().is_some_and(Maintainer::step)
     }
 
     /// The next place in the order. For settlements and everything that must not be held.
@@ -346,6 +372,10 @@ impl Journal {
             recovered_tail_bytes: get(&counters.recovered_tail_bytes),
             stalls: get(&counters.stalls),
             live_references: core.live.lock().live(),
+            hot_segments: core.catalog.read().hot_count(),
+            cold_files: core.catalog.read().cold.len() as u64,
+            page_files: core.pages.sizes().0,
+            objects: core.pages.sizes().1,
             ..Stats::default()
         }
     }

@@ -15,12 +15,16 @@
 
 mod batch;
 mod catalog;
+mod checkpoint;
 mod clock;
+mod cold;
 mod commit;
 mod config;
 mod error;
+mod evacuate;
 mod journal;
 mod live;
+mod maintain;
 mod meta;
 pub mod mutants;
 mod pages;
@@ -32,6 +36,7 @@ mod ring;
 mod scan;
 mod segment;
 mod segment_files;
+pub mod sim;
 mod spare;
 pub mod storage;
 #[allow(unsafe_code)] // the one place that talks to libc; each block argues for itself

@@ -176,6 +176,8 @@ impl Liveness {
         }
         range.chunks = chunks.into_iter().filter(|(_, live)| !live.is_empty()).map(|(key, live)| (key, Chunk::Live(live))).collect();
         debug_assert_eq!(range.live, range.chunks.values().map(Chunk::live).sum::<u64>());
+        // What counts as dead from here on is measured against what was moved.
+        range.pins = range.live;
         range.dirty = true;
     }
 

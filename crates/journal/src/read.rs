@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::batch::{BATCH_HEADER, FRAME_HEADER};
 use crate::catalog::Home;
+use crate::cold::ColdFile;
 use crate::record::ENVELOPE_BYTES_MAX;
 use crate::segment::{Segment, Window};
 use crate::{Journal, Lsn, ReadError, RecordHead};
@@ -45,6 +46,7 @@ impl Journal {
             let run = &lsns[at..at + 1 + more];
             match home {
                 Home::Hot(segment) => hot_run(&segment, run, at, each)?,
+                Home::Cold(file) => cold_run(&file, run, at, each)?,
             }
             at += run.len();
         }
@@ -53,7 +55,7 @@ impl Journal {
 
     /// A place is given out when its batch is built, a moment before it is in the file.
     fn wait_written(&self, lsn: Lsn) -> Result<(), ReadError> {
-        for _ in 0..20_000 {
+        for _ in 0..500 {
             if lsn.0 < self.core.written.load(Ordering::Acquire) {
                 return Ok(());
             }
@@ -62,8 +64,17 @@ impl Journal {
             }
             std::thread::sleep(Duration::from_micros(100));
         }
-        Err(ReadError::Gone(lsn))
+        Err(ReadError::Pending(lsn))
     }
+}
+
+fn cold_run(file: &ColdFile, run: &[Lsn], base: usize, each: &mut dyn FnMut(usize, RecordHead, &[u8])) -> Result<(), ReadError> {
+    let mut bytes = Vec::new();
+    for (index, lsn) in run.iter().enumerate() {
+        let head = file.read(*lsn, &mut bytes)?;
+        each(base + index, head, &bytes[head.head_len as usize..]);
+    }
+    Ok(())
 }
 
 fn hot_run(segment: &Segment, run: &[Lsn], base: usize, each: &mut dyn FnMut(usize, RecordHead, &[u8])) -> Result<(), ReadError> {

@@ -7,60 +7,79 @@
 //!    directory) before this node says anything (LOG §5).
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicU8};
+use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
 use crate::batch::{self, BATCH_HEADER, FRAME_HEADER};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Entry, Home};
+use crate::checkpoint::{self, Root};
 use crate::clock::BrokerClock;
+use crate::cold::{self, ColdFile};
 use crate::commit::Committer;
 use crate::journal::{epoch_fields, Core, Counters, Tip};
-use crate::live::Liveness;
+use crate::live::{Liveness, Range};
+use crate::maintain::Inherited;
 use crate::meta::Meta;
 use crate::mutants::{self, Mutant};
-use crate::pages::Pages;
+use crate::pages::{self, Pages};
 use crate::record::KIND_EPOCH_START;
 use crate::ring::Ring;
-use crate::scan::Scan;
+use crate::scan::{Scan, TailFrame};
 use crate::segment::{self, file_name, parse_name, Ids, Segment, SegmentHead, Window, SEGMENT_HEADER};
 use crate::storage::{File, Lock, Storage};
-use crate::{segment_files, Apply, Config, Lsn, OpenError, RecordRef};
+use crate::{segment_files, Apply, Config, Lsn, ObjectError, ObjectKey, ObjectRef, OpenError, RecordRef};
 
-pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Apply) -> Result<(Arc<Core>, Committer), OpenError> {
+pub(crate) struct Recovered {
+    pub core: Arc<Core>,
+    pub committer: Committer,
+    pub inherited: Inherited,
+}
+
+pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Apply) -> Result<Recovered, OpenError> {
     let lock = lock(storage.as_ref())?;
     for dir in ["j", "c", "p", "x"] {
         storage.make_dir(dir).map_err(OpenError::io(format!("making the directory {dir}")))?;
     }
     let mut meta = read_meta(storage.as_ref(), &config)?;
     remove_leftovers(storage.as_ref())?;
+    sync_dirs(storage.as_ref())?;
     let segments = open_segments(storage.as_ref(), &meta.ids)?;
-    let pages = Pages::open(storage.as_ref(), meta.ids, Default::default())?;
-    let mut scan = Scan::new(Tip::default(), Liveness::default());
+    let (mut roots, highest_root) = checkpoint::read_all(storage.as_ref(), &meta.ids)?;
+    let newest = roots.last().cloned();
+    let table = newest.as_ref().map(|root| root.objects.clone()).unwrap_or_default();
+    let pages = Pages::open(storage.as_ref(), meta.ids, table)?;
+    let mut scan = start_scan(newest.as_ref(), &pages, apply)?;
     scan.run(&segments, apply)?;
     let end = scan.end();
-    let (segment, tip, catalog, live) = begin_segment(storage.as_ref(), &config, &meta, segments, scan)?;
+    if let Some(root) = newest.as_ref().filter(|root| root.counted > end.lsn) {
+        let what = format!("the log ends at {}, but the checkpoint was written when {} was committed", end.lsn, root.counted);
+        return Err(OpenError::corrupt(checkpoint::file_name(root.number), what));
+    }
+    let cold = open_cold(storage.as_ref(), &meta.ids)?;
+    let begun = begin_segment(storage.as_ref(), &config, &meta, &segments, scan)?;
+    let homes = find_homes(&segments, &begun, cold)?;
 
     meta.epoch = meta.epoch.max(end.epoch) + 1;
     meta.boot_id = storage.random();
     meta.clean = false;
     meta.update(storage.as_ref()).map_err(OpenError::io("writing meta"))?;
-    announce(apply, &meta, tip.lsn)?;
+    announce(apply, &meta, begun.tip.lsn)?;
 
-    let clock = BrokerClock::start(config.clock.as_ref(), end.wall_ms);
     let counters = Counters::default();
-    counters.recovered_batches.store(end.batches, std::sync::atomic::Ordering::Relaxed);
-    counters.recovered_records.store(end.records, std::sync::atomic::Ordering::Relaxed);
-    counters.recovered_tail_bytes.store(end.tail_bytes, std::sync::atomic::Ordering::Relaxed);
+    counters.recovered_batches.store(end.batches, Ordering::Relaxed);
+    counters.recovered_records.store(end.records, Ordering::Relaxed);
+    counters.recovered_tail_bytes.store(end.tail_bytes, Ordering::Relaxed);
+    let tip = begun.tip;
     let core = Arc::new(Core {
         ring: Arc::new(Ring::new(config.staging_bytes)),
         ids: meta.ids,
         boot_id: meta.boot_id,
         epoch: meta.epoch,
-        catalog: RwLock::new(catalog),
-        live: Mutex::new(live),
-        clock,
+        catalog: RwLock::new(homes.catalog),
+        live: Mutex::new(homes.live),
+        clock: BrokerClock::start(config.clock.as_ref(), end.wall_ms),
         level: AtomicU8::new(end.level),
         written: AtomicU64::new(tip.lsn),
         tip: Mutex::new(tip),
@@ -76,8 +95,116 @@ pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Ap
         config,
         _lock: lock,
     });
-    let committer = Committer::new(core.clone(), segment, tip);
-    Ok((core, committer))
+    let committer = Committer::new(core.clone(), begun.segment, tip);
+    roots.drain(..roots.len().saturating_sub(2));
+    let inherited = Inherited {
+        roots: roots.iter().map(Root::kept).collect(),
+        next_root: highest_root + 1,
+        next_cold: homes.next_cold,
+        retired: homes.retired,
+    };
+    Ok(Recovered { core, committer, inherited })
+}
+
+/// Hands the checkpoint's objects to the state machine and takes the journal's own.
+fn start_scan(root: Option<&Root>, pages: &Pages, apply: &mut dyn Apply) -> Result<Scan, OpenError> {
+    let Some(root) = root else { return Ok(Scan::new(Tip::default(), Liveness::default())) };
+    let mut live = Liveness { applied: root.counted, ..Liveness::default() };
+    let mut bytes = Vec::new();
+    for (key, place) in &root.objects {
+        let mut failed = None;
+        let mut read = |into: &mut Vec<u8>| {
+            pages.read_at(*key, *place, into).map_err(|error| match error {
+                ObjectError::Io(error) => {
+                    failed = Some(std::io::Error::new(error.kind(), error.to_string()));
+                    ObjectError::Io(error)
+                }
+                other => other,
+            })
+        };
+        let loaded = if key.class < ObjectKey::OWN_CLASS {
+            let object = ObjectRef { place: *place, read: &mut read };
+            apply.load(*key, object).map_err(|source| OpenError::Apply { at: format!("object {key:?}"), source })
+        } else {
+            read(&mut bytes).map_err(|error| OpenError::corrupt(pages::file_name(place.file), error.to_string())).and_then(|()| {
+                let damaged = || OpenError::corrupt(pages::file_name(place.file), format!("the state of range {} is damaged", key.a));
+                live.ranges.insert(key.a, Range::decode(&bytes).ok_or_else(damaged)?);
+                Ok(())
+            })
+        };
+        match failed {
+            // A disk that cannot be read now is not a damaged store, whatever the reader above made of it.
+            Some(error) => return Err(OpenError::io(format!("reading {}", pages::file_name(place.file)))(error)),
+            None => loaded?,
+        }
+    }
+    live.ranges.retain(|first, _| root.ranges.binary_search(first).is_ok());
+    if let Some(missing) = root.ranges.iter().find(|first| !live.ranges.contains_key(first)) {
+        return Err(OpenError::corrupt(checkpoint::file_name(root.number), format!("the state of range {missing} is missing")));
+    }
+    let mut scan = Scan::new(root.begin, live);
+    scan.continue_from(root);
+    Ok(scan)
+}
+
+/// Sealed cold files. One that cannot be read is passed over here: if a range needs it, that is noticed.
+fn open_cold(storage: &dyn Storage, ids: &Ids) -> Result<Vec<ColdFile>, OpenError> {
+    let mut files = Vec::new();
+    for name in storage.list("c").map_err(OpenError::io("listing c"))? {
+        let Some(number) = cold::parse_name(&name) else { continue };
+        let file = storage.open(&cold::file_name(number)).map_err(OpenError::io(format!("opening c/{name}")))?;
+        match ColdFile::open(number, file, ids) {
+            Ok(file) => files.push(file),
+            Err(error @ (OpenError::Version { .. } | OpenError::Io { .. })) => return Err(error),
+            Err(error) => tracing::warn!(%error, "a cold file cannot be used"),
+        }
+    }
+    Ok(files)
+}
+
+struct Homes {
+    catalog: Catalog,
+    live: Liveness,
+    retired: Vec<Arc<Segment>>,
+    next_cold: u64,
+}
+
+/// Where each live range lies: in the newest cold file that names it, else in its segment. A range without either must be dead by now:
+/// it went after the checkpoint, and redo has released its last references again.
+fn find_homes(segments: &Segments, begun: &Begun, cold: Vec<ColdFile>) -> Result<Homes, OpenError> {
+    let mut live = begun.live.take();
+    let mut catalog = Catalog::default();
+    let mut cold_of: BTreeMap<u64, Arc<ColdFile>> = BTreeMap::new();
+    let next_cold = cold.last().map_or(0, |file| file.number + 1);
+    for file in cold {
+        let file = Arc::new(file);
+        file.ranges.iter().for_each(|(first, _)| drop(cold_of.insert(*first, file.clone())));
+        catalog.add_cold(file);
+    }
+    let active = begun.segment.head.first_lsn;
+    let mut ghosts = Vec::new();
+    for (first, range) in &live.ranges {
+        let home = match (cold_of.get(first), segments.get(first)) {
+            _ if *first == active => Home::Hot(begun.segment.clone()),
+            (Some(file), _) => Home::Cold(file.clone()),
+            (None, Some(segment)) => Home::Hot(segment.clone()),
+            (None, None) if range.live == 0 => {
+                ghosts.push(*first);
+                continue;
+            }
+            (None, None) => {
+                let what = format!("it is missing (or its cold file is damaged), but {} references to it are alive", range.live);
+                return Err(OpenError::corrupt(file_name(*first), what));
+            }
+        };
+        catalog.ranges.insert(*first, Entry { end: range.end.unwrap_or(u64::MAX), home });
+    }
+    for ghost in ghosts {
+        live.ranges.remove(&ghost);
+    }
+    let unused = |first: &u64| *first < active && !matches!(catalog.ranges.get(first), Some(Entry { home: Home::Hot(_), .. }));
+    let retired = segments.iter().filter(|(first, _)| unused(first)).map(|(_, segment)| segment.clone()).collect();
+    Ok(Homes { catalog, live, retired, next_cold })
 }
 
 fn lock(storage: &dyn Storage) -> Result<Box<dyn Lock>, OpenError> {
@@ -116,6 +243,15 @@ fn remove_leftovers(storage: &dyn Storage) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Names that are merely read are not trusted either: a process that died between a rename and its directory sync left one that a power
+/// cut would still take back.
+fn sync_dirs(storage: &dyn Storage) -> Result<(), OpenError> {
+    for dir in ["", "j", "c", "p", "x"] {
+        mutants::sync_dir(storage, dir).map_err(OpenError::io(format!("syncing the directory {dir}")))?;
+    }
+    Ok(())
+}
+
 pub(crate) type Segments = BTreeMap<u64, Arc<Segment>>;
 
 pub(crate) fn open_segments(storage: &dyn Storage, ids: &Ids) -> Result<Segments, OpenError> {
@@ -143,13 +279,16 @@ pub(crate) fn open_segments(storage: &dyn Storage, ids: &Ids) -> Result<Segments
     Ok(segments)
 }
 
-type Begun = (Arc<Segment>, Tip, Catalog, Liveness);
+struct Begun {
+    segment: Arc<Segment>,
+    tip: Tip,
+    live: std::cell::Cell<Liveness>,
+}
 
 /// Starts the segment of this reign with the unsynced tail, if there is one, at its head; cuts the tail off the old one.
-fn begin_segment(storage: &dyn Storage, config: &Config, meta: &Meta, segments: Segments, mut scan: Scan) -> Result<Begun, OpenError> {
+fn begin_segment(storage: &dyn Storage, config: &Config, meta: &Meta, segments: &Segments, mut scan: Scan) -> Result<Begun, OpenError> {
     let end = scan.end();
-    let trusted = mutants::active(Mutant::TrustRecoveredTail);
-    let tail = if trusted { Vec::new() } else { scan.tail() };
+    let tail = if mutants::active(Mutant::TrustRecoveredTail) { Vec::new() } else { scan.tail() };
     let start = tail.first().map_or((end.lsn, end.chain), |first| (first.lsn, first.chain_before));
     let tail_bytes: u64 = tail.iter().map(|frame| u64::from(frame.len) + FRAME_HEADER as u64).sum();
     let head = SegmentHead {
@@ -167,35 +306,27 @@ fn begin_segment(storage: &dyn Storage, config: &Config, meta: &Meta, segments: 
     let mut notes = Vec::new();
     let mut offset = SEGMENT_HEADER;
     for frame in &tail {
-        let old = &segments[&frame.segment];
-        let copied = copy_frame(old, frame.offset, frame.lsn, frame.chain_before, file.as_ref(), &head, offset)?;
+        let copied = copy_frame(&segments[&frame.segment], frame, file.as_ref(), &head, offset)?;
         notes.push((frame.lsn, offset));
         offset += copied;
     }
     let segment = segment_files::complete(storage, file, segment_files::FRESH, head, |_| Ok(())).map_err(making())?;
     notes.iter().for_each(|(lsn, offset)| segment.note_frame(*lsn, *offset));
 
-    let mut catalog = Catalog::default();
-    let mut firsts: Vec<u64> = segments.keys().copied().filter(|first| *first < start.0).collect();
-    firsts.push(start.0);
-    for pair in firsts.windows(2) {
-        catalog.add_hot(segments[&pair[0]].clone());
-        catalog.seal(pair[0], pair[1]);
-    }
-    catalog.add_hot(segment.clone());
     scan.finish_live(start.0);
-    if let Some(before) = firsts.len().checked_sub(2).map(|at| &segments[&firsts[at]]) {
+    if let Some((first, before)) = segments.range(..start.0).next_back() {
         // What was allocated and never used goes back to the file system; the tail is in the new segment. Not a matter of safety.
-        if let Some(cut) = scan.used_bytes(before.head.first_lsn, &tail) {
+        if let Some(cut) = scan.used_bytes(*first, &tail) {
             before.file.truncate(cut).map_err(making())?;
         }
     }
-    let tip = Tip { lsn: end.lsn, chain: end.chain, segment: start.0, offset, wall_ms: end.wall_ms };
-    Ok((segment, tip, catalog, scan.into_live()))
+    let tip = Tip { lsn: end.lsn, chain: end.chain, salt: head.salt, segment: start.0, offset, wall_ms: end.wall_ms };
+    Ok(Begun { segment, tip, live: std::cell::Cell::new(scan.into_live()) })
 }
 
 /// Copies one batch of the tail under a new frame, and checks again what is copied.
-fn copy_frame(old: &Segment, offset: u64, lsn: u64, chain: u32, into: &dyn File, head: &SegmentHead, at: u64) -> Result<u64, OpenError> {
+fn copy_frame(old: &Segment, tail: &TailFrame, into: &dyn File, head: &SegmentHead, at: u64) -> Result<u64, OpenError> {
+    let (offset, lsn, chain) = (tail.offset, tail.lsn, tail.chain_before);
     let name = file_name(old.head.first_lsn);
     let mut window = Window::new(old.file.clone(), 0);
     let reading = || OpenError::io(format!("reading {name}"));

@@ -234,6 +234,10 @@ impl Ring {
         (before & DISK_FULL != 0) != full
     }
 
+    pub fn disk_full(&self) -> bool {
+        self.held.load(Ordering::Relaxed) & DISK_FULL != 0
+    }
+
     pub fn set_failed(&self) {
         self.held.fetch_or(FAILED, Ordering::Relaxed);
     }

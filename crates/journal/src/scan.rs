@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::batch::{self, BatchHead, FrameHead, BATCH_HEADER, FRAME_HEADER, FRAME_MAGIC};
+use crate::checkpoint::Root;
 use crate::commit::level_of;
 use crate::journal::Tip;
 use crate::live::Liveness;
-use crate::record::{self, KIND_EPOCH_START};
+use crate::record;
 use crate::segment::{file_name, Segment, Window, SEGMENT_HEADER};
-use crate::wire::Reader;
 use crate::{Apply, Lsn, OpenError, RecordRef, Release};
 
 const READ_AHEAD: usize = 1 << 20;
@@ -56,8 +56,10 @@ impl Scan {
         Scan { end, begin, tail: Vec::new(), live, used: BTreeMap::new() }
     }
 
-    pub fn set_level(&mut self, level: u8, epoch: u64) {
-        (self.end.level, self.end.epoch) = (level, epoch);
+    /// What a checkpoint knows beyond its begin: everything it counted was committed, hence synced.
+    pub fn continue_from(&mut self, root: &Root) {
+        (self.end.level, self.end.epoch) = (root.level, root.epoch);
+        self.end.marker = self.end.marker.max(root.counted);
     }
 
     pub fn end(&self) -> ScanEnd {
@@ -121,8 +123,7 @@ impl Scan {
     fn segment(&mut self, segment: &Segment, limit: Option<u64>, apply: &mut dyn Apply) -> Result<(), OpenError> {
         let name = file_name(segment.head.first_lsn);
         let mut window = Window::new(segment.file.clone(), READ_AHEAD);
-        let mut offset =
-            if segment.head.first_lsn == self.begin.segment && self.begin.lsn > 0 { self.begin.offset } else { SEGMENT_HEADER };
+        let mut offset = self.offset_in(segment)?;
         // The header of a segment made at start covers the tail that was copied into it.
         let head_marker = segment.head.synced_lsn;
         while limit.is_none_or(|limit| self.end.lsn < limit) {
@@ -147,6 +148,18 @@ impl Scan {
         }
         self.mark(head_marker.min(self.end.lsn));
         Ok(())
+    }
+
+    /// Where reading starts: at the checkpoint's begin in the segment that holds it, else behind the header.
+    fn offset_in(&self, segment: &Segment) -> Result<u64, OpenError> {
+        let first = segment.head.first_lsn;
+        if first >= self.begin.lsn {
+            return Ok(SEGMENT_HEADER);
+        }
+        if first != self.begin.segment || segment.head.salt != self.begin.salt {
+            return Err(OpenError::corrupt(file_name(first), "it is not the segment that the checkpoint begins in"));
+        }
+        Ok(self.begin.offset)
     }
 
     /// A valid frame that continues the log at `offset`, its chain checked.
@@ -216,6 +229,7 @@ impl Scan {
             records: self.end.records + u64::from(count),
             ..self.end
         };
+        self.mark(self.end.marker);
         Ok(())
     }
 
@@ -326,9 +340,4 @@ fn find_magic(bytes: &[u8], from: usize) -> Option<usize> {
         at += 1;
     }
     None
-}
-
-/// The epoch that an EpochStart record opens.
-pub(crate) fn epoch_of(kind: u8, fields: &[u8]) -> Option<u64> {
-    (kind == KIND_EPOCH_START).then(|| Reader::new(fields).u64()).flatten()
 }

@@ -151,10 +151,6 @@ impl Segment {
         self.index.write().complete = true;
     }
 
-    pub fn index_bytes(&self) -> usize {
-        self.index.read().steps.capacity() * 8
-    }
-
     /// Where the frame walk that will meet `lsn` starts.
     pub fn walk_from(&self, lsn: u64) -> io::Result<u64> {
         if !self.index.read().complete {

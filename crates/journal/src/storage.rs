@@ -1,5 +1,6 @@
 //! The disk as the journal needs it. Two implementations pass the same [`contract`]: [`DirStorage`] and [`crate::sim::SimStorage`].
 
+pub mod contract;
 mod dir;
 
 use std::io;

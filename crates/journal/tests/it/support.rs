@@ -62,7 +62,7 @@ impl Confirms {
 }
 
 pub fn small() -> Config {
-    Config { segment_bytes: 1 << 20, checkpoint_bytes: 4 << 20, ..Config::default() }
+    Config { segment_bytes: 1 << 20, checkpoint_bytes: 1 << 30, ..Config::default() }
 }
 
 pub fn open(dir: &std::path::Path, config: Config) -> (Journal, Keep) {
