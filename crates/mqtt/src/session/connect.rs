@@ -126,6 +126,7 @@ impl Session {
         self.put(&Packet::ConnAck(Box::new(connack)), step);
         self.heard_at = step.now;
         self.outgoing.open(connect, self.mqtt.config());
+        self.outgoing.own_queue = attached.queue;
         self.resume(&attached.state, step);
         debug!(client = %self.client_id, present = attached.present, "session attached");
     }

@@ -58,6 +58,8 @@ pub(super) struct Outgoing {
     /// Frames of this format may pass as they are; 0 = none.
     verbatim_format: u8,
     window: u32,
+    /// The session's own queue; others' are shared subscriptions.
+    pub(super) own_queue: QueueId,
     pub(super) inflight: Inflight,
     held: VecDeque<Held>,
     /// Credit to give back with this call.
@@ -77,6 +79,7 @@ impl Default for Outgoing {
             packet_max: u32::MAX,
             verbatim_format: 0,
             window: 0,
+            own_queue: QueueId(0),
             inflight: Inflight::default(),
             held: VecDeque::new(),
             credit: 0,

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use broker_api::{Refusal, Serial, Span, Turn};
+use broker_api::{Entry, Refusal, Serial, Span, Turn};
 use tracing::debug;
 
 use super::inflight::IdSet;
@@ -90,6 +90,16 @@ impl Incoming {
         self.fenced.push(Wait { serial: 0, id, act, reason });
     }
 
+    /// The same with a fence of its own right here: what it says keeps its place among the other acknowledgements (MQTT 5.0, 4.6).
+    /// Neighbours share one.
+    fn after_fence_here(&mut self, act: Act, id: PacketId, reason: ReasonCode, turn: &mut Turn) {
+        if !matches!(turn.entries.last(), Some(Entry::Fence)) {
+            turn.fence();
+            self.take_serial();
+        }
+        self.waits.push_back(Wait { serial: self.next_serial - 1, id, act, reason });
+    }
+
     pub(super) fn flush_fence(&mut self, turn: &mut Turn) {
         if self.fenced.is_empty() {
             return;
@@ -169,12 +179,12 @@ impl Session {
             }
             (Qos::ExactlyOnce, Some(id)) if self.incoming.ids.contains(id) => {
                 // MQTT-4.3.3-10: not to be published again before PUBREL. The answer waits for whatever the first one waits for.
-                self.incoming.after_fence(Act::PubRecAgain, id, ReasonCode::Success);
+                self.incoming.after_fence_here(Act::PubRecAgain, id, ReasonCode::Success, step.turn);
             }
             (qos, Some(id)) => {
                 self.admit()?;
                 match unfit {
-                    true => self.refuse_payload(qos, id)?,
+                    true => self.refuse_payload(qos, id, step)?,
                     false => self.accept(view, qos, id, key, step),
                 }
             }
@@ -215,13 +225,13 @@ impl Session {
     }
 
     /// 153 on the acknowledgement; older versions have no word for it.
-    fn refuse_payload(&mut self, qos: Qos, id: PacketId) -> Result<(), Fault> {
+    fn refuse_payload(&mut self, qos: Qos, id: PacketId, step: &mut Step<'_>) -> Result<(), Fault> {
         Counters::count(&self.mqtt.counters().refused);
         if !self.is_v5() {
             return Err(Fault::new(ReasonCode::PayloadFormatInvalid, "the payload is not the UTF-8 it is said to be"));
         }
         let act = if qos == Qos::ExactlyOnce { Act::PubRec } else { Act::PubAck };
-        self.incoming.after_fence(act, id, ReasonCode::PayloadFormatInvalid);
+        self.incoming.after_fence_here(act, id, ReasonCode::PayloadFormatInvalid, step.turn);
         Ok(())
     }
 

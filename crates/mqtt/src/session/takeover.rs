@@ -88,14 +88,17 @@ impl Session {
         Close::clean("the broker is going down")
     }
 
-    /// Records the identifiers of QoS 1 deliveries under way, so that they come again under the same ones (MQTT-4.4.0-1).
+    /// Records the identifiers of QoS 1 deliveries under way, so that they come again under the same ones (MQTT-4.4.0-1). Those of a
+    /// shared subscription are not ours to keep: they go to another member.
     pub(super) fn hand_over(&mut self, turn: &mut Turn) {
         if self.ownership != Ownership::Owner || !self.is_durable() {
             return;
         }
         for (id, slot) in self.outgoing.inflight.iter() {
             match slot.stage {
-                Stage::Sent1 if !slot.kept => turn.state(mapping::put_outgoing(id, Kept::Qos1Sent, slot.queue, slot.seq)),
+                Stage::Sent1 if !slot.kept && slot.queue == self.outgoing.own_queue => {
+                    turn.state(mapping::put_outgoing(id, Kept::Qos1Sent, slot.queue, slot.seq))
+                }
                 // Its message is gone: expired, or removed with its queue.
                 Stage::Resuming { qos2 } if self.outgoing.resumed_all => {
                     let kept = if qos2 { Kept::Qos2Sent } else { Kept::Qos1Sent };
