@@ -29,14 +29,32 @@ const fn minutes(n: u64) -> Duration {
     Duration::from_secs(n * 60)
 }
 
-pub const SUITES: &[Suite] = &[Suite {
-    name: "unit",
-    about: "every crate's own tests: transcripts, codecs, core, journal, simulator, fuzz corpora",
-    needs: &[],
-    binary: false,
-    limit: minutes(20),
-    // The dev profile: test harnesses unwind and the release binary aborts, so a release build of the tests would share nothing
-    // with it and take longer.
-    test: Some(|context| Ok(vec![context.cargo(&["test", "--workspace", "--no-fail-fast"])])),
-    soak: None,
-}];
+pub const SUITES: &[Suite] = &[
+    Suite {
+        name: "unit",
+        about: "every crate's own tests: transcripts, codecs, core, journal, simulator, fuzz corpora",
+        needs: &[],
+        binary: false,
+        limit: minutes(20),
+        // The dev profile: test harnesses unwind and the release binary aborts, so a release build of the tests would share nothing
+        // with it and take longer.
+        test: Some(|context| Ok(vec![context.cargo(&["test", "--workspace", "--no-fail-fast"])])),
+        soak: None,
+    },
+    Suite {
+        name: "clients",
+        about: "other people's MQTT clients: Mosquitto's, Paho for Python, Java and Go, MQTT.js, rumqttc",
+        needs: &[],
+        binary: true,
+        limit: minutes(15),
+        test: Some(|_| Ok(vec![ourselves(&["clients"])?])),
+        soak: None,
+    },
+];
+
+/// This program, for a suite that it runs itself.
+fn ourselves(args: &[&str]) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(args);
+    Ok(command)
+}

@@ -21,7 +21,7 @@ END = "end"
 TEXTS = {
     "4": "Connection Refused: bad user name or password",
     "5": "Connection Refused: not authorised",
-    "134": "Bad username or password",
+    "134": "Bad User Name or Password",
     "135": "Not authorized",
 }
 
@@ -70,13 +70,14 @@ class Sub:
             else:
                 self.debug.put(line)
 
-    def seen(self, text):
+    def seen(self, *texts):
+        """Waits for a line with one of these."""
         while True:
             try:
                 line = self.debug.get(timeout=WAIT)
             except queue.Empty:
-                raise AssertionError(f"mosquitto_sub did not say '{text}'") from None
-            if text in line:
+                raise AssertionError(f"mosquitto_sub did not say '{"' or '".join(texts)}'") from None
+            if any(text in line for text in texts):
                 return line
 
     def receive(self, count):
@@ -173,13 +174,14 @@ def takeover(version, base):
 
 def taken_over(version, base):
     old = takeover(version, base)
-    old.seen("sending CONNECT")
+    # Told why, it ends; else it tries again.
+    old.seen("Received DISCONNECT", "sending CONNECT")
     old.kill()
 
 
 def taken_over_142(version, base):
     old = takeover(version, base)
-    old.seen("received DISCONNECT (142)")
+    old.seen("Received DISCONNECT (142)")
     old.kill()
 
 
