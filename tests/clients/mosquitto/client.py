@@ -76,7 +76,7 @@ class Sub:
             try:
                 line = self.debug.get(timeout=WAIT)
             except queue.Empty:
-                raise AssertionError(f"mosquitto_sub did not say '{"' or '".join(texts)}'") from None
+                raise AssertionError(f"mosquitto_sub did not say {' or '.join(texts)}") from None
             if any(text in line for text in texts):
                 return line
 
