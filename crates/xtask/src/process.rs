@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use rustix::process::{kill_process_group, Pid, Signal};
+use rustix::process::{kill_process_group, test_kill_process_group, Pid, Signal};
 
 /// The groups that a signal to xtask must take along: they are not in the terminal's foreground group, so Ctrl-C misses them.
 static LIVE: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
@@ -23,9 +23,14 @@ pub fn stop_children_on_signals() -> Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            for group in live().iter() {
-                signal_group(*group, Signal::KILL);
+            // Held to the end, so that nothing new is started meanwhile.
+            let groups = live();
+            groups.iter().for_each(|group| signal_group(*group, Signal::TERM));
+            let deadline = Instant::now() + GRACE;
+            while groups.iter().any(|group| group_lives(*group)) && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(20));
             }
+            groups.iter().for_each(|group| signal_group(*group, Signal::KILL));
             std::process::exit(128 + signal);
         }
     });
@@ -37,6 +42,10 @@ fn signal_group(leader: u32, signal: Signal) {
         // The group may be gone already; then there is nothing to stop.
         let _ = kill_process_group(pid, signal);
     }
+}
+
+fn group_lives(leader: u32) -> bool {
+    i32::try_from(leader).ok().and_then(Pid::from_raw).is_some_and(|pid| test_kill_process_group(pid).is_ok())
 }
 
 /// How long a group that ran out of time has to put things back (unmount, thaw, stop its own children) before it is killed.
@@ -52,8 +61,10 @@ pub struct Group {
 impl Group {
     pub fn spawn(mut command: Command) -> Result<Group> {
         command.process_group(0);
+        // Taken before the start: between it and the entry a signal would miss the child.
+        let mut live = live();
         let child = command.spawn().with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
-        live().insert(child.id());
+        live.insert(child.id());
         Ok(Group { child, status: None, killed: false })
     }
 
