@@ -161,6 +161,7 @@ impl Shared {
 
     fn session_after_restart(self: &Arc<Shared>, session: &Arc<Session>, now: u64) {
         let grace = u64::from(self.config.restart_will_delay_secs);
+        let slot = self.log.reserve();
         let mut state = session.state.lock();
         let was_attached = state.detached_ms == 0;
         if was_attached {
@@ -195,7 +196,7 @@ impl Shared {
             self.timers.add(at, Timer::Expiry { session: id, incarnation });
         }
         if was_attached {
-            self.log_meta(session);
+            self.log_meta(slot, session);
         }
     }
 

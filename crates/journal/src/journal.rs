@@ -11,6 +11,7 @@ use crate::clock::BrokerClock;
 use crate::commit::{Committer, Step};
 use crate::live::Liveness;
 use crate::maintain::{Inherited, Maintainer};
+use crate::meta::Meta;
 use crate::pages::Pages;
 use crate::record::{KIND_EPOCH_START, KIND_SET_LEVEL, KNOWN_LEVEL};
 use crate::ring::Ring;
@@ -319,6 +320,11 @@ impl Journal {
         self.core.pages.delete(key);
     }
 
+    /// Why a publish would have to wait now. Cheap.
+    pub fn held(&self) -> Option<Held> {
+        self.core.ring.held()
+    }
+
     /// Tickets below this one are committed.
     pub fn committed(&self) -> Ticket {
         Ticket(self.core.committed_ticket.load(Ordering::Acquire))
@@ -391,7 +397,16 @@ impl Journal {
         if let Some(mut committer) = self.committer.lock().take() {
             committer.finish();
         }
-        Ok(self.core.check()?)
+        self.core.check()?;
+        let storage = self.core.storage.as_ref();
+        let marked = Meta::read(storage).map_err(|error| std::io::Error::other(error.to_string())).and_then(|meta| match meta {
+            Some(mut meta) if !meta.clean => {
+                meta.clean = true;
+                meta.update(storage)
+            }
+            _ => Ok(()),
+        });
+        Ok(marked.map_err(|error| self.core.fail("marking the store clean", &error))?)
     }
 }
 

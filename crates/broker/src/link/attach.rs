@@ -8,7 +8,7 @@ use crate::session::{Live, Session, Subscription, WaitingAttach};
 use crate::store::{session_gone_record, session_record};
 use crate::timers::Timer;
 use broker_api::{Attach, Attached, EndOwner, Expiry, Limit, Parting, PartingFate, QueueName, QueueSpec, Refusal, Reply, Signal, Token};
-use journal::{Filled, Ticket};
+use journal::{Filled, Slot, Ticket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
@@ -58,13 +58,14 @@ impl Link {
             state.user = self.user();
             state.logged = durable || attach.parting.is_some();
         }
+        let slot = session.state.lock().logged.then(|| self.core.log.reserve());
         self.core.queues.insert(id, queue);
         self.core.sessions.insert(id, session.clone());
         if let Some(other) = self.vhost.sessions.insert(attach.session.clone(), session.clone()) {
             // Two connections made the same session at once: the later one counts.
             self.core.replace_session(&other);
         }
-        let ticket = self.log_session(&session);
+        let ticket = slot.map(|slot| self.log_session(slot, &session));
         self.owners.push((attach.owner, Owner::Session { session: session.clone(), live: live.clone() }));
         self.groups.push((attach.group, live.group.clone()));
         let waiting = WaitingAttach { outbox: self.outbox.clone(), token, live, present: false, ticket };
@@ -74,6 +75,7 @@ impl Link {
 
     /// `false`: the session ended meanwhile.
     fn resume_session(&mut self, token: Token, attach: &Attach, session: &Arc<Session>) -> bool {
+        let slot = self.core.log.reserve();
         let mut state = session.state.lock();
         if state.ended {
             return false;
@@ -92,7 +94,7 @@ impl Link {
         state.dirty = true;
         state.logged = true;
         drop(state);
-        let ticket = self.log_session(session);
+        let ticket = Some(self.log_session(slot, session));
         self.owners.push((attach.owner, Owner::Session { session: session.clone(), live: live.clone() }));
         self.groups.push((attach.group, live.group.clone()));
         let waiting = WaitingAttach { outbox: self.outbox.clone(), token, live, present: true, ticket };
@@ -136,14 +138,10 @@ impl Link {
         self.principal.load().as_ref().map_or_else(String::new, |p| p.name().to_owned())
     }
 
-    /// Writes the session down if it has to outlive something. Answers the ticket that the reply waits for.
-    fn log_session(&mut self, session: &Arc<Session>) -> Option<Ticket> {
-        if !session.state.lock().logged {
-            return None;
-        }
+    /// Writes the session down. Answers the ticket that the reply waits for.
+    fn log_session(&mut self, slot: Slot, session: &Arc<Session>) -> Ticket {
         self.core.checkpoint.session(session);
-        let slot = self.core.log.reserve();
-        Some(self.fill_with_callback(slot, session_record(session)))
+        self.fill_with_callback(slot, session_record(session))
     }
 
     /// Runs in the connection's own task once the attach has been answered.
@@ -264,6 +262,7 @@ impl Shared {
     /// The connection is gone: the session waits for the next one, or ends.
     pub fn detach(self: &Arc<Shared>, session: &Arc<Session>, live: &Arc<Live>, expiry: Option<Expiry>, fate: PartingFate) {
         let now = self.now_ms();
+        let slot = self.log.reserve();
         let (parting, expiry) = {
             let mut state = session.state.lock();
             if state.ended || state.incarnation != live.incarnation {
@@ -307,13 +306,13 @@ impl Shared {
             let at = now + u64::from(lives_secs) * 1000;
             self.timers.add(at, Timer::Expiry { session: session.id, incarnation: live.incarnation });
         }
-        self.log_meta(session);
+        self.log_meta(slot, session);
     }
 
-    pub fn log_meta(&self, session: &Arc<Session>) {
+    /// Writes down what changed of a session after this slot was reserved.
+    pub fn log_meta(&self, slot: Slot, session: &Arc<Session>) {
         if session.state.lock().logged {
             self.checkpoint.session(session);
-            let slot = self.log.reserve();
             slot.fill(Filled { records: session_record(session), ..Filled::default() });
         }
     }
@@ -338,6 +337,7 @@ impl Shared {
 
     /// Removes a session with everything that is its own, by a record if there is one of it.
     pub fn end_session(self: &Arc<Shared>, session: &Arc<Session>, fire_parting: bool) {
+        let slot = self.log.reserve();
         let (subscriptions, logged, parting) = {
             let mut state = session.state.lock();
             if std::mem::replace(&mut state.ended, true) {
@@ -357,7 +357,6 @@ impl Shared {
         let (_, fill) = session.queue.clear(true, Gone::Purged, &self.log);
         // One record ends the session and its queue; the releases of what it held ride along.
         if logged {
-            let slot = self.log.reserve();
             slot.fill(Filled { records: session_gone_record(session.id), releases: fill.releases, ..Filled::default() });
         }
         drop(fill.slot);

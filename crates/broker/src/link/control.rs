@@ -15,7 +15,7 @@ use broker_api::{
     Consume, Control, Declare, Destination, Filter, Limit, Login, Mode, OwnerIx, QueueName, QueueSpec, Refusal, Reply, RetainedOn,
     Subscribe, Token, DELIVERY_AS_PUBLISHED, DELIVERY_RETAINED,
 };
-use journal::{Filled, Ticket};
+use journal::{Filled, Slot, Ticket};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -90,6 +90,7 @@ impl Link {
         }
         let key = SubscriptionKey { pattern: text.clone(), separator: *separator, share: subscribe.share.clone() };
         let share = key.share.is_some().then(|| self.share(&key));
+        let slot = session.is_durable().then(|| self.core.log.reserve());
         let (subscription, existed) = self.keep_subscription(&session, &key, &subscribe, share)?;
         match &subscription.share {
             None => {
@@ -110,7 +111,7 @@ impl Link {
         if !existed {
             Counters::add(&self.core.counters.subscriptions, 1);
         }
-        let ticket = self.log_subscription(&session, &key, &subscription);
+        let ticket = slot.map(|slot| self.log_subscription(slot, &session, &key, &subscription));
         let wants_retained = match subscribe.retained {
             RetainedOn::Always => true,
             RetainedOn::IfNew => !existed,
@@ -153,18 +154,15 @@ impl Link {
         self.core.share(&self.vhost, key)
     }
 
-    fn log_subscription(&mut self, session: &Arc<Session>, key: &SubscriptionKey, subscription: &Subscription) -> Option<Ticket> {
-        if !session.is_durable() {
-            return None;
-        }
+    fn log_subscription(&mut self, slot: Slot, session: &Arc<Session>, key: &SubscriptionKey, subscription: &Subscription) -> Ticket {
         self.core.checkpoint.session(session);
-        let slot = self.core.log.reserve();
-        Some(self.fill_with_callback(slot, subscription_record(session.id, key, subscription)))
+        self.fill_with_callback(slot, subscription_record(session.id, key, subscription))
     }
 
     fn unsubscribe(&mut self, owner: OwnerIx, filter: Filter, share: Option<Box<str>>) -> Answer {
         let session = self.session(owner).cloned().ok_or(Refusal::OwnerEnded)?;
         let key = SubscriptionKey { pattern: filter.pattern, separator: filter.separator, share };
+        let slot = session.is_durable().then(|| self.core.log.reserve());
         let removed = {
             let mut state = session.state.lock();
             state.dirty = true;
@@ -172,11 +170,8 @@ impl Link {
         };
         let Some(subscription) = removed else { return done(Reply::Unsubscribed { existed: false }) };
         self.core.unroute(session.vhost, &key, &subscription);
-        if !session.is_durable() {
-            return done(Reply::Unsubscribed { existed: true });
-        }
+        let Some(slot) = slot else { return done(Reply::Unsubscribed { existed: true }) };
         self.core.checkpoint.session(&session);
-        let slot = self.core.log.reserve();
         let ticket = self.fill_with_callback(slot, subscription_gone_record(session.id, &key));
         Ok((Reply::Unsubscribed { existed: true }, Some(ticket), None))
     }
@@ -356,10 +351,10 @@ impl Shared {
 
     /// Everything in a queue goes, by one record that also ends the queue.
     pub fn drop_queue(&self, queue: &Arc<Queue>) -> (u64, Option<Ticket>) {
+        let slot = queue.durable.then(|| self.log.reserve());
         let (n, fill) = queue.clear(true, Gone::Purged, &self.log);
         drop(fill.slot);
-        let ticket = queue.durable.then(|| {
-            let slot = self.log.reserve();
+        let ticket = slot.map(|slot| {
             let ticket = slot.ticket();
             slot.fill(Filled { records: queue_gone_record(queue.id), releases: fill.releases, ..Filled::default() });
             ticket
@@ -429,6 +424,7 @@ impl Shared {
     }
 
     pub fn fire_parting(self: &Arc<Shared>, session: &Arc<Session>, incarnation: u64) {
+        let slot = self.log.reserve();
         let parting = {
             let mut state = session.state.lock();
             let due = !state.ended && state.incarnation == incarnation && state.detached_ms != 0;
@@ -436,7 +432,7 @@ impl Shared {
         };
         if let Some(parting) = parting {
             self.fire(session, parting);
-            self.log_meta(session);
+            self.log_meta(slot, session);
         }
     }
 }

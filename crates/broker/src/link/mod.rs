@@ -25,7 +25,7 @@ use arc_swap::ArcSwapOption;
 use broker_api::{
     Batch, ConnectionInfo, ConsumerIx, CoreSession, Entry, EventBatch, GroupIx, OwnerIx, QueueId, Refusal, Serial, StateEdit, Turn,
 };
-use journal::{Slot, Ticket};
+use journal::Ticket;
 use segment::Segment;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -63,8 +63,6 @@ pub(crate) struct Link {
     last_ticket: Option<Ticket>,
     routes: RouteCache,
     queue_memo: Option<Arc<Queue>>,
-    /// The slot that this turn's first durable publishes take; void if they need none.
-    reserved: Option<Slot>,
     held: VecDeque<HeldTurn>,
     held_bytes: usize,
     /// Client id for access rules; the session's name once attached.
@@ -104,7 +102,6 @@ impl Link {
             last_ticket: None,
             routes: RouteCache::default(),
             queue_memo: None,
-            reserved: None,
             held: VecDeque::new(),
             held_bytes: 0,
             client: String::new(),
@@ -174,7 +171,6 @@ impl Link {
             }
         }
         self.run(&mut segment, batch.as_ref(), &mut states);
-        self.reserved = None;
     }
 
     fn resume(&mut self) {
@@ -190,13 +186,10 @@ impl Link {
         self.outbox.signal(broker_api::Signal::Unblocked);
     }
 
-    /// Reserves the slot of a turn that publishes durably; `false` = the journal takes no publishes now.
-    fn may_publish_now(&mut self, batch: Option<&Batch>) -> bool {
+    /// `false` = the journal takes no durable publishes now.
+    fn may_publish_now(&self, batch: Option<&Batch>) -> bool {
         let durable = batch.is_some_and(|b| b.heads.iter().any(|h| h.has(broker_api::HEAD_DURABLE)));
-        if durable && self.reserved.is_none() {
-            self.reserved = self.core.log.reserve_publish();
-        }
-        !durable || self.reserved.is_some()
+        !durable || !self.core.log.holds_publishers()
     }
 
     /// Publishes are held: settlements and credit overtake them, everything else waits behind them in order.

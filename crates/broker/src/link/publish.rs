@@ -159,17 +159,20 @@ impl Link {
         let mut records = Records::new();
         let mut releases = journal::Releases::default();
         let mut work: Vec<(Vec<Target>, Written, &RouteRun)> = Vec::with_capacity(runs.len());
-        // The slot is reserved before the first queue is locked (LOG §2).
-        let needs_slot = runs.iter().any(|run| run.durable || batch.heads[run.first as usize].state != 0);
-        let slot = needs_slot.then(|| self.reserved.take().unwrap_or_else(|| self.core.log.reserve()));
+        let mut edits = Vec::new();
         for run in runs {
             let mut targets = targets_of(run);
             let edit = self.edit_of(batch, run, states);
-            let written = write_records(&mut records, batch, run, &mut targets, edit.as_ref().map(|(id, edit)| (*id, edit)));
-            if let (Some((_, edit)), true) = (edit, true) {
-                self.apply_edit(&edit);
-            }
+            let logged = edit.as_ref().filter(|(_, _, durable)| *durable).map(|(id, edit, _)| (*id, edit));
+            let written = write_records(&mut records, batch, run, &mut targets, logged);
+            edits.extend(edit.map(|(_, edit, _)| edit));
             work.push((targets, written, run));
+        }
+        // The slot is reserved before anything changes in memory (LOG §2), so that no checkpoint holds more than it waits for. What is
+        // kept nowhere needs none.
+        let slot = (!records.is_empty()).then(|| self.core.log.reserve());
+        for edit in &edits {
+            self.apply_edit(edit);
         }
         for (_, _, run) in &work {
             self.deliver_direct(batch, run);
@@ -206,12 +209,12 @@ impl Link {
         }
     }
 
-    /// The state edit of a run's first head, with its session, if it may be made.
-    fn edit_of(&self, batch: &Batch, run: &RouteRun, states: &[StateEdit]) -> Option<(u64, StateEdit)> {
+    /// The state edit of a run's first head, if it may be made: its session, and whether that one is logged.
+    fn edit_of(&self, batch: &Batch, run: &RouteRun, states: &[StateEdit]) -> Option<(u64, StateEdit, bool)> {
         let index = batch.heads[run.first as usize].state.checked_sub(1)?;
         let edit = states.get(index as usize)?;
         let session = self.session(edit.owner)?;
-        Some((session.id, edit.clone()))
+        Some((session.id, edit.clone(), session.is_durable()))
     }
 
     fn apply_edit(&self, edit: &StateEdit) {
@@ -281,9 +284,9 @@ impl Link {
         let _order = vhost.stripe(&key).lock();
         // What the broker says of itself is not worth a record.
         let logged = !key.starts_with(b"$SYS/");
+        let slot = logged.then(|| self.core.log.reserve());
         store_retained(&vhost, &name, batch, index, logged);
-        if logged {
-            let slot = self.core.log.reserve();
+        if let Some(slot) = slot {
             let records = retain_record(vhost.id, batch, &head);
             fills.push(slot, Filled { records, ..Filled::default() });
             self.core.checkpoint.retained(&vhost);

@@ -3,7 +3,7 @@
 use super::publish::Staged;
 use super::{Link, Owner};
 use crate::queue::{Fill, Follow, Gone};
-use crate::store::{edits_record, settle_filled, Log};
+use crate::store::{edits_record, settle_filled};
 use broker_api::{Batch, Credit, CreditTo, Outcome, Serial, Settle, StateEdit};
 use journal::{Filled, Records, Slot, Ticket};
 use std::sync::Arc;
@@ -122,6 +122,8 @@ impl Link {
         if segment.states.is_empty() {
             return;
         }
+        // Reserved before anything changes in memory; a void slot costs next to nothing.
+        let slot = self.core.log.reserve();
         let mut logged: Vec<(u64, &StateEdit)> = Vec::new();
         for index in &segment.states {
             let Some(edit) = states.get(*index as usize) else { continue };
@@ -133,7 +135,6 @@ impl Link {
             self.core.checkpoint.session(&session);
         }
         if !logged.is_empty() {
-            let slot = self.core.log.reserve();
             fills.push(slot, Filled { records: edits_record(&logged), ..Filled::default() });
         }
     }
@@ -156,12 +157,16 @@ impl Link {
             (Some(session), Some(edit)) if session.is_durable() => vec![(session.id, edit)],
             _ => Vec::new(),
         };
-        if let (Some(session), Some(edit)) = (&session, edit) {
-            session.state.lock().apply(edit);
-            self.core.checkpoint.session(session);
-        }
+        // An edit is made once a slot behind it is reserved, whichever slot that turns out to be.
+        let make_edit = |core: &crate::core::Shared| {
+            if let (Some(session), Some(edit)) = (&session, edit) {
+                session.state.lock().apply(edit);
+                core.checkpoint.session(session);
+            }
+        };
         let Some(queue) = self.queue(settle.queue) else {
-            return Self::edits_alone(&self.core.log, &edits, fills);
+            self.edits_alone(&edits, make_edit, fills);
+            return;
         };
         let why = match settle.outcome {
             Outcome::Accepted => Gone::Accepted,
@@ -169,19 +174,25 @@ impl Link {
             Outcome::Released | Outcome::Modified => {
                 queue.give_back(settle.first, settle.count, owner, settle.outcome == Outcome::Modified);
                 follow.pump.push(queue);
-                return Self::edits_alone(&self.core.log, &edits, fills);
+                self.edits_alone(&edits, make_edit, fills);
+                return;
             }
         };
         match queue.settle(settle.first, settle.count, owner, why, &self.core.log, follow) {
-            Some(fill) if fill.slot.is_some() => fills.settle(fill, &edits),
-            _ => Self::edits_alone(&self.core.log, &edits, fills),
+            Some(fill) if fill.slot.is_some() => {
+                make_edit(&self.core);
+                fills.settle(fill, &edits);
+            }
+            _ => self.edits_alone(&edits, make_edit, fills),
         }
         self.core.checkpoint.queue(&queue);
     }
 
-    fn edits_alone(log: &Log, edits: &[(u64, &StateEdit)], fills: &mut Fills) {
-        if !edits.is_empty() {
-            fills.push(log.reserve(), Filled { records: edits_record(edits), ..Filled::default() });
+    fn edits_alone(&self, edits: &[(u64, &StateEdit)], make: impl Fn(&crate::core::Shared), fills: &mut Fills) {
+        let slot = (!edits.is_empty()).then(|| self.core.log.reserve());
+        make(&self.core);
+        if let Some(slot) = slot {
+            fills.push(slot, Filled { records: edits_record(edits), ..Filled::default() });
         }
     }
 

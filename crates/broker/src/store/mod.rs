@@ -95,14 +95,9 @@ impl Log {
         self.journal.reserve()
     }
 
-    /// For a turn that publishes durably; `None` = its publishes are held.
-    pub fn reserve_publish(&self) -> Option<Slot> {
-        match self.journal.reserve_publish() {
-            Ok(slot) => Some(slot),
-            // Refused with an error of its own by the publish path.
-            Err(journal::Held::Failed) => Some(self.journal.reserve()),
-            Err(journal::Held::Staging | journal::Held::DiskFull) => None,
-        }
+    /// Must durable publishes wait, for room in staging or on the disk? (A failed journal refuses them instead.)
+    pub fn holds_publishers(&self) -> bool {
+        matches!(self.journal.held(), Some(journal::Held::Staging | journal::Held::DiskFull))
     }
 
     /// The connection hears by `Work::Resume` when it may try again.
