@@ -12,9 +12,13 @@ pub mod codec;
 
 mod config;
 mod error;
+mod fuzz;
 mod mapping;
 mod protocol;
 mod session;
+
+#[doc(hidden)]
+pub use fuzz::session_fuzz;
 
 pub use config::{Config, ConfigError, Overrun, ServerReference, Unauthorized};
 pub use mapping::{FORMAT_V3, FORMAT_V5};

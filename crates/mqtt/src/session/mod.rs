@@ -29,7 +29,8 @@ use bytes::Bytes;
 use tracing::debug;
 
 use crate::codec::{
-    frames, ConnAck, DecodeError, Decoder, Disconnect, Frame, Limits, Packet, PacketKind, Peer, ReasonCode, ReasonPlace, Splitter, Version,
+    frames, AckKind, ConnAck, DecodeError, Decoder, Disconnect, Frame, Limits, Packet, PacketKind, Peer, ReasonCode, ReasonPlace, Splitter,
+    Version,
 };
 use crate::error::Fault;
 use crate::protocol::Mqtt;
@@ -166,7 +167,14 @@ impl Session {
                     self.publish(block, frame, step)?;
                     continue;
                 }
-                Phase::Open => self.packet(block, frame, step)?,
+                Phase::Open => match AckKind::of(frame.kind()) {
+                    Some(kind) => {
+                        let ack = self.decoder.ack(block, frame, kind)?;
+                        self.ack(ack, step)?;
+                        continue;
+                    }
+                    None => self.packet(block, frame, step)?,
+                },
                 Phase::Fresh => self.connect(block, frame, step)?,
                 Phase::Challenged(_) => self.challenged(block, frame, step)?,
                 Phase::Login(_) | Phase::Attach(_) => return Ok(Flow::Hold(frame.start)),
@@ -190,13 +198,12 @@ impl Session {
         self.incoming.is_full() || self.requests.is_full()
     }
 
-    /// A packet of an open connection that is not a PUBLISH.
+    /// A packet of an open connection off the path of messages.
     fn packet(&mut self, block: &[u8], frame: Frame, step: &mut Step<'_>) -> Handled {
         if let PacketKind::Subscribe | PacketKind::Unsubscribe = frame.kind() {
             subscribe::check_size(frame, self.mqtt.config().max_subscribe_size)?;
         }
         match self.decoder.packet(block, frame)? {
-            Packet::Ack(ack) => self.ack(ack, step)?,
             Packet::Subscribe(subscribe) => self.subscribe(subscribe, step),
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe, step),
             Packet::PingReq => self.put(&Packet::PingResp, step),

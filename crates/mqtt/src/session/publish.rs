@@ -145,6 +145,15 @@ impl Incoming {
     }
 }
 
+/// Room for the publishes to come, if the rest of the block is like this one: the heads of a turn leave with it, so that each turn
+/// starts without any.
+#[inline]
+fn reserve_heads(turn: &mut Turn, left: usize, each: usize) {
+    if turn.heads.len() == turn.heads.capacity() {
+        turn.heads.reserve_exact((left / each.max(2)).clamp(1, 1024));
+    }
+}
+
 impl Session {
     #[inline]
     pub(super) fn publish(&mut self, block: &[u8], frame: Frame, step: &mut Step<'_>) -> Result<(), Fault> {
@@ -153,6 +162,7 @@ impl Session {
             None => Span::block(view.topic_at, view.topic.len()),
             Some(alias) => self.incoming.alias(&view, alias.get(), self.mqtt.config().topic_alias_maximum, step.turn)?,
         };
+        reserve_heads(step.turn, block.len() - frame.start, frame.size());
         // QoS 0 without RETAIN and without a promise about its payload: nothing to check, nothing to remember.
         if frame.first & 0b0111 == 0 && !view.properties.payload_is_text {
             step.turn.publish(mapping::head(&view, self.decoder.version, key, step.now_ms));

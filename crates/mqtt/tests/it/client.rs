@@ -208,8 +208,8 @@ fn publish(words: &Words<'_>, version: Version, out: &mut Vec<u8>) {
 /// `subscribe id=1 subid=7 a/b:q1 c/#:q2:nl:rap:rh2`
 fn subscribe(words: &Words<'_>) -> Subscribe {
     let filters = words.rest().filter(|word| !word.starts_with("id=") && !word.starts_with("subid=")).map(filter).collect();
-    let mut properties = mqtt::codec::SubscribeProperties::default();
-    properties.subscription_id = words.number("subid").map(mqtt::codec::props::SubscriptionId);
+    let subscription_id = words.number("subid").map(mqtt::codec::props::SubscriptionId);
+    let properties = mqtt::codec::SubscribeProperties { subscription_id, ..Default::default() };
     Subscribe { packet_id: packet_id(words).expect("id="), filters, properties }
 }
 

@@ -20,8 +20,6 @@ pub struct Driver {
     pub version: Version,
     /// What happened since it was last taken, line by line.
     pub lines: Vec<String>,
-    /// All bytes to the client.
-    pub sent: Vec<u8>,
 }
 
 pub const START_MS: u64 = 1_000_000;
@@ -42,7 +40,6 @@ impl Driver {
             now_ms: START_MS,
             version: Version::V311,
             lines: Vec::new(),
-            sent: Vec::new(),
         }
     }
 
@@ -153,10 +150,5 @@ impl Driver {
         let bytes = out.concat();
         self.core.submit(&mut turn, self.now_ms, &mut self.lines);
         self.lines.extend(printer::packets(&bytes, self.version));
-        self.sent.extend_from_slice(&bytes);
-    }
-
-    pub fn is_held(&self) -> bool {
-        self.held.is_some()
     }
 }

@@ -1,40 +1,7 @@
 //! Any bytes from a client: no panic, no memory without end.
 
-use crate::driver::Driver;
-use mqtt::Config;
+use mqtt::session_fuzz;
 use proptest::prelude::*;
-
-/// Feeds a session arbitrary bytes in pieces, with a core that says yes to everything. The first byte chooses how the client begins.
-pub fn session_fuzz(data: &[u8]) {
-    let Some((first, data)) = data.split_first() else { return };
-    let mut driver = Driver::new(Config { max_packet_size: 4096, max_pending: 64, ..Config::default() });
-    let mut version = mqtt::codec::Version::V311;
-    let begin = match first % 5 {
-        0 => None,
-        1 => Some("connect id=a clean=0"),
-        2 => Some("connect v5 id=a expiry=100 aliases=4"),
-        3 => Some("connect v31 id=a"),
-        _ => Some("connect v5 id=a"),
-    };
-    if let Some(line) = begin {
-        let bytes = crate::client::encode(line, &mut version);
-        driver.version = version;
-        driver.feed(&bytes);
-    }
-    let piece = usize::from(first / 5) + 1;
-    for bytes in data.chunks(piece) {
-        driver.feed(bytes);
-        // With an answer to everything, nothing can be left waiting.
-        assert!(!driver.is_held());
-        driver.lines.clear();
-        if driver.closed.is_some() {
-            return;
-        }
-    }
-    // Each byte of input makes at most a few of output.
-    assert!(driver.sent.len() <= 4096 + 64 * (data.len() + 1), "{} bytes out for {} in", driver.sent.len(), data.len());
-    driver.cut();
-}
 
 /// Packets that are nearly right go deeper than noise.
 fn nearly() -> impl Strategy<Value = Vec<u8>> {
