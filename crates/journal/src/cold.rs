@@ -235,7 +235,7 @@ impl<'a> ColdWriter<'a> {
         let end = self.written + self.buffer.len() as u64;
         let mut opened = false;
         while end > self.allocated {
-            let wanted = end.next_multiple_of(STEP);
+            let wanted = end.next_multiple_of(STEP.min(self.core.config.segment_bytes));
             match self.file.allocate(wanted) {
                 Ok(()) => self.allocated = wanted,
                 Err(error) if storage::is_full(&error) && !opened => {

@@ -382,7 +382,6 @@ impl Journal {
             cold_files: core.catalog.read().cold.len() as u64,
             page_files: core.pages.sizes().0,
             objects: core.pages.sizes().1,
-            ..Stats::default()
         }
     }
 

@@ -22,6 +22,7 @@ mod commit;
 mod config;
 mod error;
 mod evacuate;
+pub mod inspect;
 mod journal;
 mod live;
 mod maintain;
@@ -41,6 +42,7 @@ mod spare;
 pub mod storage;
 #[allow(unsafe_code)] // the one place that talks to libc; each block argues for itself
 mod sys;
+pub mod verify;
 mod wire;
 
 pub use clock::{Clock, SystemClock};

@@ -47,6 +47,9 @@ pub(crate) struct Inherited {
     pub retired: Vec<Arc<Segment>>,
 }
 
+/// Ranges by their first LSN, with their encoded state.
+type Changed = Vec<(u64, Vec<u8>)>;
+
 /// Objects are copied; the root waits for the commit point.
 struct Pending {
     begin: Tip,
@@ -214,7 +217,7 @@ impl Maintainer {
     }
 
     /// The state of the ranges as of the commit point: position, names, and the encoded state of those that changed.
-    fn take_liveness(&self) -> (u64, Vec<u64>, Vec<(u64, Vec<u8>)>) {
+    fn take_liveness(&self) -> (u64, Vec<u64>, Changed) {
         let mut live = self.core.live.lock();
         let mut changed = Vec::new();
         for (first, range) in &mut live.ranges {

@@ -125,7 +125,7 @@ impl Pages {
         };
         let page = state.files.get_mut(&number).ok_or(ObjectError::Unknown)?;
         if page.used + bytes > page.allocated {
-            let wanted = (page.used + bytes).next_multiple_of(STEP);
+            let wanted = (page.used + bytes).next_multiple_of(step(core));
             allocate(core, page.file.as_ref(), wanted)?.ok_or(ObjectError::Full)?;
             page.allocated = page.file.len().map_err(failed)?;
         }
@@ -142,7 +142,7 @@ impl Pages {
             other => other.map_err(failed)?,
         };
         state.next_number += 1;
-        if allocate(core, file.as_ref(), STEP)?.is_none() {
+        if allocate(core, file.as_ref(), step(core))?.is_none() {
             storage.remove(&name).map_err(failed)?;
             return Err(ObjectError::Full);
         }
@@ -283,6 +283,10 @@ impl State {
             file.live -= size_of(&old);
         }
     }
+}
+
+fn step(core: &Core) -> u64 {
+    STEP.min(core.config.segment_bytes)
 }
 
 /// `None`: the disk is full, the reserve for checkpoints included.

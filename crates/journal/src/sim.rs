@@ -26,7 +26,7 @@ impl Rng {
         Rng((seed.wrapping_add(1)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -34,7 +34,7 @@ impl Rng {
     }
 
     pub fn below(&mut self, bound: u64) -> u64 {
-        (self.next() >> 11) % bound.max(1)
+        (self.draw() >> 11) % bound.max(1)
     }
 
     pub fn chance(&mut self, percent: u64) -> bool {
@@ -443,7 +443,7 @@ impl Storage for SimStorage {
     }
 
     fn random(&self) -> u64 {
-        self.state.lock().rng.next()
+        self.state.lock().rng.draw()
     }
 }
 

@@ -3,6 +3,10 @@
 
 #[cfg(not(mutants))]
 mod basics;
+#[cfg(not(mutants))]
+mod damage;
 mod simulation;
 #[cfg(not(mutants))]
 mod support;
+#[cfg(not(mutants))]
+mod whole;

@@ -22,7 +22,7 @@ const SETTLE: u8 = 21;
 const BUCKET: u64 = 16;
 
 fn mix(value: u64) -> u64 {
-    Rng::new(value).next() ^ value.rotate_left(17)
+    Rng::new(value).draw() ^ value.rotate_left(17)
 }
 
 fn digest_of(id: u64, ordinal: u16) -> u64 {
