@@ -110,7 +110,8 @@ impl Outgoing {
         let aliases = properties.topic_alias_maximum.unwrap_or(0).min(config.topic_alias_maximum);
         if aliases > 0 {
             self.aliases = Some(Box::new(Aliases { by_topic: HashMap::new(), most: aliases }));
-        } else if self.packet_max == u32::MAX {
+        } else if self.packet_max >= config.max_packet_size {
+            // What was small enough to come in is small enough to go out.
             self.verbatim_format = mapping::format_of(connect.version);
         }
     }

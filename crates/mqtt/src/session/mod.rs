@@ -399,3 +399,14 @@ impl ProtocolSession for Session {
         (!self.client_id.is_empty()).then_some(self.client_id.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten thousand idle connections are a figure that users look at.
+    #[test]
+    fn an_idle_session_stays_small() {
+        assert!(std::mem::size_of::<Session>() <= 768, "{}", std::mem::size_of::<Session>());
+    }
+}

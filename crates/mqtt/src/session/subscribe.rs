@@ -40,8 +40,9 @@ pub(super) struct Requests {
     pub(super) reauthenticating: bool,
 }
 
-/// SUBSCRIBEs under way before nothing more is taken.
+/// SUBSCRIBEs, and filters in them, under way before nothing more is taken.
 const UNFINISHED_MAX: usize = 64;
+const GIVEN_MAX: usize = 1024;
 
 impl Requests {
     pub(super) fn push(&mut self, token: Token, request: Request) {
@@ -50,7 +51,7 @@ impl Requests {
 
     #[inline]
     pub(super) fn is_full(&self) -> bool {
-        self.unfinished.len() >= UNFINISHED_MAX
+        self.unfinished.len() >= UNFINISHED_MAX || self.given.len() >= GIVEN_MAX
     }
 
     /// Fills in the oldest gap.

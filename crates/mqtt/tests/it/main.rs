@@ -3,6 +3,7 @@
 mod client;
 mod core;
 mod driver;
+mod exchange;
 mod fuzz;
 mod printer;
 mod script;
