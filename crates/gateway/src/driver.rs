@@ -77,6 +77,8 @@ pub struct Connection<S> {
     clock: Clock,
     /// The peer has closed its direction.
     peer_ended: bool,
+    /// Events that woke us wait until the others that are ready have had their turn, so that one write carries what all of them sent.
+    yielded: bool,
     slot: Slot,
     span: Span,
 }
@@ -127,12 +129,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             timer: Timer::default(),
             clock: Clock::default(),
             peer_ended: false,
+            yielded: false,
             slot,
             span,
         }
     }
 
     fn drive(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
+        if self.yields_first(cx, scratch) {
+            return Poll::Pending;
+        }
         for _ in 0..ROUNDS {
             let now = now();
             let changed = match self.phase {
@@ -147,6 +153,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Woken by events alone, we go to the back of the run queue once. What we were sent meanwhile leaves in the same write.
+    fn yields_first(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> bool {
+        if std::mem::take(&mut self.yielded) || self.phase != Phase::Open {
+            return false;
+        }
+        let woken = self.core.as_mut().is_some_and(|core| core.poll_events(cx).is_ready());
+        if !woken {
+            return false;
+        }
+        self.read_turn(cx, scratch, now());
+        self.yielded = true;
+        cx.waker().wake_by_ref();
+        true
     }
 
     /// Reads a turn, takes events, looks at the clock, writes once. False: nothing to do until something wakes us.
