@@ -79,6 +79,8 @@ impl Committer {
             match self.step() {
                 Step::Worked => {}
                 Step::Failed => return,
+                // What was never confirmed may be lost; a stop must not wait for a disk that stays full.
+                Step::Stalled if self.core.ring.closing() => return,
                 Step::Stalled => std::thread::sleep(STALL_RETRY),
                 Step::Idle if self.core.ring.closing() => return self.finish(),
                 Step::Idle => self.core.ring.wait(self.until_marker()),

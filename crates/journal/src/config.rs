@@ -15,8 +15,6 @@ pub enum SegmentFill {
     Allocate,
     /// Also write zeros once, in the background, one segment ahead: cheaper syncs for twice the writing.
     Zero,
-    /// Zero when the last segment lasted long enough that the second writing does not hurt; else allocate.
-    Adaptive,
 }
 
 #[derive(Clone)]

@@ -209,6 +209,10 @@ impl SimStorage {
         self.state.lock().budget = bytes;
     }
 
+    pub fn budget(&self) -> u64 {
+        self.state.lock().budget
+    }
+
     pub fn used_bytes(&self) -> u64 {
         self.state.lock().used()
     }

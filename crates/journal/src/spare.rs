@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::journal::Core;
 use crate::segment_files;
 use crate::storage::File;
+use crate::SegmentFill;
 
 const SPARE: &str = "j/spare.tmp";
 /// Kept for settlements: their records, while nothing can be allocated.
@@ -81,6 +82,9 @@ impl Spares {
         }
         if self.state.lock().spare.is_none() {
             let Some(file) = segment_files::allocate(storage, SPARE, bytes)? else { return Ok(false) };
+            if core.config.fill == SegmentFill::Zero {
+                zero(file.as_ref(), bytes)?;
+            }
             self.state.lock().spare = Some(file);
         }
         Ok(true)
@@ -102,6 +106,17 @@ impl Spares {
         }
         Ok(std::mem::take(&mut state.checkpoint))
     }
+}
+
+/// Written and synced once, so that syncs of the log need not convert extents. In pieces, each synced, so that a commit never waits behind
+/// a whole segment of zeros.
+fn zero(file: &dyn File, bytes: u64) -> io::Result<()> {
+    let zeros = vec![0; 4 << 20];
+    for offset in (0..bytes).step_by(zeros.len()) {
+        file.write_at(&zeros[..zeros.len().min((bytes - offset) as usize)], offset)?;
+        file.sync_data()?;
+    }
+    Ok(())
 }
 
 /// A checkpoint writes at most what changed since the last; with small checkpoints the reserve is small too.
