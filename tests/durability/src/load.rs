@@ -1,0 +1,193 @@
+//! All clients of a rig, from the first subscription to the verdict.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{ensure, Result};
+
+use crate::checker::{self, Verdict};
+use crate::ledger::Ledger;
+use crate::wire::Version;
+use crate::world::{wait_for, World};
+use crate::{consumer, producer};
+
+pub struct Mix {
+    pub producers: Vec<producer::Plan>,
+    pub consumers: Vec<consumer::Plan>,
+    pub payload: usize,
+    /// The partial consumers take every so manieth message.
+    pub keep_every: u64,
+}
+
+impl Mix {
+    /// Four producers (one of them forgetful), a QoS 1 and a QoS 2 consumer of everything, and an offline session that takes one message
+    /// in twenty: its backlog pins survivors in segments that are dead otherwise, so the log has something to evacuate.
+    pub fn usual() -> Mix {
+        let mut producers: Vec<producer::Plan> =
+            [(1, 1), (2, 1), (3, 2), (4, 2)].into_iter().map(|(id, qos)| producer::Plan::new(id, qos)).collect();
+        producers[1].forgetful = true;
+        let mut keeper = consumer::Plan::new(23, 2);
+        (keeper.partial, keeper.offline) = (true, true);
+        let consumers = vec![consumer::Plan::new(21, 1), consumer::Plan::new(22, 2), keeper];
+        Mix { producers, consumers, payload: 1024, keep_every: 20 }
+    }
+
+    pub fn rate(mut self, rate: u64) -> Mix {
+        self.producers.iter_mut().for_each(|plan| plan.rate = rate);
+        self
+    }
+
+    /// QoS 2 only, one consumer per producer, two packets in flight each way (Receive Maximum 2): every exchange is often at each boundary.
+    pub fn exactly_once(pairs: u16) -> Mix {
+        let producer = |at| producer::Plan { window: 2, rate: 0, first_packet_id: 65_500, ..producer::Plan::new(1 + at, 2) };
+        let consumer =
+            |at| consumer::Plan { version: Version::V5, receive_maximum: 2, only: Some(1 + at), ..consumer::Plan::new(21 + at, 2) };
+        Mix { producers: (0..pairs).map(producer).collect(), consumers: (0..pairs).map(consumer).collect(), payload: 64, keep_every: 20 }
+    }
+}
+
+pub struct Load {
+    pub world: Arc<World>,
+    ledger: Ledger,
+    mix: Mix,
+    consumers: Vec<JoinHandle<()>>,
+    producers: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    /// Consumers first; they subscribe as soon as the world has an address.
+    pub fn new(mix: Mix, run: u32, ledger: &Path) -> Result<Load> {
+        let world = World::new(run, mix.payload, mix.keep_every);
+        let ledger = Ledger::create(ledger)?;
+        let mut consumers = Vec::new();
+        for plan in &mix.consumers {
+            let consumer = consumer::Consumer::new(*plan, world.clone(), ledger.pen());
+            consumers.push(std::thread::spawn(move || consumer.run()));
+        }
+        Ok(Load { world, ledger, mix, consumers, producers: Vec::new() })
+    }
+
+    /// Waits for the subscriptions, then lets the producers go.
+    pub fn begin(&mut self, within: Duration) -> Result<()> {
+        let ready = || self.mix.consumers.iter().all(|plan| self.world.progress_of(plan.id).ready);
+        ensure!(wait_for(within, ready), "not every consumer could subscribe; last trouble: {}", self.world.trouble());
+        for plan in &self.mix.producers {
+            let producer = producer::Producer::new(*plan, self.world.clone(), self.ledger.pen());
+            self.producers.push(std::thread::spawn(move || producer.run()));
+        }
+        Ok(())
+    }
+
+    /// Waits until `count` more messages are confirmed.
+    pub fn confirm_more(&self, count: u64, within: Duration) -> Result<()> {
+        let from = self.world.confirmed.load(Ordering::Relaxed);
+        let done = || self.world.confirmed.load(Ordering::Relaxed) >= from + count;
+        let enough = wait_for(within, done);
+        let got = self.world.confirmed.load(Ordering::Relaxed) - from;
+        ensure!(enough, "only {got} of {count} messages were confirmed within {within:?}; last trouble: {}", self.world.trouble());
+        Ok(())
+    }
+
+    fn all_received(&self) -> bool {
+        self.mix.consumers.iter().all(|plan| self.world.has_all(&plan.for_checker(&self.world)))
+    }
+
+    /// No more new messages; waits until every producer is done, every consumer has everything, and nothing more comes. Does not judge:
+    /// what is missing after the wait is the checker's to find.
+    pub fn drain(&self, patience: Duration) -> Drained {
+        let world = &self.world;
+        world.sending.store(false, Ordering::Relaxed);
+        world.all_online.store(true, Ordering::Relaxed);
+        let confirmed_all = self.while_moving(patience, || world.producers_busy.load(Ordering::Relaxed) <= 0);
+        let received_all = self.while_moving(patience, || self.all_received());
+        // Whatever comes now is one too many, or an unconfirmed one that made it.
+        self.quiet(Duration::from_millis(400), patience);
+        let settled = || {
+            self.mix.consumers.iter().all(|plan| {
+                let progress = world.progress_of(plan.id);
+                progress.settled >= progress.received
+            })
+        };
+        let settled_all = self.while_moving(patience, settled);
+        Drained { confirmed_all, received_all, settled_all }
+    }
+
+    /// Waits for `condition` as long as messages are still confirmed or received.
+    fn while_moving(&self, patience: Duration, condition: impl Fn() -> bool) -> bool {
+        let tally = || self.world.confirmed.load(Ordering::Relaxed) + self.world.received.load(Ordering::Relaxed);
+        let (mut last, mut since) = (tally(), Instant::now());
+        while !condition() {
+            if tally() != last {
+                (last, since) = (tally(), Instant::now());
+            } else if since.elapsed() > patience {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
+    }
+
+    /// Waits until nothing was received for `pause`.
+    pub fn quiet(&self, pause: Duration, at_most: Duration) {
+        let deadline = Instant::now() + at_most;
+        loop {
+            let before = self.world.received.load(Ordering::Relaxed);
+            std::thread::sleep(pause);
+            if self.world.received.load(Ordering::Relaxed) == before || Instant::now() >= deadline {
+                return;
+            }
+        }
+    }
+
+    /// After a restart on a drained store: everybody connects again, and nothing may come.
+    pub fn expect_silence(&self, within: Duration) -> Result<()> {
+        let before: Vec<u32> = self.mix.consumers.iter().map(|plan| self.world.progress_of(plan.id).connection).collect();
+        let back = || (self.mix.consumers.iter().zip(&before)).all(|(plan, before)| self.world.progress_of(plan.id).connection > *before);
+        ensure!(wait_for(within, back), "not every consumer came back; last trouble: {}", self.world.trouble());
+        self.quiet(Duration::from_millis(400), within);
+        Ok(())
+    }
+
+    pub fn in_flight(&self) -> u64 {
+        self.world.in_flight.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    pub fn confirmed(&self) -> u64 {
+        self.world.confirmed.load(Ordering::Relaxed)
+    }
+
+    /// Ends every client and judges what they wrote down.
+    pub fn finish(self) -> Result<Verdict> {
+        self.world.sending.store(false, Ordering::Relaxed);
+        self.world.ending.store(true, Ordering::Relaxed);
+        for thread in self.producers.into_iter().chain(self.consumers) {
+            thread.join().map_err(|_| anyhow::anyhow!("a client thread panicked"))?;
+        }
+        let events = self.ledger.close()?;
+        let producers: Vec<_> = self.mix.producers.iter().map(producer::Plan::for_checker).collect();
+        let consumers: Vec<_> = self.mix.consumers.iter().map(|plan| plan.for_checker(&self.world)).collect();
+        Ok(checker::check(&events, &producers, &consumers))
+    }
+}
+
+/// Which waits of a drain came to their end.
+#[derive(Clone, Copy, Debug)]
+pub struct Drained {
+    pub confirmed_all: bool,
+    pub received_all: bool,
+    pub settled_all: bool,
+}
+
+impl Drained {
+    pub fn judge(&self, load: &Load) -> Result<()> {
+        ensure!(
+            self.confirmed_all && self.received_all && self.settled_all,
+            "the drain stood still ({self:?}); last trouble: {}",
+            load.world.trouble()
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,56 @@
+//! kill -9 under load, again and again, on one store. It keeps the page cache, so it says nothing about syncs: it tests recovery, sessions,
+//! and that confirms, order and exactly once hold over a restart.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{conclude, Bench, PATIENCE, ROUND_CONFIRMS, START_WITHIN};
+use crate::broker::{Recipe, SMALL_JOURNAL};
+use crate::load::{Load, Mix};
+use crate::report::Figures;
+use crate::watch::Watch;
+
+pub fn rig(bench: &Bench) -> Result<()> {
+    let recipe = bench.recipe("kill", SMALL_JOURNAL)?;
+    let mut load = Load::new(Mix::usual(), bench.run(), &recipe.scratch.join("ledger"))?;
+    let mut figures = Figures::default();
+    let watch = Watch::start(&recipe.data);
+    let run = rounds(bench, &recipe, &mut load, &mut figures, 6 * bench.scale);
+    figures.journal(&watch.finish());
+    conclude("kill", &mut figures, run, load).map(drop)
+}
+
+fn rounds(bench: &Bench, recipe: &Recipe, load: &mut Load, figures: &mut Figures, rounds: u64) -> Result<()> {
+    let (mut least_confirmed, mut least_in_flight, mut slowest) = (u64::MAX, u64::MAX, Duration::ZERO);
+    for round in 0..rounds {
+        let mut broker = recipe.start()?;
+        slowest = slowest.max(broker.started_in);
+        load.world.set_addr(Some(broker.addr));
+        let before = load.confirmed();
+        if round == 0 {
+            load.begin(START_WITHIN)?;
+        }
+        load.confirm_more(ROUND_CONFIRMS, PATIENCE)?;
+        std::thread::sleep(bench.random.pause(Duration::from_millis(200), Duration::from_millis(1500)));
+        least_in_flight = least_in_flight.min(load.in_flight());
+        load.world.set_addr(None);
+        broker.kill9();
+        least_confirmed = least_confirmed.min(load.confirmed() - before);
+    }
+    figures.needs("rounds", rounds);
+    figures.needs("least_confirmed_in_a_round", least_confirmed);
+    figures.needs("least_in_flight_at_the_kill", least_in_flight);
+    figures.needs("kills", rounds + 1);
+    let mut broker = recipe.start()?;
+    load.world.set_addr(Some(broker.addr));
+    load.drain(PATIENCE).judge(load)?;
+    // Everything is settled behind confirmed fences: one more kill, and none of it may come back.
+    load.world.set_addr(None);
+    broker.kill9();
+    let mut broker = recipe.start()?;
+    load.world.set_addr(Some(broker.addr));
+    load.expect_silence(PATIENCE)?;
+    figures.shows("slowest_start_ms", slowest.max(broker.started_in).as_millis() as u64);
+    broker.stop()
+}

@@ -1,0 +1,75 @@
+//! QoS 2, and a kill at each of the eight packet boundaries: four on the publisher's side, four on the subscriber's. Nothing may be lost
+//! and nothing may come twice. Packet ids of the publishers start just below 65,535, so they wrap in the first round.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{ensure, Result};
+
+use super::{conclude, Bench, PATIENCE, ROUND_CONFIRMS, START_WITHIN};
+use crate::broker::{Broker, Recipe, SMALL_JOURNAL};
+use crate::load::{Load, Mix};
+use crate::report::Figures;
+use crate::world::{wait_for, World, POINTS};
+
+const PAIRS: u16 = 6;
+
+pub fn rig(bench: &Bench) -> Result<()> {
+    let recipe = bench.recipe("qos2", SMALL_JOURNAL)?;
+    run(bench, &recipe, "qos2", bench.scale)
+}
+
+/// `times`: how often each boundary is killed at.
+pub fn run(bench: &Bench, recipe: &Recipe, name: &str, times: u64) -> Result<()> {
+    let mut load = Load::new(Mix::exactly_once(PAIRS), bench.run(), &recipe.scratch.join("ledger"))?;
+    let mut figures = Figures::default();
+    let run = rounds(bench, recipe, &mut load, &mut figures, times);
+    figures.needs("publisher_ids_wrapped", load.world.wraps.load(Ordering::Relaxed));
+    conclude(name, &mut figures, run, load).map(drop)
+}
+
+fn rounds(bench: &Bench, recipe: &Recipe, load: &mut Load, figures: &mut Figures, times: u64) -> Result<()> {
+    let (mut least_confirmed, mut least_in_flight) = (u64::MAX, u64::MAX);
+    let broker: Arc<Mutex<Option<Broker>>> = Arc::default();
+    let start = |world: &World| -> Result<()> {
+        let started = recipe.start()?;
+        world.set_addr(Some(started.addr));
+        *broker.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
+        Ok(())
+    };
+    start(&load.world)?;
+    load.begin(START_WITHIN)?;
+    for _ in 0..times {
+        for point in POINTS {
+            let before = load.confirmed();
+            load.confirm_more(ROUND_CONFIRMS, PATIENCE)?;
+            // At the packet, or while the broker is busy with it.
+            let late = bench.random.pause(Duration::ZERO, Duration::from_millis(3)) * u32::from(bench.random.within(0, 2) == 1);
+            let (victim, world) = (broker.clone(), load.world.clone());
+            load.world.arm(
+                point,
+                bench.random.within(1, 200),
+                Box::new(move || {
+                    std::thread::sleep(late);
+                    world.set_addr(None);
+                    if let Some(mut broker) = victim.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                        broker.kill9();
+                    }
+                }),
+            );
+            let gone = || broker.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+            let fired = wait_for(PATIENCE, gone);
+            least_in_flight = least_in_flight.min(load.in_flight());
+            load.world.disarm();
+            ensure!(fired, "no client came past {point:?} for {PATIENCE:?}; last trouble: {}", load.world.trouble());
+            least_confirmed = least_confirmed.min(load.confirmed() - before);
+            start(&load.world)?;
+        }
+    }
+    figures.needs("boundaries", POINTS.len() as u64);
+    figures.needs("kills_at_a_boundary", times * POINTS.len() as u64);
+    figures.needs("least_confirmed_in_a_round", least_confirmed);
+    figures.needs("least_in_flight_at_the_kill", least_in_flight);
+    load.drain(PATIENCE).judge(load)
+}

@@ -1,0 +1,188 @@
+//! What clients and rig share: where the broker is, whether to go on, and gauges that the rig reads at the moment of a fault.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::checker;
+
+/// The eight places of a QoS 2 exchange at which a broker can be killed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Point {
+    SentPublish = 1,
+    GotPubrec,
+    SentPubrel,
+    GotPubcomp,
+    GotPublish,
+    SentPubrec,
+    GotPubrel,
+    SentPubcomp,
+}
+
+pub const POINTS: [Point; 8] = [
+    Point::SentPublish,
+    Point::GotPubrec,
+    Point::SentPubrel,
+    Point::GotPubcomp,
+    Point::GotPublish,
+    Point::SentPubrec,
+    Point::GotPubrel,
+    Point::SentPubcomp,
+];
+
+/// Last confirmed message of a producer: of all, and of those that the partial consumers take.
+#[derive(Clone, Copy, Default)]
+pub struct Confirmed {
+    pub all: u64,
+    pub kept: u64,
+}
+
+/// How far a consumer is.
+#[derive(Clone, Default)]
+pub struct Progress {
+    pub ready: bool,
+    pub connection: u32,
+    pub received: u64,
+    pub settled: u64,
+    pub newest: HashMap<u16, u64>,
+}
+
+type Action = Box<dyn FnOnce() + Send>;
+
+pub struct World {
+    pub run: u32,
+    pub payload: usize,
+    pub keep_every: u64,
+    addr: Mutex<Option<SocketAddr>>,
+    pub sending: AtomicBool,
+    pub ending: AtomicBool,
+    /// Consumers that began offline come now.
+    pub all_online: AtomicBool,
+    pub confirmed: AtomicU64,
+    pub received: AtomicU64,
+    pub in_flight: AtomicI64,
+    pub producers_busy: AtomicI64,
+    pub refused: AtomicU64,
+    /// How often packet ids of producers began again at 1.
+    pub wraps: AtomicU64,
+    confirmed_by: Mutex<HashMap<u16, Confirmed>>,
+    progress: Mutex<HashMap<u16, Progress>>,
+    trouble: Mutex<Option<String>>,
+    armed: AtomicU8,
+    countdown: AtomicI64,
+    action: Mutex<Option<Action>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl World {
+    pub fn new(run: u32, payload: usize, keep_every: u64) -> Arc<World> {
+        Arc::new(World {
+            run,
+            payload,
+            keep_every,
+            addr: Mutex::new(None),
+            sending: AtomicBool::new(true),
+            ending: AtomicBool::new(false),
+            all_online: AtomicBool::new(false),
+            confirmed: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            in_flight: AtomicI64::new(0),
+            producers_busy: AtomicI64::new(0),
+            refused: AtomicU64::new(0),
+            wraps: AtomicU64::new(0),
+            confirmed_by: Mutex::default(),
+            progress: Mutex::default(),
+            trouble: Mutex::new(None),
+            armed: AtomicU8::new(0),
+            countdown: AtomicI64::new(0),
+            action: Mutex::new(None),
+        })
+    }
+
+    pub fn addr(&self) -> Option<SocketAddr> {
+        *lock(&self.addr)
+    }
+
+    pub fn set_addr(&self, addr: Option<SocketAddr>) {
+        *lock(&self.addr) = addr;
+    }
+
+    pub fn note_confirmed(&self, producer: u16, n: u64) {
+        self.confirmed.fetch_add(1, Ordering::Relaxed);
+        let mut by = lock(&self.confirmed_by);
+        let last = by.entry(producer).or_default();
+        last.all = last.all.max(n);
+        if n % self.keep_every == 0 {
+            last.kept = last.kept.max(n);
+        }
+    }
+
+    pub fn progress(&self, consumer: u16, change: impl FnOnce(&mut Progress)) {
+        change(lock(&self.progress).entry(consumer).or_default());
+    }
+
+    pub fn progress_of(&self, consumer: u16) -> Progress {
+        lock(&self.progress).get(&consumer).cloned().unwrap_or_default()
+    }
+
+    /// The last thing that went wrong with a connection, for the message of a rig that waits in vain.
+    pub fn note_trouble(&self, trouble: String) {
+        *lock(&self.trouble) = Some(trouble);
+    }
+
+    pub fn trouble(&self) -> String {
+        lock(&self.trouble).clone().unwrap_or_else(|| "none".into())
+    }
+
+    /// Whether this consumer has everything that was confirmed for it.
+    pub fn has_all(&self, consumer: &checker::Consumer) -> bool {
+        let progress = self.progress_of(consumer.id);
+        let by = lock(&self.confirmed_by);
+        (by.iter()).filter(|(producer, _)| consumer.only.is_none_or(|only| only == **producer)).all(|(producer, last)| {
+            let wanted = if consumer.every == 1 { last.all } else { last.kept };
+            progress.newest.get(producer).copied().unwrap_or(0) >= wanted
+        })
+    }
+
+    /// At the `countdown`-th time a client comes past `point`, `action` is run, in that client's thread.
+    pub fn arm(&self, point: Point, countdown: u64, action: Action) {
+        *lock(&self.action) = Some(action);
+        self.countdown.store(countdown as i64, Ordering::Relaxed);
+        self.armed.store(point as u8, Ordering::Release);
+    }
+
+    pub fn disarm(&self) -> bool {
+        self.armed.store(0, Ordering::Release);
+        lock(&self.action).take().is_some()
+    }
+
+    /// Whether the trap at this point closes now; the caller flushes what the point says was sent and then calls [`World::fire`].
+    pub fn springs(&self, point: Point) -> bool {
+        self.armed.load(Ordering::Acquire) == point as u8 && self.countdown.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    pub fn fire(&self) {
+        self.armed.store(0, Ordering::Release);
+        let action = lock(&self.action).take();
+        if let Some(action) = action {
+            action();
+        }
+    }
+}
+
+/// Waits for a condition; `false` when it did not come true in time.
+pub fn wait_for(within: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + within;
+    while !condition() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
