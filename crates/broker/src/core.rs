@@ -191,6 +191,16 @@ impl Core {
         self.0.log.close()
     }
 
+    /// The log's counters, for metrics.
+    pub fn journal_stats(&self) -> journal::Stats {
+        self.0.log.journal().stats()
+    }
+
+    /// Counts every queue over again and compares (LOG §7, 8). For tests and tools: it walks all that is stored.
+    pub fn recount(&self) -> Result<(), String> {
+        self.0.queues.iter().try_for_each(|queue| queue.recount())
+    }
+
     /// Messages that wait in a session's queue, for tests and tools.
     pub fn session_depth(&self, vhost: &str, session: &str) -> Option<u64> {
         let vhost = self.0.vhosts.get(vhost)?.clone();

@@ -15,6 +15,8 @@ pub mod routing;
 mod session;
 mod vhost;
 
+pub use open::Steps;
+
 pub mod auth;
 mod dead_letter;
 mod open;

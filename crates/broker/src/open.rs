@@ -9,6 +9,7 @@ use crate::timers::{Timer, Timers};
 use crate::vhost::{TopicTarget, Vhost};
 use broker_api::{Expiry, VhostName};
 use journal::{Failure, Journal, OpenError};
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::{Arc, Weak};
@@ -32,6 +33,34 @@ impl Core {
         config: Config,
         on_failure: Box<dyn Fn(&Failure) + Send + Sync>,
     ) -> Result<Core, CoreError> {
+        let (core, to_load) = Core::recover(storage, journal_config, config, on_failure)?;
+        let shared = &core.0;
+        shared.log.journal().start(Arc::new(crate::store::CoreSnapshot(Arc::downgrade(shared))));
+        shared.after_restart();
+        start_threads(shared, to_load).map_err(CoreError::Thread)?;
+        Ok(core)
+    }
+
+    /// Like [`Core::open`], but with no thread at all: a simulation takes every step itself, in an order that follows from its seed.
+    pub fn open_stepped(
+        storage: Arc<dyn journal::storage::Storage>,
+        journal_config: journal::Config,
+        config: Config,
+        on_failure: Box<dyn Fn(&Failure) + Send + Sync>,
+    ) -> Result<(Core, Steps), CoreError> {
+        let (core, to_load) = Core::recover(storage, journal_config, config, on_failure)?;
+        let shared = core.0.clone();
+        shared.log.journal().start_stepped(Arc::new(crate::store::CoreSnapshot(Arc::downgrade(&shared))));
+        shared.after_restart();
+        Ok((core, Steps { shared, to_load: Mutex::new(to_load) }))
+    }
+
+    fn recover(
+        storage: Arc<dyn journal::storage::Storage>,
+        journal_config: journal::Config,
+        config: Config,
+        on_failure: Box<dyn Fn(&Failure) + Send + Sync>,
+    ) -> Result<(Core, Receiver<Arc<Queue>>), CoreError> {
         let auth = Auth::new(&config.auth)?;
         let vhost = Vhost::new(0, VhostName::new("/"));
         let bound = Bound { messages: config.session_queue_messages, bytes: config.session_queue_bytes, then: AtBound::DropNewest };
@@ -60,10 +89,47 @@ impl Core {
         });
         door.connect(&shared);
         shared.adopt(recovery);
-        shared.log.journal().start(Arc::new(crate::store::CoreSnapshot(Arc::downgrade(&shared))));
-        shared.after_restart();
-        start_threads(&shared, to_load).map_err(CoreError::Thread)?;
-        Ok(Core(shared))
+        Ok((Core(shared), to_load))
+    }
+}
+
+/// What the threads of a running core do, one step at a time. Each answers whether there was something to do.
+pub struct Steps {
+    shared: Arc<Shared>,
+    to_load: Mutex<Receiver<Arc<Queue>>>,
+}
+
+impl Steps {
+    /// The journal's commit thread: takes what is staged, writes, syncs, tells who waits.
+    pub fn commit(&self) -> bool {
+        self.shared.log.journal().step_commit()
+    }
+
+    /// The journal's maintenance thread: checkpoints, evacuation, room on the disk.
+    pub fn maintain(&self) -> bool {
+        self.shared.log.journal().step_maintain()
+    }
+
+    /// The reader: fetches from the log for one queue.
+    pub fn read(&self) -> bool {
+        match self.to_load.lock().try_recv() {
+            Ok(queue) => {
+                self.shared.load(&queue);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// One timer that is due by broker time.
+    pub fn time(&self) -> bool {
+        match self.shared.timers.take_due(self.shared.now_ms()) {
+            Some(timer) => {
+                self.shared.on_timer(timer);
+                true
+            }
+            None => false,
+        }
     }
 }
 
@@ -79,18 +145,7 @@ fn start_threads(shared: &Arc<Shared>, to_load: Receiver<Arc<Queue>>) -> std::io
 fn read_back(shared: &Weak<Shared>, to_load: &Receiver<Arc<Queue>>) {
     while let Ok(queue) = to_load.recv() {
         let Some(shared) = shared.upgrade() else { return };
-        let wanted = queue.wanted();
-        let lsns: Vec<u64> = wanted.iter().map(|(_, lsn)| *lsn).collect();
-        let found = match shared.log.read_many(&lsns) {
-            Ok(found) => wanted.iter().zip(found).map(|((seq, _), (held, head))| (*seq, held, head)).collect(),
-            Err(error) => {
-                tracing::error!(queue = %queue.name, %error, "messages cannot be read back from the log");
-                shared.read_one_by_one(&queue, &wanted)
-            }
-        };
-        let mut follow = Follow::default();
-        queue.loaded(found, &shared.log, shared.now_s(), &mut follow);
-        shared.follow_up(follow);
+        shared.load(&queue);
     }
 }
 
@@ -106,6 +161,21 @@ fn keep_time(shared: &Weak<Shared>) {
 }
 
 impl Shared {
+    fn load(&self, queue: &Arc<Queue>) {
+        let wanted = queue.wanted();
+        let lsns: Vec<u64> = wanted.iter().map(|(_, lsn)| *lsn).collect();
+        let found = match self.log.read_many(&lsns) {
+            Ok(found) => wanted.iter().zip(found).map(|((seq, _), (held, head))| (*seq, held, head)).collect(),
+            Err(error) => {
+                tracing::error!(queue = %queue.name, %error, "messages cannot be read back from the log");
+                self.read_one_by_one(queue, &wanted)
+            }
+        };
+        let mut follow = Follow::default();
+        queue.loaded(found, &self.log, self.now_s(), &mut follow);
+        self.follow_up(follow);
+    }
+
     /// Recovery's maps become the core's.
     fn adopt(self: &Arc<Shared>, recovery: Recovery) {
         for (id, queue) in recovery.queues {

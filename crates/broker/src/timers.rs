@@ -55,6 +55,13 @@ impl Timers {
         self.changed.notify_one();
     }
 
+    /// The next timer that is due, without waiting.
+    pub fn take_due(&self, now_ms: u64) -> Option<Timer> {
+        let mut state = self.state.lock();
+        let due = state.due.first_key_value().is_some_and(|((at, _), _)| *at <= now_ms);
+        due.then(|| state.due.pop_first()).flatten().map(|(_, timer)| timer)
+    }
+
     /// Waits for the next timer; `None` when stopped. `now_ms` is broker time, which may run up to 5 % off the clock we wait by.
     pub fn next(&self, now_ms: impl Fn() -> u64) -> Option<Timer> {
         let mut state = self.state.lock();

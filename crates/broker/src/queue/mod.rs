@@ -569,6 +569,41 @@ impl Queue {
     }
 }
 
+impl Queue {
+    /// Every counter must equal what counting again finds, and every entry must be where its status says (LOG §7, 8).
+    pub fn recount(&self) -> Result<(), String> {
+        let state = self.lock();
+        let (mut ready, mut leased, mut bytes, mut held) = (0u64, 0u64, 0u64, 0u64);
+        for (level, lane) in &state.lanes {
+            for (position, entry) in lane.iter() {
+                bytes += u64::from(entry.bytes);
+                held += if entry.held.is_some() { u64::from(entry.bytes) } else { 0 };
+                let returned = lane.returned.contains(&position);
+                match entry.status {
+                    Status::Ready => ready += 1,
+                    _ => leased += 1,
+                }
+                let reachable = position >= lane.cursor || returned;
+                if entry.status == Status::Ready && !reachable {
+                    return Err(format!("{}: {level}/{position} is ready but behind the cursor {}", self.name, lane.cursor));
+                }
+                if returned && (entry.status != Status::Ready || position >= lane.cursor) {
+                    return Err(format!("{}: {level}/{position} stands among the returned but is not", self.name));
+                }
+            }
+        }
+        let found = (ready, leased, bytes, ready + leased);
+        let kept = (state.ready, state.leased, state.bytes, self.depth.load(Ordering::Relaxed));
+        if found != kept {
+            return Err(format!("{}: ready, leased, bytes, depth are {found:?} but are counted as {kept:?}", self.name));
+        }
+        if held > state.held_bytes {
+            return Err(format!("{}: {held} bytes are held in memory but {} are counted", self.name, state.held_bytes));
+        }
+        Ok(())
+    }
+}
+
 /// The bound that a queue's own description asks for.
 pub(crate) fn bound_of(spec: &QueueSpec) -> Bound {
     let then = if spec.reject_at_bound { AtBound::Reject } else { AtBound::DropOldest };
