@@ -84,6 +84,7 @@ pub(crate) struct Shared {
     pub next_link: AtomicU64,
     pub timers: Timers,
     pub counters: Counters,
+    pub sys: crate::sys::Sys,
     /// Queues whose next messages have to be read from the log.
     pub loader: std::sync::mpsc::Sender<Arc<Queue>>,
     pub checkpoint: crate::store::Dirty,
@@ -140,10 +141,10 @@ impl Shared {
         Bound { messages: self.config.session_queue_messages, bytes: self.config.session_queue_bytes, then: AtBound::DropNewest }
     }
 
-    /// What was put off while a queue's lock was held. Dead-lettering and pumping may cause more; the rounds are bounded.
+    /// What was put off while a queue's lock was held. Dead-lettering and pumping may cause more.
     pub fn follow_up(&self, follow: Follow) {
         let mut next = follow;
-        for _ in 0..64 {
+        while !next.is_empty() {
             let Follow { fills, load, pump, leaving } = next;
             next = Follow::default();
             for fill in fills {
@@ -159,9 +160,6 @@ impl Shared {
             let now_s = self.now_s();
             for queue in pump {
                 queue.pump(&self.log, now_s, &mut next);
-            }
-            if next.is_empty() {
-                return;
             }
         }
     }

@@ -82,6 +82,7 @@ impl Core {
             next_link: AtomicU64::new(1),
             timers: Timers::default(),
             counters: Counters::default(),
+            sys: Default::default(),
             loader,
             checkpoint: Dirty::default(),
             started_ms,
@@ -223,9 +224,24 @@ impl Shared {
         for session in sessions {
             self.session_after_restart(&session, now);
         }
+        self.drop_orphan_shares();
         self.timers.add(now + 1000, Timer::Sweep);
         if self.config.sys_interval_secs > 0 {
             self.timers.add(now, Timer::Sys);
+        }
+    }
+
+    /// Queues of share groups whose members all died with their connections.
+    fn drop_orphan_shares(&self) {
+        let vhosts: Vec<Arc<Vhost>> = self.vhosts.iter().map(|v| v.clone()).collect();
+        for vhost in vhosts {
+            let kept: std::collections::HashSet<u64> = vhost.shares.iter().map(|s| s.queue.id.0).collect();
+            let orphan = |q: &Arc<Queue>| q.name.as_str().starts_with("$share/") && !kept.contains(&q.id.0);
+            let orphans: Vec<Arc<Queue>> = vhost.queues.iter().filter(|q| orphan(q)).map(|q| q.clone()).collect();
+            for queue in orphans {
+                vhost.queues.remove(&queue.name);
+                self.drop_queue(&queue);
+            }
         }
     }
 

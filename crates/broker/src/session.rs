@@ -53,8 +53,9 @@ pub(crate) struct SessionState {
     /// Broker time of the last disconnect; 0 while attached.
     pub detached_ms: u64,
     pub incarnation: u64,
-    /// An attach that waits for the old connection's last words.
+    /// An attach that waits for the last words of the connection with this incarnation.
     pub waiting: Option<WaitingAttach>,
+    pub last_words_of: u64,
     pub ended: bool,
     pub dirty: bool,
 }

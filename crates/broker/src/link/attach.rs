@@ -3,8 +3,8 @@
 use super::{is_current, Link, Owner};
 use crate::core::Shared;
 use crate::outbox::Work;
-use crate::queue::{Consumer, Follow, Gone, Group, Queue};
-use crate::session::{Live, Session, Subscription, WaitingAttach};
+use crate::queue::{Consumer, Follow, Group, Queue};
+use crate::session::{Live, Session, SessionState, Subscription, WaitingAttach};
 use crate::store::{session_gone_record, session_record};
 use crate::timers::Timer;
 use broker_api::{Attach, Attached, EndOwner, Expiry, Limit, Parting, PartingFate, QueueName, QueueSpec, Refusal, Reply, Signal, Token};
@@ -33,6 +33,7 @@ impl Link {
                 if self.resume_session(token, &attach, &session) {
                     return Ok(());
                 }
+                self.core.replace_session(&session);
             }
             Some(session) => self.core.replace_session(&session),
             None => {}
@@ -77,7 +78,7 @@ impl Link {
     fn resume_session(&mut self, token: Token, attach: &Attach, session: &Arc<Session>) -> bool {
         let slot = self.core.log.reserve();
         let mut state = session.state.lock();
-        if state.ended {
+        if state.ended || is_over(&state, self.core.now_ms()) {
             return false;
         }
         state.incarnation += 1;
@@ -85,8 +86,11 @@ impl Link {
         let old = session.live.swap(None);
         let earlier = state.waiting.take();
         let parting = state.parting.take();
-        let delay = parting.as_ref().map_or(0, |p| p.delay_secs);
-        let ends_now = state.expiry == Some(Expiry::WithConnection);
+        let was_attached = old.is_some() || earlier.is_some();
+        if let Some(old) = &old {
+            state.last_words_of = old.incarnation;
+        }
+        let hears_last_words = old.is_some() || earlier.is_some();
         state.parting = attach.parting.clone();
         state.user = self.user();
         state.expiry = Some(attach.expiry);
@@ -98,27 +102,32 @@ impl Link {
         self.owners.push((attach.owner, Owner::Session { session: session.clone(), live: live.clone() }));
         self.groups.push((attach.group, live.group.clone()));
         let waiting = WaitingAttach { outbox: self.outbox.clone(), token, live, present: true, ticket };
+        // The will of the connection that is superseded goes out, unless its delay gives the client time to come back, which it just did
+        // (features §1.6.1; a session that ends with its connection never gets here).
+        if let Some(parting) = parting.filter(|p| was_attached && p.delay_secs == 0) {
+            self.core.fire(session, parting);
+        }
         if let Some(earlier) = earlier {
             earlier.outbox.signal(Signal::Superseded { owner: earlier.live.owner });
         }
-        match old {
-            Some(old) => {
-                // Features §1.6.1: the will goes out on take-over unless its delay gives the client time to come back.
-                if let Some(parting) = parting.filter(|_| delay == 0 || ends_now) {
-                    self.core.fire(session, parting);
-                }
-                detach_consumers(&self.core, session, &old);
-                let incarnation = waiting.live.incarnation;
-                session.state.lock().waiting = Some(waiting);
-                old.outbox.signal(Signal::Superseded { owner: old.owner });
-                if old.outbox.is_closed() {
-                    self.core.finish_takeover(session, incarnation);
-                } else {
-                    let at = self.core.now_ms() + LAST_WORDS_MS;
-                    self.core.timers.add(at, Timer::LastWords { session: session.id, incarnation });
-                }
+        if !hears_last_words {
+            complete_attach(session, waiting);
+            return true;
+        }
+        let of = {
+            let mut state = session.state.lock();
+            state.waiting = Some(waiting);
+            state.last_words_of
+        };
+        if let Some(old) = old {
+            detach_consumers(&self.core, session, &old);
+            old.outbox.signal(Signal::Superseded { owner: old.owner });
+            if old.outbox.is_closed() {
+                self.core.finish_takeover(session, of);
+            } else {
+                let at = self.core.now_ms() + LAST_WORDS_MS;
+                self.core.timers.add(at, Timer::LastWords { session: session.id, incarnation: of });
             }
-            None => complete_attach(session, waiting),
         }
         true
     }
@@ -200,10 +209,18 @@ impl Link {
                     self.core.detach(&session, &live, expiry, parting);
                 } else {
                     // Superseded: these were its last words.
-                    self.core.finish_takeover(&session, live.incarnation + 1);
+                    self.core.finish_takeover(&session, live.incarnation);
                 }
             }
         }
+    }
+}
+
+/// Has a detached session outlived its expiry, though its timer has not fired yet?
+fn is_over(state: &SessionState, now_ms: u64) -> bool {
+    match state.expiry {
+        Some(Expiry::Seconds(secs)) if state.detached_ms != 0 => now_ms >= state.detached_ms + u64::from(secs) * 1000,
+        _ => false,
     }
 }
 
@@ -267,7 +284,7 @@ impl Shared {
             let mut state = session.state.lock();
             if state.ended || state.incarnation != live.incarnation {
                 drop(state);
-                return self.finish_takeover(session, live.incarnation + 1);
+                return self.finish_takeover(session, live.incarnation);
             }
             session.live.store(None);
             if let Some(expiry) = expiry {
@@ -337,7 +354,6 @@ impl Shared {
 
     /// Removes a session with everything that is its own, by a record if there is one of it.
     pub fn end_session(self: &Arc<Shared>, session: &Arc<Session>, fire_parting: bool) {
-        let slot = self.log.reserve();
         let (subscriptions, logged, parting) = {
             let mut state = session.state.lock();
             if std::mem::replace(&mut state.ended, true) {
@@ -353,13 +369,11 @@ impl Shared {
         for (key, subscription) in subscriptions {
             self.unroute(session.vhost, &key, &subscription);
         }
-        session.queue.lock().deleted = true;
-        let (_, fill) = session.queue.clear(true, Gone::Purged, &self.log);
         // One record ends the session and its queue; the releases of what it held ride along.
-        if logged {
-            slot.fill(Filled { records: session_gone_record(session.id), releases: fill.releases, ..Filled::default() });
+        let (_, end) = session.queue.end(&self.log);
+        if let Some(slot) = end.slot.filter(|_| logged) {
+            slot.fill(Filled { records: session_gone_record(session.id), releases: end.releases, ..Filled::default() });
         }
-        drop(fill.slot);
         self.checkpoint.session_gone(session);
         self.sessions.remove(&session.id);
         self.queues.remove(&session.id);
@@ -368,11 +382,11 @@ impl Shared {
         }
     }
 
-    /// The superseded connection has said its last words, or has had its time.
-    pub fn finish_takeover(self: &Arc<Shared>, session: &Arc<Session>, incarnation: u64) {
+    /// The superseded connection of this incarnation has said its last words, or has had its time.
+    pub fn finish_takeover(self: &Arc<Shared>, session: &Arc<Session>, of: u64) {
         let waiting = {
             let mut state = session.state.lock();
-            if state.ended || state.incarnation != incarnation {
+            if state.ended || state.last_words_of != of {
                 return;
             }
             state.waiting.take()

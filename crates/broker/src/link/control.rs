@@ -5,7 +5,7 @@ use super::{add_consumer, Link, Owner};
 use crate::auth::LoginOutcome;
 use crate::core::{Counters, Shared};
 use crate::outbox::Work;
-use crate::queue::{bound_of, Consumer, Follow, Gone, Group, Queue};
+use crate::queue::{bound_of, Consumer, Follow, Group, Queue};
 use crate::route::syntax;
 use crate::routing::Pattern;
 use crate::session::{Session, Share, Subscription, SubscriptionKey, SUBSCRIPTIONS_MAX};
@@ -275,7 +275,7 @@ impl Link {
 
     fn purge(&mut self, name: &QueueName) -> Answer {
         let queue = self.named_queue(name)?;
-        let (n, fill) = queue.clear(false, Gone::Purged, &self.core.log);
+        let (n, fill) = queue.purge(&self.core.log);
         self.core.log.fill_settle(fill, &[]);
         self.core.checkpoint.queue(&queue);
         done(Reply::Messages(n))
@@ -351,12 +351,10 @@ impl Shared {
 
     /// Everything in a queue goes, by one record that also ends the queue.
     pub fn drop_queue(&self, queue: &Arc<Queue>) -> (u64, Option<Ticket>) {
-        let slot = queue.durable.then(|| self.log.reserve());
-        let (n, fill) = queue.clear(true, Gone::Purged, &self.log);
-        drop(fill.slot);
-        let ticket = slot.map(|slot| {
+        let (n, end) = queue.end(&self.log);
+        let ticket = end.slot.filter(|_| queue.durable).map(|slot| {
             let ticket = slot.ticket();
-            slot.fill(Filled { records: queue_gone_record(queue.id), releases: fill.releases, ..Filled::default() });
+            slot.fill(Filled { records: queue_gone_record(queue.id), releases: end.releases, ..Filled::default() });
             ticket
         });
         self.queues.remove(&queue.id.0);

@@ -22,6 +22,7 @@ use crate::route::RouteCache;
 use crate::session::{Live, Session};
 use crate::vhost::Vhost;
 use arc_swap::ArcSwapOption;
+use broker_api::{HEAD_DURABLE, HEAD_RETAIN};
 use broker_api::{
     Batch, ConnectionInfo, ConsumerIx, CoreSession, Entry, EventBatch, GroupIx, OwnerIx, QueueId, Refusal, Serial, StateEdit, Turn,
 };
@@ -186,9 +187,10 @@ impl Link {
         self.outbox.signal(broker_api::Signal::Unblocked);
     }
 
-    /// `false` = the journal takes no durable publishes now.
+    /// `false` = the journal takes no publishes that are logged now.
     fn may_publish_now(&self, batch: Option<&Batch>) -> bool {
-        let durable = batch.is_some_and(|b| b.heads.iter().any(|h| h.has(broker_api::HEAD_DURABLE)));
+        let logged = HEAD_DURABLE | HEAD_RETAIN;
+        let durable = batch.is_some_and(|b| b.heads.iter().any(|h| h.flags & logged != 0));
         !durable || !self.core.log.holds_publishers()
     }
 

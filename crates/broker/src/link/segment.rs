@@ -143,7 +143,7 @@ impl Link {
     fn editable(&self, edit: &StateEdit) -> Option<Arc<crate::session::Session>> {
         let Owner::Session { session, live } = self.owner(edit.owner)? else { return None };
         let state = session.state.lock();
-        let last_words = state.waiting.is_some() && state.incarnation == live.incarnation + 1;
+        let last_words = state.waiting.is_some() && state.last_words_of == live.incarnation;
         let may = !state.ended && (state.incarnation == live.incarnation || last_words) && (edit.value.is_none() || !state.is_full());
         drop(state);
         may.then(|| session.clone())

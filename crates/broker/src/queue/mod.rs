@@ -261,11 +261,13 @@ impl Queue {
         let mut given = 0;
         let mut starved = false;
         let mut gone = Fill::new(self.id, Gone::Accepted);
+        let mut expired = Fill::new(self.id, Gone::Expired);
         while given < want {
             let Some((level, position)) = state.next() else { break };
             let Some(entry) = state.lanes.get_mut(&level).and_then(|lane| lane.get_mut(position)) else { break };
             if entry.expires_s != 0 && entry.expires_s <= now_s {
-                self.expire(state, level, position, log, follow);
+                let entry = self.take_out(state, level, position, &mut expired);
+                self.leave(entry, Gone::Expired, follow);
                 continue;
             }
             let Some(held) = entry.held.clone() else {
@@ -300,22 +302,16 @@ impl Queue {
         if let Some(batch) = of {
             outbox.run(DeliverTo::Consumer(to), self.id, &batch, run.drain(..));
         }
-        if gone.is_worth_it() {
-            gone.reserve(self.durable, log);
-            follow.fills.push(gone);
+        for mut fill in [gone, expired] {
+            if fill.is_worth_it() {
+                fill.reserve(self.durable, log);
+                follow.fills.push(fill);
+            }
         }
         if starved && !self.loading.swap(true, Ordering::AcqRel) {
             follow.load.push(self.clone());
         }
         (given, starved)
-    }
-
-    fn expire(self: &Arc<Queue>, state: &mut State, level: u8, position: u64, log: &Log, follow: &mut Follow) {
-        let mut gone = Fill::new(self.id, Gone::Expired);
-        let entry = self.take_out(state, level, position, &mut gone);
-        gone.reserve(self.durable, log);
-        follow.fills.push(gone);
-        self.leave(entry, Gone::Expired, follow);
     }
 
     fn leave(self: &Arc<Queue>, entry: Option<Entry>, why: Gone, follow: &mut Follow) {
@@ -513,20 +509,35 @@ impl Queue {
         self.pump_locked(&mut state, log, now_s, follow);
     }
 
-    /// Takes everything ready out (purge), or everything at all (delete).
-    pub fn clear(self: &Arc<Queue>, leased_too: bool, why: Gone, log: &Log) -> (u64, Fill) {
-        let mut gone = Fill::new(self.id, why);
+    /// Takes everything ready out.
+    pub fn purge(self: &Arc<Queue>, log: &Log) -> (u64, Fill) {
+        let mut gone = Fill::new(self.id, Gone::Purged);
         let mut state = self.lock();
-        let all: Vec<(u8, u64)> = state
-            .lanes
-            .iter()
-            .flat_map(|(level, lane)| lane.iter().filter(|(_, e)| leased_too || e.status == Status::Ready).map(|(p, _)| (*level, p)))
-            .collect();
-        for (level, position) in &all {
-            self.take_out(&mut state, *level, *position, &mut gone);
-        }
+        let n = self.take_all(&mut state, |e| e.status == Status::Ready, &mut gone);
         gone.reserve(self.durable, log);
-        (all.len() as u64, gone)
+        (n, gone)
+    }
+
+    /// Takes everything out and lets nothing in any more. The slot is reserved last and under the lock, so that every reference that was
+    /// ever made here has a lower ticket; the caller fills it with the record that ends the queue.
+    pub fn end(self: &Arc<Queue>, log: &Log) -> (u64, Fill) {
+        let mut gone = Fill::new(self.id, Gone::Purged);
+        let mut state = self.lock();
+        state.deleted = true;
+        let n = self.take_all(&mut state, |_| true, &mut gone);
+        gone.slot = Some(log.reserve());
+        (n, gone)
+    }
+
+    fn take_all(&self, state: &mut State, which: impl Fn(&Entry) -> bool, gone: &mut Fill) -> u64 {
+        let mut all: Vec<(u8, u64)> = Vec::new();
+        for (level, lane) in &state.lanes {
+            all.extend(lane.iter().filter(|(_, e)| which(e)).map(|(position, _)| (*level, position)));
+        }
+        for (level, position) in &all {
+            self.take_out(state, *level, *position, gone);
+        }
+        all.len() as u64
     }
 }
 
