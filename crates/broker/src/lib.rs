@@ -26,3 +26,4 @@ mod timers;
 
 pub use crate::core::{Config, Core};
 pub use open::CoreError;
+pub use sys::Traffic;

@@ -22,10 +22,27 @@ pub struct Cli {
 pub enum Command {
     /// Run the broker (the default)
     Serve(Serve),
+    /// Look into a data directory
+    #[command(subcommand)]
+    Journal(Journal),
     /// Load a broker and report rates, latencies, CPU per message, losses
     Bench(bench::Args),
     /// Read a password from standard input and print its argon2id hash, for `password_hash`
     HashPassword,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Journal {
+    /// List what is in a data directory: log segments, checkpoints, cold files, page files
+    Inspect {
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Read everything in the data directory of a broker that does not run; exit code 1 and a list if something is damaged
+    Verify {
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 #[derive(Args, Clone, Default, Debug)]
@@ -42,6 +59,9 @@ pub struct Serve {
     /// error, warn, info, debug or trace; for single parts: info,gateway=debug [default: info]
     #[arg(long, value_name = "LEVEL", env = "CARRICK_LOG")]
     pub log: Option<String>,
+    /// Threads that serve connections [default: one less than there are cores, at least 1]
+    #[arg(long, value_name = "N", env = "CARRICK_WORKER_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub worker_threads: Option<u16>,
 }
 
 #[cfg(test)]

@@ -23,7 +23,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => serve::run(&cli.serve),
         Some(Command::Serve(flags)) => serve::run(&flags),
-        Some(Command::Bench(args)) => bench::run(args).map(|code| ExitCode::from(u8::try_from(code).unwrap_or(1))),
+        Some(Command::Journal(command)) => commands::journal::run(&command),
+        Some(Command::Bench(args)) => Ok(commands::bench::run(args)),
         Some(Command::HashPassword) => commands::hash_password::run(),
     };
     result.unwrap_or_else(|error| {

@@ -32,8 +32,12 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
     logging::init(&settings.log).map_err(anyhow::Error::msg)?;
     limits::raise_descriptors();
     let house = wiring::open(&settings)?;
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("carrick").build().context("cannot start threads")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(settings.worker_threads)
+        .thread_name("carrick")
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
     let end = runtime.block_on(live(&settings, &house));
     // Tasks that did not end by themselves end here, and tell the core so while it is still there.
     runtime.shutdown_timeout(REST_LIMIT);
@@ -60,6 +64,7 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
 async fn live(settings: &Settings, house: &House) -> Result<End> {
     let mut signals = Signals::new()?;
     let mut gateway = Gateway::new(settings.gateway.clone(), house.broker());
+    house.watch_traffic(gateway.slots().clone());
     let urls = listen(settings, &mut gateway)?;
     eprint!("{}", banner::text(settings, &urls, &wiring::absolute(&settings.data_dir)));
     announce(&urls);

@@ -4,11 +4,13 @@ use crate::config::{file, Settings};
 use anyhow::{Context, Result};
 use broker::{auth, Core};
 use broker_api::{Broker, VhostName};
+use gateway::Slots;
 use journal::storage::DirStorage;
 use journal::Failure;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -39,6 +41,15 @@ pub fn open(settings: &Settings) -> Result<House> {
 impl House {
     pub fn broker(&self) -> Arc<dyn Broker> {
         Arc::new(self.core.clone())
+    }
+
+    /// `$SYS` tells what the gateway counts.
+    pub fn watch_traffic(&self, slots: Arc<Slots>) {
+        self.core.watch_traffic(move || broker::Traffic {
+            bytes_received: slots.stats.bytes_received.load(Relaxed),
+            bytes_sent: slots.stats.bytes_sent.load(Relaxed),
+            sockets_opened: slots.stats.connections_total.load(Relaxed),
+        });
     }
 
     /// Until the store has failed; then why.
@@ -115,7 +126,6 @@ fn journal_config(file: &file::Journal) -> journal::Config {
         fill: match file.fill {
             Some(file::Fill::Allocate) => journal::SegmentFill::Allocate,
             Some(file::Fill::Zero) => journal::SegmentFill::Zero,
-            Some(file::Fill::Adaptive) => journal::SegmentFill::Adaptive,
             None => default.fill,
         },
         ..default

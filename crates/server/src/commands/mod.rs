@@ -1,3 +1,5 @@
 //! The commands besides `serve`.
 
+pub mod bench;
 pub mod hash_password;
+pub mod journal;

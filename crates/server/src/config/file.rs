@@ -16,6 +16,7 @@ pub struct File {
     pub users: Vec<User>,
     #[serde(rename = "acl")]
     pub rules: Vec<Rule>,
+    pub server: Server,
     pub gateway: gateway::Config,
     pub broker: Broker,
     pub journal: Journal,
@@ -83,6 +84,13 @@ pub struct Rule {
     pub topic: String,
 }
 
+/// `[server]`
+#[derive(Default, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    pub worker_threads: Option<Whole<1, 1024>>,
+}
+
 /// `[broker]`
 #[derive(Default, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -113,7 +121,6 @@ pub struct Journal {
 pub enum Fill {
     Allocate,
     Zero,
-    Adaptive,
 }
 
 /// `[mqtt]`

@@ -21,12 +21,22 @@ fn nothing_written_means_the_defaults() {
 #[test]
 fn flags_win_over_the_file() {
     let text = "data_dir = 'a'\nlisten = ['mqtt://127.0.0.1:1']\nlog = 'warn'";
-    let flags = Serve { data_dir: Some("b".into()), listen: vec!["unix:/x".into()], log: Some("debug,gateway=trace".into()), config: None };
+    let flags =
+        Serve { data_dir: Some("b".into()), listen: vec!["unix:/x".into()], log: Some("debug,gateway=trace".into()), ..Serve::default() };
     let merged = settings(text, flags);
     assert_eq!((merged.data_dir.to_str(), merged.log.as_str()), (Some("b"), "debug,gateway=trace"));
     assert_eq!(merged.listen[0].to_string(), "unix:/x");
     let kept = settings(text, Serve::default());
     assert_eq!((kept.data_dir.to_str(), kept.listen[0].to_string().as_str(), kept.log.as_str()), (Some("a"), "mqtt://127.0.0.1:1", "warn"));
+}
+
+#[test]
+fn threads_have_a_default_and_bounds() {
+    let text = "[server]\nworker_threads = 3";
+    assert_eq!(settings(text, Serve::default()).worker_threads, 3);
+    assert_eq!(settings(text, Serve { worker_threads: Some(5), ..Serve::default() }).worker_threads, 5);
+    assert!(settings("", Serve::default()).worker_threads >= 1);
+    assert!(refused("[server]\nworker_threads = 0").contains("from 1 to 1024"));
 }
 
 #[test]
@@ -73,7 +83,7 @@ fn what_is_wrong_is_refused_with_its_key_its_line_and_what_would_be_right() {
         ("log = 'loud'", &["line 1", "log = ", "loud", "debug"]),
         ("[journal]\nsegment_bytes = 5", &["line 2", "segment_bytes", "from 1 MiB to 1 GiB"]),
         ("[journal]\nsegment_bytes = '64 MB'", &["line 2", "64 MB", "\"64 MiB\""]),
-        ("[journal]\nfill = 'quick'", &["line 2", "quick", "`adaptive`"]),
+        ("[journal]\nfill = 'quick'", &["line 2", "quick", "`zero`"]),
         ("[journal]\nsegment = 1", &["line 2", "segment", "`segment_bytes`"]),
         ("[gateway]\nmax_connections = -1", &["line 2", "max_connections = -1"]),
         ("[mqtt]\nmax_qos = 3", &["line 2", "max_qos", "from 0 to 2"]),

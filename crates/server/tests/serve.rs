@@ -1,0 +1,204 @@
+//! The binary as a process: what it prints, refuses, and how it ends.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(20);
+/// CONNECT of MQTT 3.1.1, clean session, client id "t"; and the CONNACK that accepts it.
+const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01t";
+const CONNACK: &[u8] = b"\x20\x02\x00\x00";
+/// The same in MQTT 5, without properties.
+const CONNECT_5: &[u8] = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x3c\x00\x00\x01t";
+
+struct Carrick {
+    process: Child,
+    urls: Vec<String>,
+}
+
+impl Drop for Carrick {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn command(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_carrick"));
+    command.args(arguments).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARRICK_") || name == "NOTIFY_SOCKET") {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn start(dir: &Path, arguments: &[&str]) -> Carrick {
+    start_command(command(dir, arguments))
+}
+
+fn start_command(mut command: Command) -> Carrick {
+    let mut process = command.stderr(Stdio::null()).spawn().expect("started");
+    let mut lines = BufReader::new(process.stdout.take().expect("piped")).lines();
+    let mut urls = Vec::new();
+    loop {
+        let line = lines.next().expect("ready before the end").expect("text");
+        match line.strip_prefix("listening ") {
+            Some(url) => urls.push(url.to_owned()),
+            None => break assert_eq!(line, "ready"),
+        }
+    }
+    Carrick { process, urls }
+}
+
+impl Carrick {
+    fn connect(&self) -> TcpStream {
+        let url = self.urls.iter().find_map(|url| url.strip_prefix("mqtt://")).expect("a TCP listener");
+        let stream = TcpStream::connect(url).expect("connected");
+        stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
+        stream
+    }
+
+    fn stop(mut self) -> Option<i32> {
+        signal(&self.process, rustix::process::Signal::TERM);
+        wait(&mut self.process)
+    }
+}
+
+fn signal(process: &Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_child(process);
+    rustix::process::kill_process(pid, signal).expect("it runs");
+}
+
+fn wait(process: &mut Child) -> Option<i32> {
+    let start = Instant::now();
+    while start.elapsed() < LIMIT {
+        if let Some(status) = process.try_wait().expect("ours") {
+            return status.code();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("it does not end");
+}
+
+/// Runs something that must end by itself, and not well.
+fn refused(dir: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = command(dir, arguments);
+    let mut process = command.spawn().expect("started");
+    let code = wait(&mut process);
+    let Output { stdout, stderr, .. } = process.wait_with_output().expect("read");
+    assert!(!String::from_utf8_lossy(&stdout).contains("ready"), "it served");
+    (code, String::from_utf8_lossy(&stderr).into_owned())
+}
+
+fn login(stream: &mut TcpStream, connect: &[u8]) -> Vec<u8> {
+    stream.write_all(connect).expect("sent");
+    let mut answer = vec![0; 2];
+    stream.read_exact(&mut answer).expect("an answer");
+    let mut rest = vec![0; answer[1] as usize];
+    stream.read_exact(&mut rest).expect("the rest");
+    answer.extend_from_slice(&rest);
+    answer
+}
+
+#[test]
+fn it_serves_says_good_bye_and_starts_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for _ in 0..2 {
+        let carrick = start(dir.path(), &["--listen", "mqtt://127.0.0.1:0", "--listen", "unix:sock"]);
+        assert_eq!(carrick.urls.len(), 2);
+        assert_eq!(carrick.urls[1], "unix:sock");
+        assert!(!carrick.urls[0].ends_with(":0"), "{}", carrick.urls[0]);
+        let mut old = carrick.connect();
+        assert_eq!(login(&mut old, CONNECT), CONNACK);
+        let mut new = carrick.connect();
+        let mut other = CONNECT_5.to_vec();
+        *other.last_mut().expect("an id") = b'u';
+        assert_eq!(login(&mut new, &other)[3], 0, "accepted");
+        assert_eq!(carrick.stop(), Some(0));
+        let mut last = Vec::new();
+        new.read_to_end(&mut last).expect("a clean end");
+        assert_eq!(last.get(..3).map(|bytes| (bytes[0], bytes[2])), Some((0xe0, 139)), "DISCONNECT, server shutting down: {last:?}");
+        last.clear();
+        old.read_to_end(&mut last).expect("a clean end");
+        assert!(last.is_empty(), "3.1.1 has no such packet");
+        assert!(!dir.path().join("sock").exists());
+    }
+    assert!(dir.path().join("carrick-data").is_dir(), "the default data directory");
+}
+
+#[test]
+fn the_environment_is_heard_and_flags_are_louder() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut command = command(dir.path(), &["serve", "--data-dir", "flag"]);
+    command.env("CARRICK_DATA_DIR", "variable").env("CARRICK_LISTEN", "mqtt://127.0.0.1:0,mqtt://localhost:0");
+    let carrick = start_command(command);
+    assert!(carrick.urls.len() >= 2, "{:?}", carrick.urls);
+    assert!(dir.path().join("flag").is_dir() && !dir.path().join("variable").exists());
+    signal(&carrick.process, rustix::process::Signal::INT);
+    let mut carrick = carrick;
+    assert_eq!(wait(&mut carrick.process), Some(0));
+}
+
+#[test]
+fn a_second_process_on_the_same_data_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let first = start(dir.path(), &["--listen", "mqtt://127.0.0.1:0"]);
+    let (code, why) = refused(dir.path(), &["--listen", "mqtt://127.0.0.1:0"]);
+    assert_eq!(code, Some(1));
+    assert!(why.contains("in use by another process") && why.contains("carrick-data"), "{why}");
+    assert_eq!(login(&mut first.connect(), CONNECT), CONNACK, "the first one is not hurt");
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_anything_is_served() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = format!("mqtt://{}", taken.local_addr().expect("bound"));
+    std::fs::write(dir.path().join("bad.toml"), "\n[journal]\nsegment = 1\n").expect("written");
+    std::fs::write(dir.path().join("user.toml"), "[[user]]\nname = 'a'\npassword_hash = 'plain'\n").expect("written");
+    std::fs::write(dir.path().join("acl.toml"), "[[acl]]\naccess = 'look'\ntopic = 'a'\n").expect("written");
+    for (arguments, code, parts) in [
+        (&["--config", "bad.toml"][..], 1, &["bad.toml", "line 3", "segment", "segment_bytes"][..]),
+        (&["--config", "none.toml"], 1, &["none.toml", "No such file"]),
+        (&["--config", "user.toml"], 1, &["\"a\""]),
+        (&["--config", "acl.toml"], 1, &["look", "readwrite"]),
+        (&["--listen", "mqtt://0.0.0.0:0"], 1, &["other machines", "allow_anonymous = true"]),
+        (&["--listen", "amqp://127.0.0.1:0"], 1, &["not yet"]),
+        (&["--listen", &taken], 1, &["another process listens there"]),
+        (&["--log", "loud", "--listen", "mqtt://127.0.0.1:0"], 1, &["loud", "debug"]),
+        (&["--lisen", "x"], 2, &["--lisen"]),
+    ] {
+        let (got, why) = refused(dir.path(), arguments);
+        assert_eq!(got, Some(code), "{arguments:?}: {why}");
+        for part in parts {
+            assert!(why.contains(part), "{arguments:?}: no {part:?} in: {why}");
+        }
+    }
+}
+
+#[test]
+fn users_come_in_with_their_password_and_nobody_with_a_wrong_one() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut hash = command(dir.path(), &["hash-password"]).stdin(Stdio::piped()).spawn().expect("started");
+    hash.stdin.take().expect("piped").write_all(b"secret\n").expect("typed");
+    let hash = String::from_utf8(hash.wait_with_output().expect("hashed").stdout).expect("text");
+    assert!(hash.starts_with("$argon2id$"), "{hash}");
+    let config = format!("[[user]]\nname = 'ann'\npassword_hash = '{}'\n[[user]]\nname = 'bob'\npassword = 'pw'\n", hash.trim());
+    std::fs::write(dir.path().join("c.toml"), config).expect("written");
+    let carrick = start(dir.path(), &["--config", "c.toml", "--listen", "mqtt://127.0.0.1:0"]);
+    for (user, password, code) in [("ann", "secret", 0), ("bob", "pw", 0), ("ann", "wrong", 4), ("guest", "guest", 4), ("bob", "secret", 4)]
+    {
+        let mut body = b"\x00\x04MQTT\x04\xc2\x00\x3c\x00\x01t".to_vec();
+        for text in [user, password] {
+            body.extend_from_slice(&(text.len() as u16).to_be_bytes());
+            body.extend_from_slice(text.as_bytes());
+        }
+        let mut connect = vec![0x10, body.len() as u8];
+        connect.extend_from_slice(&body);
+        let answer = login(&mut carrick.connect(), &connect);
+        assert!(answer[3] == code || (code == 4 && answer[3] == 5), "{user}/{password}: {answer:?}");
+    }
+    assert_eq!(login(&mut carrick.connect(), CONNECT), CONNACK, "no credentials, from this machine");
+}
