@@ -19,7 +19,7 @@ use crate::segment::{self, Segment};
 use crate::{ObjectError, ObjectKey, ObjectSink};
 
 /// While the disk is full, how often room is looked for.
-const FULL_RETRY_NS: u64 = 100_000_000;
+const FULL_RETRY_NS: u64 = 20_000_000;
 /// While a checkpoint waits for the commit point.
 const COMMIT_POLL: Duration = Duration::from_millis(2);
 /// A failed checkpoint (a full disk, a snapshot that could not be taken) is tried again after this.

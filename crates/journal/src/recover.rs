@@ -42,9 +42,14 @@ pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Ap
     for dir in ["j", "c", "p", "x"] {
         storage.make_dir(dir).map_err(OpenError::io(format!("making the directory {dir}")))?;
     }
-    let mut meta = read_meta(storage.as_ref(), &config)?;
-    remove_leftovers(storage.as_ref())?;
-    sync_dirs(storage.as_ref())?;
+    let mut meta = match read_meta(storage.as_ref(), &config)? {
+        Some(meta) => {
+            remove_leftovers(storage.as_ref())?;
+            sync_dirs(storage.as_ref())?;
+            meta
+        }
+        None => make_meta(storage.as_ref(), &config)?,
+    };
     let segments = open_segments(storage.as_ref(), &meta.ids)?;
     let (mut roots, highest_root) = checkpoint::read_all(storage.as_ref(), &meta.ids)?;
     let newest = roots.last().cloned();
@@ -214,16 +219,22 @@ fn lock(storage: &dyn Storage) -> Result<Box<dyn Lock>, OpenError> {
     })
 }
 
-fn read_meta(storage: &dyn Storage, config: &Config) -> Result<Meta, OpenError> {
+/// `None`: there is no store yet.
+fn read_meta(storage: &dyn Storage, config: &Config) -> Result<Option<Meta>, OpenError> {
     if let Some(meta) = Meta::read(storage)? {
         if meta.ids.shard != config.shard {
             return Err(OpenError::Foreign { file: "meta".into() });
         }
-        return Ok(meta);
+        return Ok(Some(meta));
     }
     if let Some(orphan) = storage.list("j").map_err(OpenError::io("listing j"))?.into_iter().find(|name| parse_name(name).is_some()) {
         return Err(OpenError::corrupt("meta", format!("it is missing, but there is a log (j/{orphan})")));
     }
+    Ok(None)
+}
+
+/// The identity of a new store. The directory sync in here makes the new directories durable as well.
+fn make_meta(storage: &dyn Storage, config: &Config) -> Result<Meta, OpenError> {
     let cluster = u128::from(storage.random()) << 64 | u128::from(storage.random());
     let ids = Ids { cluster, node: storage.random(), shard: config.shard };
     let meta = Meta { number: 0, ids, epoch: 0, boot_id: 0, clean: true };

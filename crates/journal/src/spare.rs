@@ -52,10 +52,20 @@ impl Spares {
         if !fits {
             return Ok(None);
         }
-        let mut state = self.state.lock();
-        let Some(at) = (0..2).find(|at| state.reserve[*at].is_some()) else { return Ok(None) };
-        let taken = state.reserve[at].take();
-        Ok(taken.map(|file| (file, RESERVE_SEGMENTS[at].to_string())))
+        let taken = {
+            let mut state = self.state.lock();
+            let found = (0..2).find(|at| state.reserve[*at].is_some());
+            found.and_then(|at| Some((state.reserve[at].take()?, RESERVE_SEGMENTS[at].to_string())))
+        };
+        if taken.is_some() {
+            return Ok(taken);
+        }
+        // The last resort. A checkpoint that waits for staged records, which wait for a segment, would wait for ever; evacuation can wait.
+        if !self.open_cold_reserve(core)? {
+            return Ok(None);
+        }
+        let last = segment_files::allocate(storage, segment_files::FRESH, bytes)?;
+        Ok(last.map(|file| (file, segment_files::FRESH.into())))
     }
 
     /// Fills the reserve, then the spare. `false`: the disk is too full for all of it.

@@ -15,7 +15,7 @@ pub trait Storage: Send + Sync {
     fn open(&self, path: &str) -> io::Result<Arc<dyn File>>;
     /// Plain names of the files (not the directories) in `dir`, sorted.
     fn list(&self, dir: &str) -> io::Result<Vec<String>>;
-    /// Makes the directory if it is missing, durably.
+    /// Makes the directory if it is missing; durable after `sync_dir("")`.
     fn make_dir(&self, dir: &str) -> io::Result<()>;
     /// Atomic; replaces `to`. Both in the same directory, or both directories are synced by the caller.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;

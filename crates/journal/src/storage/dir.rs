@@ -56,9 +56,8 @@ impl Storage for DirStorage {
 
     fn make_dir(&self, dir: &str) -> io::Result<()> {
         match fs::create_dir(self.path(dir)) {
-            Ok(()) => sys::fsync(&fs::File::open(&self.root)?),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
         }
     }
 

@@ -48,6 +48,16 @@ fn what_was_confirmed_is_read_back_and_recovered_in_order() {
 }
 
 #[test]
+fn an_empty_store_opens_with_few_syncs() {
+    // The 50 ms to `ready` leave no room for more: a sync is 1 to 3 ms on a modest disk. A simulated stall of 5 s per sync counts them.
+    let storage = journal::sim::SimStorage::new(3);
+    storage.stall_syncs(1000);
+    let journal = Journal::open(Arc::new(storage.clone()), journal::Config { clock: storage.clock(), ..small() }, &mut Keep::default());
+    assert!(journal.is_ok());
+    assert_eq!(storage.injected().stalls, 3, "meta, the first segment, meta again");
+}
+
+#[test]
 fn a_second_process_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let (_journal, _) = open(dir.path(), small());

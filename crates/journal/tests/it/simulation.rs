@@ -415,7 +415,7 @@ impl Run {
     /// A full disk drains to 0 without a restart, and publishers may go on then (LOG §5).
     fn drain(&mut self, reign: &mut Reign) -> Result<(), String> {
         // What a store of this configuration needs when it is empty: reserve, spare, the segment in use, page files, the hot window.
-        let enough = self.storage.budget() >= 600 << 10;
+        let enough = self.storage.budget() >= 480 << 10;
         self.draining = true;
         for _ in 0..600 {
             self.fill_open(reign);
