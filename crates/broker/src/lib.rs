@@ -19,6 +19,7 @@ pub use open::Steps;
 
 pub mod auth;
 mod dead_letter;
+pub mod mutants;
 mod open;
 mod store;
 mod sys;

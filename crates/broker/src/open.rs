@@ -65,9 +65,10 @@ impl Core {
         let vhost = Vhost::new(0, VhostName::new("/"));
         let bound = Bound { messages: config.session_queue_messages, bytes: config.session_queue_bytes, then: AtBound::DropNewest };
         let mut recovery = Recovery::new(vec![vhost.clone()], bound);
+        let clock = journal_config.clock.clone();
         let journal = Journal::open(storage, journal_config, &mut recovery)?;
         let started_ms = journal.broker_time_ms();
-        let (log, door) = Log::new(journal, on_failure);
+        let (log, door) = Log::new(journal, clock, on_failure);
         let (loader, to_load) = channel();
         let shared = Arc::new_cyclic(|me| Shared {
             me: me.clone(),

@@ -7,7 +7,9 @@ use crate::queue::{Consumer, Follow, Group, Queue};
 use crate::session::{Live, Session, SessionState, Subscription, WaitingAttach};
 use crate::store::{session_gone_record, session_record};
 use crate::timers::Timer;
-use broker_api::{Attach, Attached, EndOwner, Expiry, Limit, Parting, PartingFate, QueueName, QueueSpec, Refusal, Reply, Signal, Token};
+use broker_api::{
+    Attach, Attached, EndOwner, Expiry, Limit, Parting, PartingFate, QueueName, QueueSpec, Refusal, Reply, Side, Signal, Token,
+};
 use journal::{Filled, Slot, Ticket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -167,11 +169,12 @@ impl Link {
             (pinned, shares)
         };
         session.queue.give_back_all(session.id, |seq| pinned.iter().any(|(q, s)| *q == session.queue.id && *s == seq));
-        session.queue.resume(session.id, &live.outbox, live.consumer, log);
+        session.queue.resume(&consumer_of(session, &live, None, true), log);
         let others: std::collections::HashSet<_> = pinned.iter().map(|(q, _)| *q).filter(|q| *q != session.queue.id).collect();
         for id in others {
             if let Some(queue) = self.core.queue(id) {
-                queue.resume(session.id, &live.outbox, live.consumer, log);
+                let from = shares.iter().find(|s| s.share.as_ref().is_some_and(|s| s.queue.id == id));
+                queue.resume(&consumer_of(session, &live, from.map(|s| &**s), true), log);
             }
         }
         live.active.store(true, Ordering::Release);
@@ -179,7 +182,7 @@ impl Link {
         session.queue.activate(self.outbox.id, live.consumer, log, now_s, follow);
         for subscription in shares {
             if let Some(share) = &subscription.share {
-                add_consumer(&share.queue, session, &live, subscription.level, true);
+                add_consumer(&share.queue, consumer_of(session, &live, Some(&subscription), true));
                 share.queue.pump(log, now_s, follow);
             }
         }
@@ -227,7 +230,7 @@ fn is_over(state: &SessionState, now_ms: u64) -> bool {
 /// Gives the session its new connection and leaves the reply where the commit releases it.
 fn complete_attach(session: &Arc<Session>, waiting: WaitingAttach) {
     let WaitingAttach { outbox, token, live, present, ticket } = waiting;
-    add_consumer(&session.queue, session, &live, u8::MAX, false);
+    add_consumer(&session.queue, consumer_of(&session, &live, None, false));
     let attached = {
         let state = session.state.lock();
         if state.ended || state.incarnation != live.incarnation {
@@ -241,19 +244,28 @@ fn complete_attach(session: &Arc<Session>, waiting: WaitingAttach) {
     outbox.reply_at(ticket, token, Ok(Reply::Attached(attached)), Some(Work::Activate(session.clone())));
 }
 
-pub(crate) fn add_consumer(queue: &Arc<Queue>, session: &Session, live: &Arc<Live>, level: u8, active: bool) {
-    queue.remove_consumer(live.outbox.id, Some(live.consumer));
-    queue.add_consumer(Consumer {
+/// Puts a consumer in the place of the connection's earlier one, if there is one.
+pub(crate) fn add_consumer(queue: &Arc<Queue>, consumer: Consumer) {
+    queue.remove_consumer(consumer.outbox.id, Some(consumer.to));
+    queue.add_consumer(consumer);
+}
+
+/// A session's connection as a consumer of its own queue, or of the one it shares by a subscription.
+pub(crate) fn consumer_of(session: &Session, live: &Live, shared: Option<&Subscription>, active: bool) -> Consumer {
+    let identifier = shared.map_or(0, |s| s.identifier);
+    Consumer {
         outbox: live.outbox.clone(),
         to: live.consumer,
         owner: session.id,
         group: Some(live.group.clone()),
         credit: u32::MAX,
         settled: false,
-        level,
+        level: shared.map_or(u8::MAX, |s| s.level),
+        side: (identifier != 0).then(|| Arc::new(Side { subscriptions: vec![identifier] })),
+        flags: shared.map_or(0, |s| s.flags),
         active,
         priority: 0,
-    });
+    }
 }
 
 /// Takes a lost connection's consumers off the session's queue and off shared ones, whose leases go to other members.
@@ -374,7 +386,9 @@ impl Shared {
         if let Some(slot) = end.slot.filter(|_| logged) {
             slot.fill(Filled { records: session_gone_record(session.id), releases: end.releases, ..Filled::default() });
         }
-        self.checkpoint.session_gone(session);
+        if logged {
+            self.checkpoint.session_gone(session);
+        }
         self.sessions.remove(&session.id);
         self.queues.remove(&session.id);
         if let Some(vhost) = self.vhost_by_id(session.vhost) {

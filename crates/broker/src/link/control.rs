@@ -1,7 +1,7 @@
 //! Control commands: everything that changes more than a destination's contents.
 
 use super::segment::Fills;
-use super::{add_consumer, Link, Owner};
+use super::{add_consumer, consumer_of, Link, Owner};
 use crate::auth::LoginOutcome;
 use crate::core::{Counters, Shared};
 use crate::outbox::Work;
@@ -100,7 +100,7 @@ impl Link {
                 join(share, &subscription);
                 self.vhost.topics.insert(&pattern, share.id, TopicTarget::Share(share.clone()));
                 if let Some(live) = session.live.load_full() {
-                    add_consumer(&share.queue, &session, &live, subscription.level, true);
+                    add_consumer(&share.queue, consumer_of(&session, &live, Some(&subscription), true));
                     let mut follow = Follow::default();
                     share.queue.pump(&self.core.log, self.core.now_s(), &mut follow);
                     self.core.follow_up(follow);
@@ -309,6 +309,8 @@ impl Link {
             credit: consume.credit,
             settled: consume.mode == Mode::Settled,
             level: u8::MAX,
+            side: None,
+            flags: 0,
             active: true,
             priority: consume.priority,
         });
@@ -398,6 +400,10 @@ impl Shared {
                     share.queue.remove_consumer(live.outbox.id, Some(live.consumer));
                 }
                 share.queue.give_back_all(subscription.session.id, |_| false);
+                // To the members that stay.
+                let mut follow = Follow::default();
+                share.queue.pump(&self.log, self.now_s(), &mut follow);
+                self.follow_up(follow);
                 if empty && vhost.shares.remove_if(key, |_, s| s.members.lock().is_empty()).is_some() {
                     vhost.topics.remove(&pattern, share.id);
                     vhost.queues.remove(&share.queue.name);

@@ -11,7 +11,7 @@ mod control;
 mod publish;
 mod segment;
 
-pub(crate) use attach::add_consumer;
+pub(crate) use attach::{add_consumer, consumer_of};
 pub(crate) use publish::{copy_out, store_retained, NO_SEQ};
 
 use crate::auth::{LoginState, Principal};
@@ -22,10 +22,10 @@ use crate::route::RouteCache;
 use crate::session::{Live, Session};
 use crate::vhost::Vhost;
 use arc_swap::ArcSwapOption;
-use broker_api::{HEAD_DURABLE, HEAD_RETAIN};
 use broker_api::{
     Batch, ConnectionInfo, ConsumerIx, CoreSession, Entry, EventBatch, GroupIx, OwnerIx, QueueId, Refusal, Serial, StateEdit, Turn,
 };
+use broker_api::{HEAD_DURABLE, HEAD_RETAIN};
 use journal::Ticket;
 use segment::Segment;
 use std::collections::VecDeque;

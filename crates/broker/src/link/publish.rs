@@ -3,6 +3,7 @@
 use super::segment::Fills;
 use super::Link;
 use crate::core::Counters;
+use crate::mutants::{self, Mutant};
 use crate::queue::{AtBound, Follow, Held, Incoming, Queue};
 use crate::route::Route;
 use crate::session::{Live, Session};
@@ -170,7 +171,8 @@ impl Link {
         }
         // The slot is reserved before anything changes in memory (LOG §2), so that no checkpoint holds more than it waits for. What is
         // kept nowhere needs none.
-        let slot = (!records.is_empty()).then(|| self.core.log.reserve());
+        let late = mutants::active(Mutant::SettleBeforePublish);
+        let mut slot = (!records.is_empty() && !late).then(|| self.core.log.reserve());
         for edit in &edits {
             self.apply_edit(edit);
         }
@@ -203,6 +205,9 @@ impl Link {
             drop(state);
             self.core.checkpoint.queue(&queue);
             at = end;
+        }
+        if late && !records.is_empty() {
+            slot = Some(self.core.log.reserve());
         }
         if let Some(slot) = slot {
             fills.push(slot, Filled { records, place: Some(place), releases, done: None });

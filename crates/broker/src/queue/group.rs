@@ -2,19 +2,20 @@
 
 use super::Queue;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::Arc;
 
 #[derive(Default)]
 pub(crate) struct Group {
-    credit: AtomicU64,
+    /// Below zero while what was resumed has not been answered for.
+    credit: AtomicI64,
     /// Queues that met an empty group, each once.
     waiting: Mutex<Vec<Arc<Queue>>>,
 }
 
 impl Group {
     pub fn new(credit: u32) -> Arc<Group> {
-        Arc::new(Group { credit: AtomicU64::new(u64::from(credit)), waiting: Mutex::default() })
+        Arc::new(Group { credit: AtomicI64::new(i64::from(credit)), waiting: Mutex::default() })
     }
 
     /// Takes up to `want`; an empty group remembers the queue and answers 0.
@@ -35,8 +36,8 @@ impl Group {
     fn try_take(&self, want: u32) -> u32 {
         let mut have = self.credit.load(Ordering::Relaxed);
         loop {
-            let take = have.min(u64::from(want));
-            if take == 0 {
+            let take = have.min(i64::from(want));
+            if take <= 0 {
                 return 0;
             }
             match self.credit.compare_exchange_weak(have, have - take, Ordering::Relaxed, Ordering::Relaxed) {
@@ -46,15 +47,20 @@ impl Group {
         }
     }
 
-    /// Gives credit back that was taken and not used.
-    pub fn untake(&self, unused: u32) {
-        self.credit.fetch_add(u64::from(unused), Ordering::Relaxed);
+    /// Gives credit back that was taken and not used; answers the queues that met the group empty meanwhile.
+    pub fn untake(&self, unused: u32) -> Vec<Arc<Queue>> {
+        self.add(unused)
+    }
+
+    /// Takes credit that may not be there yet.
+    pub fn spend(&self, n: u32) {
+        self.credit.fetch_sub(i64::from(n), Ordering::Relaxed);
     }
 
     /// New credit; answers the queues to pump.
     pub fn add(&self, n: u32) -> Vec<Arc<Queue>> {
         let mut waiting = self.waiting.lock();
-        self.credit.fetch_add(u64::from(n), Ordering::Relaxed);
+        self.credit.fetch_add(i64::from(n), Ordering::Relaxed);
         std::mem::take(&mut *waiting)
     }
 

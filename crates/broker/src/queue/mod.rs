@@ -48,6 +48,9 @@ pub(crate) struct Consumer {
     pub settled: bool,
     /// Deliveries are granted at most this level.
     pub level: u8,
+    /// What its subscription adds to each delivery: identifiers, and flags. Members of a share differ in these.
+    pub side: Option<Arc<Side>>,
+    pub flags: u8,
     pub active: bool,
     pub priority: i32,
 }
@@ -239,7 +242,7 @@ impl Queue {
             }
             if given < granted {
                 if let Some(group) = consumer.group.clone() {
-                    group.untake(granted - given);
+                    follow.pump.extend(group.untake(granted - given));
                 }
             }
             idle = if given == 0 { idle + 1 } else { 0 };
@@ -251,11 +254,11 @@ impl Queue {
 
     /// Takes up to `want` ready entries for one consumer. The second answer says that the next one has to be read from the log first.
     fn give(self: &Arc<Queue>, state: &mut State, at: usize, want: u32, log: &Log, now_s: u32, follow: &mut Follow) -> (u32, bool) {
-        let (owner, to, settled, cap) = {
+        let (owner, to, settled, cap, extra) = {
             let c = &state.consumers[at];
-            (c.owner, c.to, c.settled, c.level)
+            (c.owner, c.to, c.settled, c.level, c.flags)
         };
-        let outbox = state.consumers[at].outbox.clone();
+        let (outbox, side) = (state.consumers[at].outbox.clone(), state.consumers[at].side.clone());
         let mut run: Vec<Delivery> = Vec::with_capacity(want.min(256) as usize);
         let mut of: Option<Arc<Batch>> = None;
         let mut given = 0;
@@ -279,14 +282,14 @@ impl Queue {
                     outbox.run(DeliverTo::Consumer(to), self.id, &batch, run.drain(..));
                 }
             }
-            let mut flags = entry.flags;
+            let mut flags = entry.flags | extra;
             if entry.attempts > 0 {
                 flags |= DELIVERY_REDELIVERED;
             }
             run.push(Delivery {
                 seq: Seq::new(level, position),
                 index: entry.head,
-                side: entry.side.clone(),
+                side: entry.side.clone().or_else(|| side.clone()),
                 attempts: entry.attempts,
                 level: entry.level.min(cap),
                 flags,
@@ -436,10 +439,11 @@ impl Queue {
         }
     }
 
-    /// Hands the leases that a durable session kept to its new consumer, oldest first, and only then anything else.
-    pub fn resume(self: &Arc<Queue>, owner: u64, outbox: &Arc<Outbox>, to: ConsumerIx, log: &Log) -> Vec<Seq> {
+    /// Hands the leases that a durable session kept to its new consumer, oldest first, and only then anything else. They spend its
+    /// credit, though it may have none yet.
+    pub fn resume(self: &Arc<Queue>, to: &Consumer, log: &Log) -> Vec<Seq> {
         let mut state = self.lock();
-        let mine: Vec<Seq> = state.leased_to(owner).collect();
+        let mine: Vec<Seq> = state.leased_to(to.owner).collect();
         let mut unread = Vec::new();
         for seq in mine {
             let Some(entry) = state.lanes.get_mut(&seq.lane()).and_then(|l| l.get_mut(seq.position())) else { continue };
@@ -461,12 +465,15 @@ impl Queue {
             let delivery = Delivery {
                 seq,
                 index: entry.head,
-                side: entry.side.clone(),
+                side: entry.side.clone().or_else(|| to.side.clone()),
                 attempts: entry.attempts,
-                level: entry.level,
-                flags: entry.flags | DELIVERY_RESUMED | DELIVERY_REDELIVERED,
+                level: entry.level.min(to.level),
+                flags: entry.flags | to.flags | DELIVERY_RESUMED | DELIVERY_REDELIVERED,
             };
-            outbox.run(DeliverTo::Consumer(to), self.id, &held.batch, std::iter::once(delivery));
+            if let Some(group) = &to.group {
+                group.spend(1);
+            }
+            to.outbox.run(DeliverTo::Consumer(to.to), self.id, &held.batch, std::iter::once(delivery));
         }
         unread
     }
@@ -679,7 +686,10 @@ impl State {
         } else {
             entry.flags |= DELIVERY_REDELIVERED;
         }
-        lane.returned.insert(position);
+        // Before the cursor; what lies beyond (a lease pinned in recovery) is met there.
+        if position < lane.cursor {
+            lane.returned.insert(position);
+        }
         self.leased -= 1;
         self.ready += 1;
         true

@@ -116,7 +116,7 @@ impl Recovery {
         }
     }
 
-    fn queue(&mut self, r: &mut Reader<'_>) -> Option<Arc<Queue>> {
+    fn queue(&mut self, r: &mut Reader<'_>, of_session: bool) -> Option<Arc<Queue>> {
         let (id, vhost) = (r.u64()?, r.u32()?);
         let name = QueueName::new(r.text()?);
         let spec = records::read_queue_spec(r)?;
@@ -124,10 +124,10 @@ impl Recovery {
         if let Some(queue) = self.queues.get(&id) {
             return Some(queue.clone());
         }
-        let bound = crate::queue::bound_of(&spec);
+        let bound = if of_session { self.session_bound } else { crate::queue::bound_of(&spec) };
         let queue = Queue::new(QueueId(id), name.clone(), vhost, spec, bound);
         self.queues.insert(id, queue.clone());
-        if let Some(vhost) = self.vhost(vhost) {
+        if let (Some(vhost), false) = (self.vhost(vhost), of_session) {
             vhost.queues.insert(name, queue.clone());
         }
         Some(queue)
@@ -244,7 +244,7 @@ impl Recovery {
                 }
             }
             kind::QUEUE => {
-                self.queue(&mut r)?;
+                self.queue(&mut r, false)?;
             }
             kind::QUEUE_GONE => self.queue_gone(r.u64()?, releases),
             kind::SESSION => {
@@ -281,7 +281,8 @@ impl Recovery {
         match key.class {
             class::COUNTERS => self.saw_id(r.u64()?.checked_sub(1)?),
             class::QUEUE => {
-                let queue = self.queue(&mut r)?;
+                let of_session = r.u8()? != 0;
+                let queue = self.queue(&mut r, of_session)?;
                 let mut state = queue.lock();
                 for _ in 0..r.u8()? {
                     let (level, next) = (r.u8()?, r.u64()?);

@@ -8,6 +8,7 @@ pub(crate) mod wire;
 pub(crate) use apply::Recovery;
 pub(crate) use snapshot::{CoreSnapshot, Dirty};
 
+use crate::mutants::{self, Mutant};
 use crate::outbox::{Outbox, Work};
 use crate::queue::{Fill, Gone, Held, Queue};
 use crate::session::{Session, Subscription, SubscriptionKey};
@@ -25,6 +26,7 @@ pub(crate) struct Log {
     journal: Journal,
     failed: Arc<AtomicBool>,
     gate: Arc<Gate>,
+    clock: Arc<dyn journal::Clock>,
 }
 
 /// Connections whose publishes are held, and whether the disk holds them.
@@ -79,12 +81,12 @@ impl FailureDoor {
 }
 
 impl Log {
-    pub fn new(journal: Journal, on_failure: Box<dyn Fn(&Failure) + Send + Sync>) -> (Log, FailureDoor) {
+    pub fn new(journal: Journal, clock: Arc<dyn journal::Clock>, on_failure: Box<dyn Fn(&Failure) + Send + Sync>) -> (Log, FailureDoor) {
         let failed = Arc::new(AtomicBool::new(false));
         let gate = Arc::new(Gate::default());
         let watch = Arc::new(Watch { failed: failed.clone(), gate: gate.clone(), on_failure, core: std::sync::OnceLock::new() });
         journal.set_hooks(watch.clone());
-        (Log { journal, failed, gate }, FailureDoor(watch))
+        (Log { journal, failed, gate, clock }, FailureDoor(watch))
     }
 
     pub fn journal(&self) -> &Journal {
@@ -123,6 +125,9 @@ impl Log {
     }
 
     pub fn now_ms(&self) -> u64 {
+        if mutants::active(Mutant::ExpireOnStep) {
+            return self.clock.wall_ms();
+        }
         self.journal.broker_time_ms()
     }
 

@@ -169,6 +169,8 @@ impl Pass<'_> {
         }
         self.bytes.clear();
         let mut w = Writer(&mut self.bytes);
+        // A session's queue has the session's bound, and no name that others could use.
+        w.u8(u8::from(self.core.sessions.contains_key(&queue.id.0)));
         write_queue(&mut w, queue);
         w.u8(state.lanes.len() as u8);
         for (level, lane) in &state.lanes {
