@@ -148,6 +148,10 @@ impl Shared {
             let Follow { fills, load, pump, leaving } = next;
             next = Follow::default();
             for fill in fills {
+                // On the list before the slot is filled: a checkpoint that begins behind it has to hold what it did.
+                if let Some(queue) = self.queue(fill.queue) {
+                    self.checkpoint.queue(&queue);
+                }
                 self.log.fill_settle(fill, &[]);
             }
             for queue in load {

@@ -2,13 +2,13 @@
 
 use crate::auth::{Auth, ConfigError};
 use crate::core::{Config, Core, Counters, Shared};
-use crate::queue::{AtBound, Bound, Follow, Queue};
+use crate::queue::{AtBound, Bound, Follow, Queue, Wanted};
 use crate::session::{Session, Subscription};
 use crate::store::{Dirty, Log, Recovery};
 use crate::timers::{Timer, Timers};
 use crate::vhost::{TopicTarget, Vhost};
 use broker_api::{Expiry, VhostName};
-use journal::{Failure, Journal, OpenError};
+use journal::{Failure, Filled, Journal, OpenError, Releases};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::{channel, Receiver};
@@ -164,7 +164,21 @@ fn keep_time(shared: &Weak<Shared>) {
 
 impl Shared {
     fn load(&self, queue: &Arc<Queue>) {
-        let wanted = queue.wanted();
+        let wanted = match queue.wanted() {
+            Wanted::Nothing => Vec::new(),
+            Wanted::Messages(wanted) => wanted,
+            Wanted::Page(level, number) => match self.log.read_page(queue.id, level, number) {
+                Ok(entries) => {
+                    queue.page_read(level, number, entries);
+                    Vec::new()
+                }
+                Err(error) => {
+                    // The queue waits for a restart rather than pass over messages.
+                    tracing::error!(queue = %queue.name, level, number, %error, "a page of references cannot be read");
+                    return;
+                }
+            },
+        };
         let lsns: Vec<u64> = wanted.iter().map(|(_, lsn)| *lsn).collect();
         let found = match self.log.read_many(&lsns) {
             Ok(found) => wanted.iter().zip(found).map(|((seq, _), (held, head))| (*seq, held, head)).collect(),
@@ -190,6 +204,26 @@ impl Shared {
         for key in recovery.objects {
             self.checkpoint.restored(key);
         }
+        // The next checkpoint begins behind the records that were redone, so it has to hold what they did.
+        for queue in recovery.touched_queues.iter().filter_map(|id| self.queues.get(id)) {
+            if queue.has_redo() {
+                let slot = self.log.reserve();
+                let known = queue.finish_redo(&self.log);
+                slot.fill(Filled { releases: Releases { known, ..Releases::default() }, ..Filled::default() });
+            }
+            self.checkpoint.queue(&queue);
+        }
+        for session in recovery.touched_sessions.iter().filter_map(|id| self.sessions.get(id)) {
+            self.checkpoint.session(&session);
+        }
+        for queue in &recovery.ended {
+            let (_, end) = queue.end(&self.log);
+            if let Some(slot) = end.slot {
+                slot.fill(Filled { releases: end.releases, ..Filled::default() });
+            }
+            self.checkpoint.queue_gone(queue);
+        }
+        recovery.ended_sessions.iter().for_each(|id| self.checkpoint.session_ended(*id));
         for ((_, key), found) in recovery.subscriptions {
             let Some(vhost) = self.vhost_by_id(found.session.vhost) else { continue };
             let text = key.pattern.clone();
@@ -270,7 +304,7 @@ impl Shared {
         drop(state);
         for (queue, seq) in leases {
             if let Some(queue) = self.queue(queue) {
-                queue.lock().pin(seq, session.id);
+                queue.pin(seq, session.id, &self.log);
             }
         }
         let id = session.id;

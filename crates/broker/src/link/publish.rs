@@ -473,6 +473,7 @@ impl Append<'_> {
                     level: self.target.level,
                     flags: self.target.flags,
                     durable: record.is_some(),
+                    committed: log.committed_lsn(),
                 },
             );
             if record.is_some() {

@@ -85,9 +85,29 @@ pub(crate) struct Page {
     /// Position within the page of `entries[0]`.
     first: u16,
     pub entries: Vec<Entry>,
-    live: u16,
+    pub live: u16,
     /// Changed since it was last written to a page file.
     pub dirty: bool,
+    /// Only the page file has it: all its `live` entries are ready, and `entries` is empty.
+    pub away: bool,
+    /// Bytes of the messages of an away page.
+    pub away_bytes: u64,
+    /// What recovery has to do to it once it can be read.
+    pub redo: Vec<Redo>,
+}
+
+pub(crate) enum Redo {
+    Insert(u64, Box<Entry>),
+    Remove(u64),
+}
+
+/// What stands next in a lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Next {
+    Ready(u64),
+    /// This page has to be read first.
+    Away(u64),
+    Nothing,
 }
 
 #[derive(Default)]
@@ -97,6 +117,8 @@ pub(crate) struct Lane {
     pub next: u64,
     pub cursor: u64,
     pub returned: BTreeSet<u64>,
+    /// The position up to which messages in memory were let go.
+    pub trimmed: u64,
     /// Numbers of pages that went away and that the last checkpoint may still hold.
     pub dropped: Vec<u64>,
 }
@@ -129,11 +151,15 @@ impl Lane {
 
     /// Appends at `next` and answers the position.
     pub fn push(&mut self, entry: Entry) -> u64 {
+        // A page that is away is not read to be appended to: its remaining positions stay unused.
+        if self.pages.back().is_some_and(|p| p.away && p.number == self.next / PAGE) {
+            self.next = (self.next / PAGE + 1) * PAGE;
+        }
         let position = self.next;
         self.next += 1;
         let (number, within) = (position / PAGE, (position % PAGE) as u16);
         if self.pages.back().is_none_or(|p| p.number != number) {
-            self.pages.push_back(Page { number, first: within, entries: Vec::new(), live: 0, dirty: true });
+            self.pages.push_back(Page::new(number, within));
         }
         if let Some(page) = self.pages.back_mut() {
             page.live += 1;
@@ -143,17 +169,22 @@ impl Lane {
         position
     }
 
-    /// Puts an entry back at a position, in recovery; `false` if it is there already.
+    /// Puts an entry back at a position, in recovery; `false` if it is there already, or if its page has to be read first.
     pub fn insert(&mut self, position: u64, entry: Entry) -> bool {
         let (number, within) = (position / PAGE, (position % PAGE) as u16);
         let at = match self.page_index(number) {
             Ok(at) => at,
             Err(at) => {
-                self.pages.insert(at, Page { number, first: within, entries: Vec::new(), live: 0, dirty: true });
+                self.pages.insert(at, Page::new(number, within));
                 at
             }
         };
+        self.next = self.next.max(position + 1);
         let page = &mut self.pages[at];
+        if page.away {
+            page.redo.push(Redo::Insert(position, Box::new(entry)));
+            return false;
+        }
         if within < page.first {
             let missing = page.first - within;
             page.entries.splice(0..0, (0..missing).map(|_| Entry::gone()));
@@ -169,7 +200,6 @@ impl Lane {
         page.entries[index] = entry;
         page.live += 1;
         page.dirty = true;
-        self.next = self.next.max(position + 1);
         true
     }
 
@@ -200,19 +230,57 @@ impl Lane {
         Some(entry)
     }
 
-    /// The first position from `from` on that holds a ready entry.
-    pub fn next_ready(&self, from: u64) -> Option<u64> {
+    /// What to hand out next, from `from` on.
+    pub fn next_ready(&self, from: u64) -> Next {
         let start = match self.page_index(from / PAGE) {
             Ok(at) | Err(at) => at,
         };
         for page in self.pages.iter().skip(start) {
+            if page.away {
+                return Next::Away(page.number);
+            }
             let base = page.number * PAGE + u64::from(page.first);
             let skip = from.saturating_sub(base) as usize;
             if let Some(i) = page.entries.iter().skip(skip).position(|e| e.status == Status::Ready) {
-                return Some(base + (skip + i) as u64);
+                return Next::Ready(base + (skip + i) as u64);
             }
         }
-        None
+        Next::Nothing
+    }
+
+    /// A page that was given back is ready or has to be read; one that is neither is no longer there.
+    pub fn look(&self, position: u64) -> Next {
+        match self.page_index(position / PAGE) {
+            Ok(at) if self.pages[at].away => Next::Away(position / PAGE),
+            Ok(_) => Next::Ready(position),
+            Err(_) => Next::Nothing,
+        }
+    }
+
+    /// Notes a page of which only the page file has the entries.
+    pub fn add_away(&mut self, number: u64, live: u16, bytes: u64) {
+        if let Err(at) = self.page_index(number) {
+            let page = Page { live, away: true, away_bytes: bytes, dirty: false, ..Page::new(number, 0) };
+            self.pages.insert(at, page);
+        }
+    }
+
+    pub fn page_mut(&mut self, number: u64) -> Option<&mut Page> {
+        self.page_index(number).ok().map(|at| &mut self.pages[at])
+    }
+
+    /// Puts back the entries of a page that was away; answers what recovery still has to do to it.
+    pub fn install(&mut self, number: u64, entries: Vec<(u64, Entry)>) -> Vec<Redo> {
+        let Some(page) = self.page_mut(number).filter(|p| p.away) else { return Vec::new() };
+        let redo = std::mem::take(&mut page.redo);
+        *page = Page { dirty: false, ..Page::new(number, 0) };
+        for (position, entry) in entries {
+            self.insert(position, entry);
+        }
+        if let Some(page) = self.page_mut(number) {
+            page.dirty = false;
+        }
+        redo
     }
 
     /// All entries that are not gone, in order.
@@ -225,6 +293,30 @@ impl Lane {
 }
 
 impl Page {
+    fn new(number: u64, first: u16) -> Page {
+        Page { number, first, entries: Vec::new(), live: 0, dirty: true, away: false, away_bytes: 0, redo: Vec::new() }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        if self.away {
+            return self.away_bytes;
+        }
+        self.live_entries().map(|(_, e)| u64::from(e.bytes)).sum()
+    }
+
+    /// Lets go of the entries, if the page file has them all and nobody holds one. Answers the bytes of messages held in memory, too.
+    pub fn send_away(&mut self) -> Option<u64> {
+        let ready = |e: &Entry| e.status == Status::Gone || (e.status == Status::Ready && e.durable);
+        if self.dirty || self.away || self.live == 0 || !self.entries.iter().all(ready) {
+            return None;
+        }
+        let held = self.entries.iter().filter(|e| e.held.is_some()).map(|e| u64::from(e.bytes)).sum();
+        self.away_bytes = self.bytes();
+        self.away = true;
+        self.entries = Vec::new();
+        Some(held)
+    }
+
     pub fn live_entries(&self) -> impl Iterator<Item = (u64, &Entry)> {
         let base = self.number * PAGE + u64::from(self.first);
         self.entries.iter().enumerate().filter(|(_, e)| e.status != Status::Gone).map(move |(i, e)| (base + i as u64, e))
@@ -273,7 +365,7 @@ mod tests {
         }
         assert_eq!(lane.pages.len(), 3);
         assert_eq!(lane.dropped, vec![0]);
-        assert_eq!(lane.next_ready(0), Some(256));
+        assert_eq!(lane.next_ready(0), Next::Ready(256));
         assert!(lane.get_mut(999).is_some_and(|e| e.status == Status::Ready));
     }
 
@@ -284,7 +376,7 @@ mod tests {
         lane.next += 1 << 20;
         let far = lane.push(entry());
         assert_eq!(lane.pages.len(), 2);
-        assert_eq!(lane.next_ready(6), Some(far));
+        assert_eq!(lane.next_ready(6), Next::Ready(far));
         assert!(lane.remove(5).is_some());
         assert_eq!(lane.pages.len(), 1);
     }
@@ -298,6 +390,23 @@ mod tests {
         assert!(!lane.insert(290, entry()));
         assert_eq!(lane.iter().map(|(p, _)| p).collect::<Vec<_>>(), vec![5, 290, 300]);
         assert_eq!(lane.next, 301);
+    }
+
+    #[test]
+    fn a_page_goes_away_and_comes_back_and_is_not_appended_to_meanwhile() {
+        let mut lane = Lane::starting_at(0);
+        for _ in 0..10 {
+            lane.push(Entry { durable: true, bytes: 5, lsn: 9, ..entry() });
+        }
+        assert_eq!(lane.pages[0].send_away(), None, "it is dirty");
+        lane.pages[0].dirty = false;
+        assert_eq!(lane.pages[0].send_away(), Some(0));
+        assert_eq!((lane.pages[0].bytes(), lane.next_ready(3), lane.look(3)), (50, Next::Away(0), Next::Away(0)));
+        assert_eq!(lane.push(entry()), PAGE);
+        assert!(!lane.insert(4, entry()), "recovery waits for the page");
+        let redo = lane.install(0, (0..10).map(|p| (p, entry())).collect());
+        assert_eq!(redo.len(), 1);
+        assert_eq!((lane.pages[0].live, lane.next_ready(3)), (10, Next::Ready(3)));
     }
 
     #[test]

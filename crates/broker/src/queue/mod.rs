@@ -2,9 +2,15 @@
 
 mod group;
 mod lane;
+mod lanes;
+mod paging;
 
 pub(crate) use group::Group;
-pub(crate) use lane::{Entry, Held, Lane, Page, Status, PAGE};
+pub(crate) use lane::{Entry, Held, Lane, Page, Redo, Status, PAGE};
+pub(crate) use lanes::Lanes;
+pub(crate) use paging::Wanted;
+
+use lane::Next;
 
 use crate::outbox::Outbox;
 use crate::store::Log;
@@ -13,7 +19,6 @@ use broker_api::{
 };
 use journal::{Release, Releases, Slot};
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -64,15 +69,14 @@ impl Consumer {
 #[derive(Default)]
 pub(crate) struct State {
     /// By priority level; almost always one.
-    pub lanes: BTreeMap<u8, Lane>,
+    pub lanes: Lanes,
     pub consumers: Vec<Consumer>,
     turn: usize,
     pub ready: u64,
     pub leased: u64,
     pub bytes: u64,
-    /// Bytes of messages that are held in memory, and the position up to which they were let go.
+    /// Bytes of messages that are held in memory.
     held_bytes: u64,
-    trimmed: u64,
     pub deleted: bool,
     /// Its description or its lanes changed since the last checkpoint.
     pub dirty: bool,
@@ -140,6 +144,8 @@ pub(crate) struct Incoming<'a> {
     pub level: u8,
     pub flags: u8,
     pub durable: bool,
+    /// Records below this position are committed.
+    pub committed: u64,
 }
 
 /// Messages above this stay in memory only at the queue's head; the log has the rest.
@@ -266,8 +272,15 @@ impl Queue {
         let mut gone = Fill::new(self.id, Gone::Accepted);
         let mut expired = Fill::new(self.id, Gone::Expired);
         while given < want {
-            let Some((level, position)) = state.next() else { break };
-            let Some(entry) = state.lanes.get_mut(&level).and_then(|lane| lane.get_mut(position)) else { break };
+            let (level, position) = match state.next() {
+                Some((level, Next::Ready(position))) => (level, position),
+                Some((_, Next::Away(_))) => {
+                    starved = true;
+                    break;
+                }
+                _ => break,
+            };
+            let Some(entry) = state.lanes.get_mut(level).and_then(|lane| lane.get_mut(position)) else { break };
             if entry.expires_s != 0 && entry.expires_s <= now_s {
                 let entry = self.take_out(state, level, position, &mut expired);
                 self.leave(entry, Gone::Expired, follow);
@@ -325,7 +338,7 @@ impl Queue {
 
     /// Removes an entry and writes it down in `gone`.
     fn take_out(&self, state: &mut State, level: u8, position: u64, gone: &mut Fill) -> Option<Entry> {
-        let lane = state.lanes.get_mut(&level)?;
+        let lane = state.lanes.get_mut(level)?;
         let entry = lane.remove(position)?;
         match entry.status {
             Status::Ready => {
@@ -370,21 +383,29 @@ impl Queue {
             status: Status::Ready,
         };
         let level = head.priority.min(self.spec.max_priority);
-        let lane = state.lanes.entry(level).or_default();
+        let lane = state.lanes.open(level);
         let position = lane.push(entry);
         state.ready += 1;
         state.bytes += u64::from(bytes);
         state.held_bytes += u64::from(bytes);
         self.depth.fetch_add(1, Ordering::Relaxed);
         if state.held_bytes > HELD_BYTES {
-            trim(state, level);
+            trim(state, level, incoming.committed);
         }
         Seq::new(level, position)
     }
 
     /// Drops the oldest ready message to make room.
     pub fn evict_oldest(self: &Arc<Queue>, state: &mut State, log: &Log, follow: &mut Follow) -> bool {
-        let Some((level, position)) = state.oldest() else { return false };
+        let (level, position) = match state.oldest() {
+            Some((level, Next::Ready(position))) => (level, position),
+            Some((level, Next::Away(number))) => {
+                self.read_now(state, level, number, log);
+                return state.lanes.get(level).is_some_and(|lane| matches!(lane.next_ready(lane.cursor), Next::Ready(_)))
+                    && self.evict_oldest(state, log, follow);
+            }
+            _ => return false,
+        };
         let mut gone = Fill::new(self.id, Gone::Evicted);
         let entry = self.take_out(state, level, position, &mut gone);
         state.dropped_messages += 1;
@@ -402,7 +423,7 @@ impl Queue {
             let seq = first.plus(i);
             let mine = state
                 .lanes
-                .get_mut(&seq.lane())
+                .get_mut(seq.lane())
                 .and_then(|lane| lane.get_mut(seq.position()))
                 .is_some_and(|e| e.status == Status::Leased && e.owner == owner);
             if mine {
@@ -446,7 +467,7 @@ impl Queue {
         let mine: Vec<Seq> = state.leased_to(to.owner).collect();
         let mut unread = Vec::new();
         for seq in mine {
-            let Some(entry) = state.lanes.get_mut(&seq.lane()).and_then(|l| l.get_mut(seq.position())) else { continue };
+            let Some(entry) = state.lanes.get_mut(seq.lane()).and_then(|l| l.get_mut(seq.position())) else { continue };
             if entry.held.is_none() {
                 let lsn = entry.known_lsn();
                 match log.read_one(lsn) {
@@ -478,48 +499,11 @@ impl Queue {
         unread
     }
 
-    /// What the reader thread has to fetch next: a run of ready entries from the next one on whose messages are not in memory.
-    pub fn wanted(&self) -> Vec<(Seq, u64)> {
-        let mut state = self.lock();
-        let Some((level, _)) = state.next() else { return Vec::new() };
-        let Some(lane) = state.lanes.get(&level) else { return Vec::new() };
-        let returned = lane.returned.iter().filter_map(|p| lane.iter_from(*p).next());
-        let mut wanted = Vec::new();
-        let mut bytes = 0u64;
-        for (position, entry) in returned.chain(lane.iter_from(lane.cursor)) {
-            if entry.status != Status::Ready {
-                continue;
-            }
-            if entry.held.is_some() || wanted.len() >= LOAD || bytes > HELD_BYTES / 4 {
-                break;
-            }
-            bytes += u64::from(entry.bytes) + 64;
-            wanted.push((Seq::new(level, position), entry.known_lsn()));
-        }
-        wanted
-    }
-
-    /// Puts back what the reader thread fetched and goes on delivering.
-    pub fn loaded(self: &Arc<Queue>, found: Vec<(Seq, Arc<Held>, u32)>, log: &Log, now_s: u32, follow: &mut Follow) {
-        let mut state = self.lock();
-        for (seq, held, head) in found {
-            let entry = state.lanes.get_mut(&seq.lane()).and_then(|l| l.get_mut(seq.position()));
-            if let Some(entry) = entry.filter(|e| e.status != Status::Gone && e.held.is_none()) {
-                entry.lsn = entry.known_lsn();
-                entry.held = Some(held);
-                entry.head = head;
-                let bytes = u64::from(entry.bytes);
-                state.held_bytes += bytes;
-            }
-        }
-        self.loading.store(false, Ordering::Release);
-        self.pump_locked(&mut state, log, now_s, follow);
-    }
-
     /// Takes everything ready out.
     pub fn purge(self: &Arc<Queue>, log: &Log) -> (u64, Fill) {
         let mut gone = Fill::new(self.id, Gone::Purged);
         let mut state = self.lock();
+        self.read_all(&mut state, log);
         let n = self.take_all(&mut state, |e| e.status == Status::Ready, &mut gone);
         gone.reserve(self.durable, log);
         (n, gone)
@@ -531,6 +515,7 @@ impl Queue {
         let mut gone = Fill::new(self.id, Gone::Purged);
         let mut state = self.lock();
         state.deleted = true;
+        self.read_all(&mut state, log);
         let n = self.take_all(&mut state, |_| true, &mut gone);
         gone.slot = Some(log.reserve());
         (n, gone)
@@ -538,8 +523,8 @@ impl Queue {
 
     fn take_all(&self, state: &mut State, which: impl Fn(&Entry) -> bool, gone: &mut Fill) -> u64 {
         let mut all: Vec<(u8, u64)> = Vec::new();
-        for (level, lane) in &state.lanes {
-            all.extend(lane.iter().filter(|(_, e)| which(e)).map(|(position, _)| (*level, position)));
+        for (level, lane) in state.lanes.iter() {
+            all.extend(lane.iter().filter(|(_, e)| which(e)).map(|(position, _)| (level, position)));
         }
         for (level, position) in &all {
             self.take_out(state, *level, *position, gone);
@@ -555,18 +540,13 @@ impl Queue {
         let mut gone = Fill::new(self.id, Gone::Accepted);
         for i in 0..u64::from(count) {
             let seq = first.plus(i);
-            self.take_out(&mut state, seq.lane(), seq.position(), &mut gone);
-        }
-        releases.append(&mut gone.releases.known);
-    }
-
-    pub fn recover_clear(&self, releases: &mut Vec<Release>) {
-        let mut state = self.lock();
-        state.deleted = true;
-        let all: Vec<(u8, u64)> = state.lanes.iter().flat_map(|(level, lane)| lane.iter().map(|(p, _)| (*level, p))).collect();
-        let mut gone = Fill::new(self.id, Gone::Purged);
-        for (level, position) in all {
-            self.take_out(&mut state, level, position, &mut gone);
+            let page = state.lanes.get_mut(seq.lane()).and_then(|l| l.page_mut(seq.position() / PAGE));
+            match page.filter(|p| p.away) {
+                Some(page) => page.redo.push(Redo::Remove(seq.position())),
+                None => {
+                    self.take_out(&mut state, seq.lane(), seq.position(), &mut gone);
+                }
+            }
         }
         releases.append(&mut gone.releases.known);
     }
@@ -574,25 +554,39 @@ impl Queue {
     /// Everything recovered is ready, from the first entry on.
     pub fn recovered(&self) {
         let mut state = self.lock();
-        for lane in state.lanes.values_mut() {
+        for (_, lane) in state.lanes.iter_mut() {
             lane.cursor = lane.pages.front().map_or(lane.next, |p| p.number * PAGE);
         }
     }
 
     /// A checkpoint failed: everything has to be written again.
     pub fn mark_all_dirty(&self) {
-        for page in self.lock().lanes.values_mut().flat_map(|lane| lane.pages.iter_mut()) {
-            page.dirty = true;
+        for (_, lane) in self.lock().lanes.iter_mut() {
+            // One that is away is in the page file already.
+            lane.pages.iter_mut().filter(|p| !p.away).for_each(|p| p.dirty = true);
         }
     }
 }
 
 impl Queue {
+    /// Leases an entry to a durable session again, in recovery; reads its page for it.
+    pub fn pin(&self, seq: Seq, owner: u64, log: &Log) -> bool {
+        let mut state = self.lock();
+        if let Some(number) = state.away_page(seq) {
+            self.read_now(&mut state, seq.lane(), number, log);
+        }
+        state.pin(seq, owner)
+    }
+
     /// Every counter must equal what counting again finds, and every entry must be where its status says (LOG §7, 8).
     pub fn recount(&self) -> Result<(), String> {
         let state = self.lock();
         let (mut ready, mut leased, mut bytes, mut held) = (0u64, 0u64, 0u64, 0u64);
-        for (level, lane) in &state.lanes {
+        for (level, lane) in state.lanes.iter() {
+            for page in lane.pages.iter().filter(|p| p.away) {
+                ready += u64::from(page.live);
+                bytes += page.away_bytes;
+            }
             for (position, entry) in lane.iter() {
                 bytes += u64::from(entry.bytes);
                 held += if entry.held.is_some() { u64::from(entry.bytes) } else { 0 };
@@ -629,19 +623,20 @@ pub(crate) fn bound_of(spec: &QueueSpec) -> Bound {
 }
 
 impl State {
-    /// The next entry to hand out: the highest level that has one, and there the returned before the fresh.
-    fn next(&mut self) -> Option<(u8, u64)> {
+    /// What to hand out next: the highest level that has something, and there the returned before the fresh.
+    fn next(&mut self) -> Option<(u8, Next)> {
         for (level, lane) in self.lanes.iter_mut().rev() {
             if let Some(position) = lane.returned.first() {
-                return Some((*level, *position));
+                return Some((level, lane.look(*position)));
             }
             if lane.cursor < lane.next {
                 match lane.next_ready(lane.cursor) {
-                    Some(position) => {
+                    Next::Ready(position) => {
                         lane.cursor = position;
-                        return Some((*level, position));
+                        return Some((level, Next::Ready(position)));
                     }
-                    None => lane.cursor = lane.next,
+                    Next::Away(number) => return Some((level, Next::Away(number))),
+                    Next::Nothing => lane.cursor = lane.next,
                 }
             }
         }
@@ -649,20 +644,18 @@ impl State {
     }
 
     /// The one to evict: the oldest of the lowest level.
-    fn oldest(&mut self) -> Option<(u8, u64)> {
-        for (level, lane) in self.lanes.iter() {
-            if let Some(position) = lane.returned.first() {
-                return Some((*level, *position));
-            }
-            if let Some(position) = lane.next_ready(lane.cursor) {
-                return Some((*level, position));
-            }
-        }
-        None
+    fn oldest(&mut self) -> Option<(u8, Next)> {
+        self.lanes.iter().find_map(|(level, lane)| {
+            let next = match lane.returned.first() {
+                Some(position) => lane.look(*position),
+                None => lane.next_ready(lane.cursor),
+            };
+            (next != Next::Nothing).then_some((level, next))
+        })
     }
 
     fn taken(&mut self, level: u8, position: u64) {
-        if let Some(lane) = self.lanes.get_mut(&level) {
+        if let Some(lane) = self.lanes.get_mut(level) {
             if position >= lane.cursor {
                 lane.cursor = position + 1;
             } else {
@@ -674,7 +667,7 @@ impl State {
     }
 
     fn return_one(&mut self, level: u8, position: u64, owner: u64, counted: bool) -> bool {
-        let Some(lane) = self.lanes.get_mut(&level) else { return false };
+        let Some(lane) = self.lanes.get_mut(level) else { return false };
         let Some(entry) = lane.get_mut(position) else { return false };
         if entry.status != Status::Leased || entry.owner != owner {
             return false;
@@ -697,7 +690,7 @@ impl State {
 
     /// Leases an entry to a durable session again, in recovery.
     pub fn pin(&mut self, seq: Seq, owner: u64) -> bool {
-        let Some(lane) = self.lanes.get_mut(&seq.lane()) else { return false };
+        let Some(lane) = self.lanes.get_mut(seq.lane()) else { return false };
         let Some(entry) = lane.get_mut(seq.position()) else { return false };
         if entry.status != Status::Ready {
             return false;
@@ -710,6 +703,15 @@ impl State {
         true
     }
 
+    /// The page of an entry that recovery wants to lease, if it has to be read first.
+    pub fn away_page(&self, seq: Seq) -> Option<u64> {
+        let lane = self.lanes.get(seq.lane())?;
+        match lane.look(seq.position()) {
+            Next::Away(number) => Some(number),
+            _ => None,
+        }
+    }
+
     /// Leases an entry to nobody: its message cannot be read. It is handed out again after a restart.
     pub fn set_aside(&mut self, seq: Seq) {
         self.pin(seq, 0);
@@ -718,7 +720,7 @@ impl State {
     fn leased_to(&self, owner: u64) -> impl Iterator<Item = Seq> + '_ {
         self.lanes.iter().flat_map(move |(level, lane)| {
             let mine = lane.iter().filter(move |(_, e)| e.status == Status::Leased && e.owner == owner);
-            mine.map(move |(position, _)| Seq::new(*level, position))
+            mine.map(move |(position, _)| Seq::new(level, position))
         })
     }
 }
@@ -764,19 +766,19 @@ impl Fill {
     }
 }
 
-/// Lets go of messages in memory that the log has, beyond what stands at the head of the queue.
-fn trim(state: &mut State, level: u8) {
-    let State { lanes, held_bytes, trimmed, .. } = state;
-    let Some(lane) = lanes.get_mut(&level) else { return };
-    let mut position = (*trimmed).max(lane.cursor + 64);
+/// Lets go of messages in memory that the log has committed, beyond what stands at the head of the lane.
+fn trim(state: &mut State, level: u8, committed: u64) {
+    let State { lanes, held_bytes, .. } = state;
+    let Some(lane) = lanes.get_mut(level) else { return };
+    let mut position = lane.trimmed.max(lane.cursor + 64);
     for _ in 0..64 {
         if position >= lane.next || *held_bytes <= HELD_BYTES {
             break;
         }
         if let Some(entry) = lane.get_mut(position) {
-            if entry.status == Status::Ready && entry.held.is_some() {
+            if entry.status == Status::Ready && entry.held.is_some() && entry.durable {
                 let lsn = entry.known_lsn();
-                if lsn == 0 {
+                if lsn == 0 || lsn >= committed {
                     break;
                 }
                 entry.lsn = lsn;
@@ -786,7 +788,7 @@ fn trim(state: &mut State, level: u8) {
         }
         position += 1;
     }
-    *trimmed = position;
+    lane.trimmed = position;
 }
 
 /// The earlier of the message's own expiry and the queue's, in whole seconds.

@@ -4,13 +4,12 @@ use super::records::{self, kind, read_expiry, read_message, read_own_message, re
 use super::snapshot::class;
 use super::wire::Reader;
 use crate::link::NO_SEQ;
-use crate::queue::{Bound, Entry, Lane, Queue, Status};
+use crate::queue::{Bound, Entry, Queue, Status};
 use crate::session::{Session, SessionState, StateEntry, SubscriptionKey};
 use crate::vhost::Vhost;
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use broker_api::{Expiry, Parting, QueueId, QueueName, QueueSpec, Seq, SessionName, StateEdit};
 use journal::{Apply, ApplyError, Lsn, ObjectKey, ObjectRef, RecordRef, Release};
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// Sequence numbers and ids that a new reign leaves out, so that none given out before a crash is given out again.
@@ -34,6 +33,12 @@ pub(crate) struct Recovery {
     pub subscriptions: AHashMap<(u64, SubscriptionKey), Recovered>,
     pub next_id: u64,
     pub objects: Vec<ObjectKey>,
+    /// What redo changed: the next checkpoint has to write it, since it begins behind these records.
+    pub touched_queues: AHashSet<u64>,
+    pub touched_sessions: AHashSet<u64>,
+    /// Queues that ended; their pages in the checkpoint still have to be read for what they held, and deleted.
+    pub ended: Vec<Arc<Queue>>,
+    pub ended_sessions: Vec<u64>,
     pub session_bound: Bound,
     buffer: Vec<u8>,
 }
@@ -51,6 +56,10 @@ impl Recovery {
             subscriptions: AHashMap::default(),
             next_id: 1,
             objects: Vec::new(),
+            touched_queues: AHashSet::default(),
+            touched_sessions: AHashSet::default(),
+            ended: Vec::new(),
+            ended_sessions: Vec::new(),
             session_bound,
             buffer: Vec::new(),
         }
@@ -92,6 +101,7 @@ impl Recovery {
                 durable: true,
                 status: Status::Ready,
             };
+            self.touched_queues.insert(queue.id.0);
             insert(queue, seq, entry);
         }
         Some(())
@@ -103,6 +113,7 @@ impl Recovery {
             self.edit(*session, edit);
         }
         if let Some(queue) = self.queues.get(&record.queue.0) {
+            self.touched_queues.insert(queue.id.0);
             for (first, count) in record.runs {
                 queue.recover_settle(first, count, releases);
             }
@@ -111,6 +122,7 @@ impl Recovery {
     }
 
     fn edit(&mut self, session: u64, edit: &StateEdit) {
+        self.touched_sessions.insert(session);
         if let Some(session) = self.sessions.get(&session) {
             session.state.lock().apply(edit);
         }
@@ -178,19 +190,20 @@ impl Recovery {
         session
     }
 
-    fn session_gone(&mut self, id: u64, releases: &mut Vec<Release>) {
+    fn session_gone(&mut self, id: u64) {
+        self.ended_sessions.push(id);
         if let Some(session) = self.sessions.remove(&id) {
             if let Some(vhost) = self.vhost(session.vhost) {
                 vhost.sessions.remove_if(&session.name, |_, s| Arc::ptr_eq(s, &session));
             }
         }
         self.subscriptions.retain(|(session, _), _| *session != id);
-        self.queue_gone(id, releases);
+        self.queue_gone(id);
     }
 
-    fn queue_gone(&mut self, id: u64, releases: &mut Vec<Release>) {
+    fn queue_gone(&mut self, id: u64) {
         if let Some(queue) = self.queues.remove(&id) {
-            queue.recover_clear(releases);
+            self.ended.push(queue.clone());
             if let Some(vhost) = self.vhost(queue.vhost) {
                 vhost.queues.remove_if(&queue.name, |_, q| Arc::ptr_eq(q, &queue));
             }
@@ -246,17 +259,20 @@ impl Recovery {
             kind::QUEUE => {
                 self.queue(&mut r, false)?;
             }
-            kind::QUEUE_GONE => self.queue_gone(r.u64()?, releases),
+            kind::QUEUE_GONE => self.queue_gone(r.u64()?),
             kind::SESSION => {
-                self.session(&mut r, fields)?;
+                let id = self.session(&mut r, fields)?.id;
+                self.touched_sessions.insert(id);
             }
-            kind::SESSION_GONE => self.session_gone(r.u64()?, releases),
+            kind::SESSION_GONE => self.session_gone(r.u64()?),
             kind::SUBSCRIPTION => {
                 let session = r.u64()?;
+                self.touched_sessions.insert(session);
                 self.subscription(session, &mut r)?;
             }
             kind::SUBSCRIPTION_GONE => {
                 let session = r.u64()?;
+                self.touched_sessions.insert(session);
                 let key = read_key(&mut r)?;
                 self.subscriptions.remove(&(session, key));
             }
@@ -270,7 +286,7 @@ impl Recovery {
         self.next_id += SKIP;
         for queue in self.queues.values() {
             let mut state = queue.lock();
-            for lane in state.lanes.values_mut() {
+            for (_, lane) in state.lanes.iter_mut() {
                 lane.next += SKIP;
             }
         }
@@ -286,14 +302,16 @@ impl Recovery {
                 let mut state = queue.lock();
                 for _ in 0..r.u8()? {
                     let (level, next) = (r.u8()?, r.u64()?);
-                    let lane = state.lanes.entry(level).or_insert_with(|| Lane::starting_at(0));
+                    let lane = state.lanes.open(level);
                     lane.next = lane.next.max(next);
+                    for _ in 0..r.u32()? {
+                        let (number, live, bytes) = (r.u64()?, r.u16()?, r.u64()?);
+                        queue.recover_away(&mut state, level, number, live, bytes);
+                    }
                 }
             }
-            class::PAGE => {
-                let queue = self.queues.get(&key.a)?.clone();
-                read_page(&queue, Seq(key.b).lane(), &mut r)?;
-            }
+            // Read when it is needed; the queue's own object says what it holds.
+            class::PAGE => {}
             class::SESSION => {
                 let session = self.session(&mut r, bytes)?;
                 for _ in 0..r.u32()? {
@@ -322,8 +340,11 @@ fn read_key(r: &mut Reader<'_>) -> Option<SubscriptionKey> {
     Some(SubscriptionKey { pattern: r.text()?.into(), separator: r.u8()?, share: r.opt_text()?.map(Into::into) })
 }
 
-fn read_page(queue: &Arc<Queue>, level: u8, r: &mut Reader<'_>) -> Option<()> {
-    for _ in 0..r.u32()? {
+/// The references of a page, by position.
+pub(super) fn read_page(r: &mut Reader<'_>) -> Option<Vec<(u64, Entry)>> {
+    let n = r.u32()?;
+    let mut entries = Vec::with_capacity(n.min(256) as usize);
+    for _ in 0..n {
         let position = r.u64()?;
         let entry = Entry {
             held: None,
@@ -341,28 +362,24 @@ fn read_page(queue: &Arc<Queue>, level: u8, r: &mut Reader<'_>) -> Option<()> {
             durable: true,
             status: Status::Ready,
         };
-        insert(queue, Seq::new(level, position), entry);
+        entries.push((position, entry));
     }
-    Some(())
+    Some(entries)
 }
 
 /// Puts a reference back, unless it is there.
 fn insert(queue: &Arc<Queue>, seq: Seq, entry: Entry) {
-    let mut state = queue.lock();
-    let bytes = u64::from(entry.bytes);
-    let lane = state.lanes.entry(seq.lane()).or_insert_with(|| Lane::starting_at(0));
-    if lane.insert(seq.position(), entry) {
-        state.ready += 1;
-        state.bytes += bytes;
-        queue.depth.fetch_add(1, Ordering::Relaxed);
-    }
+    queue.recover_insert(&mut queue.lock(), seq, entry);
 }
 
 impl Apply for Recovery {
     fn load(&mut self, key: ObjectKey, mut object: ObjectRef<'_>) -> Result<(), ApplyError> {
+        self.objects.push(key);
+        if key.class == class::PAGE {
+            return Ok(());
+        }
         let mut bytes = std::mem::take(&mut self.buffer);
         object.read(&mut bytes)?;
-        self.objects.push(key);
         let done = self.object(key, &bytes);
         self.buffer = bytes;
         done.ok_or_else(|| malformed(&format!("checkpoint object of class {} ({}, {})", key.class, key.a, key.b)))

@@ -10,11 +10,11 @@ pub(crate) use snapshot::{CoreSnapshot, Dirty};
 
 use crate::mutants::{self, Mutant};
 use crate::outbox::{Outbox, Work};
-use crate::queue::{Fill, Gone, Held, Queue};
+use crate::queue::{Entry, Fill, Gone, Held, Queue};
 use crate::session::{Session, Subscription, SubscriptionKey};
 use broker_api::{Batch, Head, QueueId, StateEdit};
 use bytes::Bytes;
-use journal::{CloseError, Failure, Filled, Hooks, Journal, Lsn, ReadError, Records, Slot};
+use journal::{CloseError, Failure, Filled, Hooks, Journal, Lsn, ObjectError, ReadError, Records, Slot};
 use parking_lot::Mutex;
 use records::{kind, write_expiry, write_message, write_queue_spec, write_settle, LEVEL};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -119,6 +119,11 @@ impl Log {
         self.gate.full.load(Ordering::Acquire)
     }
 
+    /// Records below this position are committed.
+    pub fn committed_lsn(&self) -> u64 {
+        self.journal.committed_lsn().0
+    }
+
     /// Tickets from here on are not committed yet.
     pub fn committed_next(&self) -> journal::Ticket {
         self.journal.committed()
@@ -148,20 +153,33 @@ impl Log {
         found.pop().map(|(held, _)| held).ok_or(ReadError::Gone(Lsn(lsn)))
     }
 
+    /// The references of a page that only the page file has.
+    pub fn read_page(&self, queue: QueueId, level: u8, number: u64) -> Result<Vec<(u64, Entry)>, ObjectError> {
+        let mut bytes = Vec::new();
+        self.journal.get_object(snapshot::page_key(queue, level, number), &mut bytes)?;
+        apply::read_page(&mut wire::Reader::new(&bytes)).ok_or_else(|| ObjectError::Damaged("not a page of references".into()))
+    }
+
     /// Messages read back, in the order asked for: all in one batch, with each one's head.
     pub fn read_many(&self, lsns: &[u64]) -> Result<Vec<(Arc<Held>, u32)>, ReadError> {
-        let lsns: Vec<Lsn> = lsns.iter().map(|lsn| Lsn(*lsn)).collect();
+        // The journal reads them in its own order, each record once.
+        let mut sorted: Vec<(Lsn, usize)> = lsns.iter().enumerate().map(|(i, lsn)| (Lsn(*lsn), i)).collect();
+        sorted.sort_unstable();
+        let lsns: Vec<Lsn> = sorted.iter().map(|(lsn, _)| *lsn).collect();
         let mut bytes = Vec::new();
         let mut fields = vec![(0usize, 0usize); lsns.len()];
         self.journal.read_run(&lsns, &mut |i, _, record| {
-            fields[i] = (bytes.len(), record.len());
+            fields[sorted[i].1] = (bytes.len(), record.len());
             bytes.extend_from_slice(record);
         })?;
         let mut batch = Batch::default();
         for (i, (start, len)) in fields.iter().enumerate() {
             let record = records::read_publish(&bytes[*start..start + len], *start);
             let Some(record) = record else {
-                return Err(ReadError::Damaged { lsn: lsns[i], what: "not a publish record".into() });
+                return Err(ReadError::Damaged {
+                    lsn: sorted.iter().find(|(_, at)| *at == i).map_or(Lsn(0), |(lsn, _)| *lsn),
+                    what: "not a publish record".into(),
+                });
             };
             batch.heads.push(record.head);
             batch.arrived_ms = record.arrived_ms;

@@ -65,6 +65,11 @@ impl Dirty {
         lists.gone_queues.push(session.id);
     }
 
+    /// Recovery saw a session end of which only the id is left.
+    pub fn session_ended(&self, id: u64) {
+        self.lists.lock().gone_sessions.push(id);
+    }
+
     /// The retained index keeps its own marks; nothing to note beside them.
     pub fn retained(&self, _vhost: &Vhost) {}
 
@@ -82,7 +87,9 @@ impl Snapshot for CoreSnapshot {
         let lists = std::mem::take(&mut *core.checkpoint.lists.lock());
         let mut pass = Pass { core: &core, sink, bytes: Vec::new() };
         let result = pass.all(&lists);
-        if result.is_err() {
+        if result.is_ok() {
+            send_pages_away(&core);
+        } else {
             // Everything taken off the lists has to be looked at again.
             for queue in &lists.queues {
                 queue.listed.store(false, Ordering::Release);
@@ -102,6 +109,26 @@ impl Snapshot for CoreSnapshot {
             }
         }
         result
+    }
+}
+
+/// Every queue's references together may take this much memory; what is beyond goes to the page files after a checkpoint.
+const INDEX_BYTES: usize = 64 << 20;
+
+/// Queues without consumers first, then the middle of long ones.
+fn send_pages_away(core: &Shared) {
+    let budget = INDEX_BYTES / std::mem::size_of::<crate::queue::Entry>();
+    let queues: Vec<Arc<Queue>> = core.queues.iter().filter(|q| q.durable).map(|q| q.clone()).collect();
+    let mut resident: usize = queues.iter().map(|q| q.resident()).sum();
+    for idle in [true, false] {
+        for queue in &queues {
+            if resident <= budget {
+                return;
+            }
+            if queue.lock().consumers.is_empty() == idle {
+                resident = resident.saturating_sub(queue.send_away());
+            }
+        }
     }
 }
 
@@ -167,32 +194,43 @@ impl Pass<'_> {
         if state.deleted {
             return Ok(());
         }
+        let mut again = false;
+        let mut pages: Vec<(u8, u64, u16, u64)> = Vec::new();
+        for (level, lane) in state.lanes.iter_mut() {
+            for number in std::mem::take(&mut lane.dropped) {
+                self.delete(page_key(queue.id, level, number));
+            }
+            for page in lane.pages.iter_mut().filter(|p| p.live > 0) {
+                if !page.dirty {
+                    pages.push((level, page.number, page.live, page.bytes()));
+                    continue;
+                }
+                self.bytes.clear();
+                let (complete, live, bytes) = write_page(&mut Writer(&mut self.bytes), page);
+                page.dirty = !complete;
+                again |= !complete;
+                self.put(page_key(queue.id, level, page.number))?;
+                pages.push((level, page.number, live, bytes));
+            }
+        }
         self.bytes.clear();
         let mut w = Writer(&mut self.bytes);
         // A session's queue has the session's bound, and no name that others could use.
         w.u8(u8::from(self.core.sessions.contains_key(&queue.id.0)));
         write_queue(&mut w, queue);
         w.u8(state.lanes.len() as u8);
-        for (level, lane) in &state.lanes {
-            w.u8(*level);
+        for (level, lane) in state.lanes.iter() {
+            w.u8(level);
             w.u64(lane.next);
+            let mine = pages.iter().filter(|p| p.0 == level);
+            w.u32(mine.clone().count() as u32);
+            for (_, number, live, bytes) in mine {
+                w.u64(*number);
+                w.u16(*live);
+                w.u64(*bytes);
+            }
         }
         self.put(ObjectKey::new(class::QUEUE, queue.id.0, 0))?;
-        let levels: Vec<u8> = state.lanes.keys().copied().collect();
-        let mut again = false;
-        for level in levels {
-            let Some(lane) = state.lanes.get_mut(&level) else { continue };
-            for number in std::mem::take(&mut lane.dropped) {
-                self.delete(page_key(queue.id, level, number));
-            }
-            for page in lane.pages.iter_mut().filter(|p| p.dirty) {
-                self.bytes.clear();
-                let complete = write_page(&mut Writer(&mut self.bytes), page);
-                page.dirty = !complete;
-                again |= !complete;
-                self.put(page_key(queue.id, level, page.number))?;
-            }
-        }
         drop(state);
         if again {
             self.core.checkpoint.queue(queue);
@@ -254,11 +292,12 @@ pub(super) fn page_key(queue: QueueId, level: u8, number: u64) -> ObjectKey {
     ObjectKey::new(class::PAGE, queue.0, Seq::new(level, number * PAGE).0)
 }
 
-/// Answers whether every durable entry had its place. An entry without one is left out: its record is redone.
-fn write_page(w: &mut Writer<'_>, page: &Page) -> bool {
+/// Answers whether every durable entry had its place (one without is left out: its record is redone), and what was written: entries and
+/// the bytes of their messages.
+fn write_page(w: &mut Writer<'_>, page: &Page) -> (bool, u16, u64) {
     let mut complete = true;
     let at = w.0.len();
-    let mut n = 0u32;
+    let (mut n, mut bytes) = (0u16, 0u64);
     w.u32(0);
     for (position, entry) in page.live_entries().filter(|(_, e)| e.durable) {
         let lsn = entry.known_lsn();
@@ -267,6 +306,7 @@ fn write_page(w: &mut Writer<'_>, page: &Page) -> bool {
             continue;
         }
         n += 1;
+        bytes += u64::from(entry.bytes);
         w.u64(position);
         w.u64(lsn);
         w.u32(entry.bytes);
@@ -280,6 +320,6 @@ fn write_page(w: &mut Writer<'_>, page: &Page) -> bool {
             records::write_side(w, side);
         }
     }
-    w.0[at..at + 4].copy_from_slice(&n.to_le_bytes());
-    complete
+    w.0[at..at + 4].copy_from_slice(&u32::from(n).to_le_bytes());
+    (complete, n, bytes)
 }

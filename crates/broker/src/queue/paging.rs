@@ -1,0 +1,174 @@
+//! Pages of references that only the page file has: sending them there, and reading them back before they are needed.
+
+use super::lane::{Next, Redo};
+use super::{Entry, Fill, Follow, Gone, Held, Queue, State, Status, HELD_BYTES, LOAD};
+use crate::store::Log;
+use broker_api::Seq;
+use journal::Release;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// What the reader thread has to fetch before the queue can go on.
+pub(crate) enum Wanted {
+    Nothing,
+    /// The page of this level and number.
+    Page(u8, u64),
+    /// The messages of these entries: the next ones.
+    Messages(Vec<(Seq, u64)>),
+}
+
+impl Queue {
+    /// What stands next and is not in memory: a page, or a run of messages.
+    pub fn wanted(&self) -> Wanted {
+        let mut state = self.lock();
+        let level = match state.next() {
+            None => return Wanted::Nothing,
+            Some((level, Next::Away(number))) => return Wanted::Page(level, number),
+            Some((level, _)) => level,
+        };
+        let Some(lane) = state.lanes.get(level) else { return Wanted::Nothing };
+        let returned = lane.returned.iter().filter_map(|p| lane.iter_from(*p).next());
+        let mut wanted = Vec::new();
+        let mut bytes = 0u64;
+        for (position, entry) in returned.chain(lane.iter_from(lane.cursor)) {
+            if entry.status != Status::Ready {
+                continue;
+            }
+            if entry.held.is_some() || wanted.len() >= LOAD || bytes > HELD_BYTES / 4 {
+                break;
+            }
+            bytes += u64::from(entry.bytes) + 64;
+            wanted.push((Seq::new(level, position), entry.known_lsn()));
+        }
+        Wanted::Messages(wanted)
+    }
+
+    /// Puts back what the reader thread fetched and goes on delivering.
+    pub fn loaded(self: &Arc<Queue>, found: Vec<(Seq, Arc<Held>, u32)>, log: &Log, now_s: u32, follow: &mut Follow) {
+        let mut state = self.lock();
+        for (seq, held, head) in found {
+            let entry = state.lanes.get_mut(seq.lane()).and_then(|l| l.get_mut(seq.position()));
+            if let Some(entry) = entry.filter(|e| e.status != Status::Gone && e.held.is_none()) {
+                entry.lsn = entry.known_lsn();
+                entry.held = Some(held);
+                entry.head = head;
+                let bytes = u64::from(entry.bytes);
+                state.held_bytes += bytes;
+            }
+        }
+        self.loading.store(false, Ordering::Release);
+        self.pump_locked(&mut state, log, now_s, follow);
+    }
+
+    /// Puts back the entries of a page. Counters do not change: they counted it all the time.
+    pub fn page_read(&self, level: u8, number: u64, entries: Vec<(u64, Entry)>) {
+        let mut state = self.lock();
+        install(&mut state, level, number, entries);
+    }
+
+    /// Reads every page of this queue that is away, for what concerns all of it (ending, purging, counting again).
+    pub(super) fn read_all(&self, state: &mut State, log: &Log) {
+        let away: Vec<(u8, u64)> =
+            state.lanes.iter().flat_map(|(level, lane)| lane.pages.iter().filter(|p| p.away).map(move |p| (level, p.number))).collect();
+        for (level, number) in away {
+            self.read_now(state, level, number, log);
+        }
+    }
+
+    /// Reads a page while the queue waits. For rare cases; deliveries go through the reader thread.
+    pub(super) fn read_now(&self, state: &mut State, level: u8, number: u64, log: &Log) {
+        match log.read_page(self.id, level, number) {
+            Ok(entries) => install(state, level, number, entries),
+            Err(error) => tracing::error!(queue = %self.name, level, number, %error, "a page of references cannot be read"),
+        }
+    }
+
+    /// Sends pages away that the page file has. A queue with consumers keeps those around its next message. Answers how many entries went.
+    pub fn send_away(&self) -> usize {
+        let mut state = self.lock();
+        let busy = state.consumers.iter().any(|c| c.active);
+        let State { lanes, held_bytes, .. } = &mut *state;
+        let mut gone = 0;
+        for (_, lane) in lanes.iter_mut() {
+            let (cursor, next) = (lane.cursor / super::PAGE, lane.next / super::PAGE);
+            for page in lane.pages.iter_mut() {
+                let near = page.number == next || (page.number >= cursor && page.number <= cursor + 2);
+                if busy && near {
+                    continue;
+                }
+                let n = page.entries.len();
+                if let Some(held) = page.send_away() {
+                    *held_bytes = held_bytes.saturating_sub(held);
+                    gone += n;
+                }
+            }
+        }
+        gone
+    }
+
+    /// Entries in memory.
+    pub fn resident(&self) -> usize {
+        self.lock().lanes.iter().flat_map(|(_, lane)| lane.pages.iter()).map(|p| p.entries.len()).sum()
+    }
+}
+
+fn install(state: &mut State, level: u8, number: u64, entries: Vec<(u64, Entry)>) {
+    if let Some(lane) = state.lanes.get_mut(level) {
+        lane.install(number, entries);
+    }
+}
+
+/// Recovery: what the log says of pages that are away waits in them until the journal can be read.
+impl Queue {
+    pub fn has_redo(&self) -> bool {
+        self.lock().lanes.iter().any(|(_, lane)| lane.pages.iter().any(|p| !p.redo.is_empty()))
+    }
+
+    /// Reads the pages that recovery has to change and changes them. Answers the bodies let go of.
+    pub fn finish_redo(&self, log: &Log) -> Vec<Release> {
+        let mut state = self.lock();
+        let waiting: Vec<(u8, u64)> = state
+            .lanes
+            .iter()
+            .flat_map(|(level, lane)| lane.pages.iter().filter(|p| !p.redo.is_empty()).map(move |p| (level, p.number)))
+            .collect();
+        let mut gone = Fill::new(self.id, Gone::Accepted);
+        for (level, number) in waiting {
+            let entries = match log.read_page(self.id, level, number) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    tracing::error!(queue = %self.name, level, number, %error, "a page of references cannot be read");
+                    continue;
+                }
+            };
+            let Some(lane) = state.lanes.get_mut(level) else { continue };
+            for redo in lane.install(number, entries) {
+                match redo {
+                    Redo::Insert(position, entry) => self.recover_insert(&mut state, Seq::new(level, position), *entry),
+                    Redo::Remove(position) => {
+                        self.take_out(&mut state, level, position, &mut gone);
+                    }
+                }
+            }
+        }
+        gone.releases.known
+    }
+
+    /// Puts a reference back, unless it is there or its page is away.
+    pub fn recover_insert(&self, state: &mut State, seq: Seq, entry: Entry) {
+        let bytes = u64::from(entry.bytes);
+        if state.lanes.open(seq.lane()).insert(seq.position(), entry) {
+            state.ready += 1;
+            state.bytes += bytes;
+            self.depth.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes a page that the checkpoint has.
+    pub fn recover_away(&self, state: &mut State, level: u8, number: u64, live: u16, bytes: u64) {
+        state.lanes.open(level).add_away(number, live, bytes);
+        state.ready += u64::from(live);
+        state.bytes += bytes;
+        self.depth.fetch_add(u64::from(live), Ordering::Relaxed);
+    }
+}
