@@ -136,23 +136,29 @@ fn journal_config(file: &file::Journal) -> journal::Config {
 /// with a restart when those of real users do not.
 fn salt_secret(path: &Path) -> Result<[u8; 32]> {
     let mut secret = [0; 32];
-    match std::fs::File::open(path) {
-        Ok(mut file) => file.read_exact(&mut secret).with_context(|| format!("{} is not 32 bytes long: remove it", path.display()))?,
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut secret)).context("no random numbers")?;
-            write_secret(path, &secret).with_context(|| format!("cannot write {}", path.display()))?;
-        }
+    match std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut secret)) {
+        Ok(()) => return Ok(secret),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        // Nothing that is kept depends on it: clients derive their keys anew from whatever salt they are told.
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => tracing::warn!(file = %path.display(), "too short, made anew"),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
+    std::fs::File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut secret)).context("no random numbers")?;
+    write_secret(path, &secret).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(secret)
 }
 
-/// Under its name only when it is whole. Should a power cut lose it, another one is made.
+/// Under its name only when it is whole and on the disk.
 fn write_secret(path: &Path, secret: &[u8]) -> std::io::Result<()> {
     let draft = path.with_extension(format!("new.{}", std::process::id()));
     let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(secret)?;
-    std::fs::rename(&draft, path)
+    file.sync_data()?;
+    std::fs::rename(&draft, path)?;
+    match path.parent() {
+        Some(dir) => std::fs::File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
