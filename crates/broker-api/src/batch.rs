@@ -25,10 +25,12 @@ const MASK: u32 = (1 << 30) - 1;
 impl Span {
     pub const EMPTY: Span = Span { off: 0, len: 0 };
 
+    #[inline]
     pub fn block(off: usize, len: usize) -> Span {
         debug_assert!(off <= MASK as usize);
         Span { off: off as u32, len: len as u32 }
     }
+    #[inline]
     pub fn arena(off: usize, len: usize) -> Span {
         debug_assert!(off <= MASK as usize);
         Span { off: off as u32 | ARENA, len: len as u32 }
@@ -37,15 +39,19 @@ impl Span {
         debug_assert!(index <= MASK as usize);
         Span { off: index as u32 | BIG, len: len as u32 }
     }
+    #[inline]
     pub fn is_empty(self) -> bool {
         self.len == 0
     }
+    #[inline]
     pub fn offset(self) -> usize {
         (self.off & MASK) as usize
     }
+    #[inline]
     pub fn end(self) -> usize {
         self.offset() + self.len as usize
     }
+    #[inline]
     pub fn region(self) -> Region {
         match self.off & !MASK {
             0 => Region::Block,
@@ -97,6 +103,7 @@ pub struct Head {
 }
 
 impl Head {
+    #[inline]
     pub fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
@@ -114,6 +121,7 @@ pub struct Batch {
 }
 
 impl Batch {
+    #[inline]
     pub fn bytes(&self, span: Span) -> &[u8] {
         match span.region() {
             Region::Block => &self.block[span.offset()..span.end()],
@@ -131,9 +139,11 @@ impl Batch {
         }
     }
 
+    #[inline]
     pub fn key(&self, head: &Head) -> &[u8] {
         self.bytes(head.key)
     }
+    #[inline]
     pub fn body(&self, head: &Head) -> &[u8] {
         self.bytes(head.body)
     }

@@ -75,6 +75,12 @@ macro_rules! name {
                 &self.0
             }
         }
+        impl std::ops::Deref for $name {
+            type Target = str;
+            fn deref(&self) -> &str {
+                &self.0
+            }
+        }
         impl From<&str> for $name {
             fn from(text: &str) -> $name {
                 $name::new(text)
@@ -91,6 +97,13 @@ name!(/// A queue within its virtual host.
     QueueName);
 name!(/// A session that outlives connections: an MQTT client id, a durable subscriber.
     SessionName);
+
+impl From<&SessionName> for QueueName {
+    /// A session's own queue is called like it; both share the text.
+    fn from(name: &SessionName) -> QueueName {
+        QueueName(name.0.clone())
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -90,11 +90,13 @@ pub struct Turn {
 }
 
 impl Turn {
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     /// Appends a publish; neighbouring publishes share one entry.
+    #[inline]
     pub fn publish(&mut self, head: Head) {
         let index = self.heads.len() as u32;
         self.heads.push(head);
@@ -108,6 +110,7 @@ impl Turn {
     }
 
     /// Appends a settlement; a neighbour of the one before it with the same outcome and no state edit widens that one.
+    #[inline]
     pub fn settle(&mut self, settle: Settle) {
         if let Some(Entry::Settle(last)) = self.entries.last_mut() {
             let next = last.first.plus(u64::from(last.count));
@@ -120,6 +123,7 @@ impl Turn {
         self.entries.push(Entry::Settle(settle));
     }
 
+    #[inline]
     pub fn credit(&mut self, to: CreditTo, add: u32) {
         if let Some(Entry::Credit(last)) = self.entries.last_mut() {
             if last.to == to && !last.drain {

@@ -14,6 +14,8 @@ use std::task::{Context, Poll, Waker};
 
 /// Deliveries that may wait for one connection, in bytes, before queues keep theirs and at-most-once messages are dropped.
 pub(crate) const OUTBOX_BYTES: usize = 2 << 20;
+/// From this many events on the buffers change hands.
+const SWAP_FROM: usize = 64;
 /// What a delivery weighs beside its key and body.
 const DELIVERY_WEIGHT: usize = 48;
 
@@ -201,7 +203,13 @@ impl Outbox {
     /// Moves the events into `into` (empty) and answers the work to do.
     pub fn swap(&self, into: &mut EventBatch) -> Vec<Work> {
         let mut state = self.state.lock();
-        std::mem::swap(&mut state.events, into);
+        if state.events.events.len() > SWAP_FROM {
+            std::mem::swap(&mut state.events, into);
+        } else {
+            // A few events are moved over, so that a quiet connection does not end up with the buffers of a busy one.
+            into.events.append(&mut state.events.events);
+            into.deliveries.append(&mut state.events.deliveries);
+        }
         state.handed += std::mem::take(&mut state.queued);
         std::mem::take(&mut state.work)
     }

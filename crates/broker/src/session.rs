@@ -54,7 +54,7 @@ pub(crate) struct SessionState {
     pub detached_ms: u64,
     pub incarnation: u64,
     /// An attach that waits for the last words of the connection with this incarnation.
-    pub waiting: Option<WaitingAttach>,
+    pub waiting: Option<Box<WaitingAttach>>,
     pub last_words_of: u64,
     pub ended: bool,
     pub dirty: bool,

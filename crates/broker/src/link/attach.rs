@@ -3,13 +3,11 @@
 use super::{is_current, Link, Owner};
 use crate::core::Shared;
 use crate::outbox::Work;
-use crate::queue::{Consumer, Follow, Group, Queue};
+use crate::queue::{session_spec, Consumer, Follow, Group, Queue};
 use crate::session::{Live, Session, SessionState, Subscription, WaitingAttach};
 use crate::store::{session_gone_record, session_record};
 use crate::timers::Timer;
-use broker_api::{
-    Attach, Attached, EndOwner, Expiry, Limit, Parting, PartingFate, QueueName, QueueSpec, Refusal, Reply, Side, Signal, Token,
-};
+use broker_api::{Attach, Attached, EndOwner, Expiry, Limit, Parting, PartingFate, Refusal, Reply, Side, Signal, Token};
 use journal::{Filled, Slot, Ticket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -28,7 +26,9 @@ impl Link {
         if self.core.log.failed() {
             return Err(Refusal::StoreFailed);
         }
-        self.client = attach.session.to_string();
+        self.client = attach.session.clone();
+        // A later re-authentication starts over.
+        self.login = None;
         let found = self.vhost.sessions.get(&attach.session).map(|s| s.clone());
         match found {
             Some(session) if !attach.clean && session.is_durable() => {
@@ -49,9 +49,8 @@ impl Link {
         }
         let durable = attach.expiry != Expiry::WithConnection;
         let id = self.core.id();
-        let spec = QueueSpec { durable, ..QueueSpec::default() };
         let queue =
-            Queue::new(broker_api::QueueId(id), QueueName::new(attach.session.as_str()), self.vhost.id, spec, self.core.session_bound());
+            Queue::new(broker_api::QueueId(id), (&attach.session).into(), self.vhost.id, session_spec(durable), self.core.session_bound());
         let session = Session::new(id, self.vhost.id, attach.session.clone(), queue.clone(), attach.expiry);
         let live = self.live(&attach, 1);
         {
@@ -69,6 +68,8 @@ impl Link {
             self.core.replace_session(&other);
         }
         let ticket = slot.map(|slot| self.log_session(slot, &session));
+        self.owners.reserve_exact(1);
+        self.groups.reserve_exact(1);
         self.owners.push((attach.owner, Owner::Session { session: session.clone(), live: live.clone() }));
         self.groups.push((attach.group, live.group.clone()));
         let waiting = WaitingAttach { outbox: self.outbox.clone(), token, live, present: false, ticket };
@@ -101,6 +102,8 @@ impl Link {
         state.logged = true;
         drop(state);
         let ticket = Some(self.log_session(slot, session));
+        self.owners.reserve_exact(1);
+        self.groups.reserve_exact(1);
         self.owners.push((attach.owner, Owner::Session { session: session.clone(), live: live.clone() }));
         self.groups.push((attach.group, live.group.clone()));
         let waiting = WaitingAttach { outbox: self.outbox.clone(), token, live, present: true, ticket };
@@ -118,7 +121,7 @@ impl Link {
         }
         let of = {
             let mut state = session.state.lock();
-            state.waiting = Some(waiting);
+            state.waiting = Some(Box::new(waiting));
             state.last_words_of
         };
         if let Some(old) = old {
@@ -413,7 +416,7 @@ impl Shared {
                 self.detach(session, &live, None, PartingFate::Fire);
                 return;
             }
-            complete_attach(session, waiting);
+            complete_attach(session, *waiting);
         }
     }
 

@@ -23,7 +23,8 @@ use crate::session::{Live, Session};
 use crate::vhost::Vhost;
 use arc_swap::ArcSwapOption;
 use broker_api::{
-    Batch, ConnectionInfo, ConsumerIx, CoreSession, Entry, EventBatch, GroupIx, OwnerIx, QueueId, Refusal, Serial, StateEdit, Turn,
+    Batch, ConnectionInfo, ConsumerIx, CoreSession, Entry, EventBatch, GroupIx, OwnerIx, QueueId, Refusal, Serial, SessionName, StateEdit,
+    Turn,
 };
 use broker_api::{HEAD_DURABLE, HEAD_RETAIN};
 use journal::Ticket;
@@ -67,7 +68,7 @@ pub(crate) struct Link {
     held: VecDeque<HeldTurn>,
     held_bytes: usize,
     /// Client id for access rules; the session's name once attached.
-    client: String,
+    client: SessionName,
     open: bool,
 }
 
@@ -105,7 +106,7 @@ impl Link {
             queue_memo: None,
             held: VecDeque::new(),
             held_bytes: 0,
-            client: String::new(),
+            client: SessionName::new(""),
             open: true,
         }
     }

@@ -20,7 +20,7 @@ use broker_api::{
 use journal::{Release, Releases, Slot};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// What a queue does with a message that finds it full.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,7 +87,7 @@ pub(crate) struct Queue {
     pub id: QueueId,
     pub name: QueueName,
     pub vhost: u32,
-    pub spec: QueueSpec,
+    pub spec: Arc<QueueSpec>,
     /// References in it are logged.
     pub durable: bool,
     pub bound: Bound,
@@ -156,7 +156,8 @@ const CHUNK: u32 = 64;
 pub(crate) const LOAD: usize = 256;
 
 impl Queue {
-    pub fn new(id: QueueId, name: QueueName, vhost: u32, spec: QueueSpec, bound: Bound) -> Arc<Queue> {
+    pub fn new(id: QueueId, name: QueueName, vhost: u32, spec: impl Into<Arc<QueueSpec>>, bound: Bound) -> Arc<Queue> {
+        let spec = spec.into();
         let durable = spec.durable;
         Arc::new(Queue {
             id,
@@ -178,6 +179,7 @@ impl Queue {
 
     pub fn add_consumer(&self, consumer: Consumer) {
         let mut state = self.lock();
+        state.consumers.reserve_exact(1);
         state.consumers.push(consumer);
         // Higher priority first; the rotation only goes round among equals.
         state.consumers.sort_by_key(|c| -c.priority);
@@ -614,6 +616,13 @@ impl Queue {
         }
         Ok(())
     }
+}
+
+/// What the queues of sessions are, shared by all of them.
+pub(crate) fn session_spec(durable: bool) -> Arc<QueueSpec> {
+    static SPECS: LazyLock<[Arc<QueueSpec>; 2]> =
+        LazyLock::new(|| [false, true].map(|durable| Arc::new(QueueSpec { durable, ..QueueSpec::default() })));
+    SPECS[usize::from(durable)].clone()
 }
 
 /// The bound that a queue's own description asks for.

@@ -4,11 +4,11 @@ use super::records::{self, kind, read_expiry, read_message, read_own_message, re
 use super::snapshot::class;
 use super::wire::Reader;
 use crate::link::NO_SEQ;
-use crate::queue::{Bound, Entry, Queue, Status};
+use crate::queue::{session_spec, Bound, Entry, Queue, Status};
 use crate::session::{Session, SessionState, StateEntry, SubscriptionKey};
 use crate::vhost::Vhost;
 use ahash::{AHashMap, AHashSet};
-use broker_api::{Expiry, Parting, QueueId, QueueName, QueueSpec, Seq, SessionName, StateEdit};
+use broker_api::{Expiry, Parting, QueueId, QueueName, Seq, SessionName, StateEdit};
 use journal::{Apply, ApplyError, Lsn, ObjectKey, ObjectRef, RecordRef, Release};
 use std::sync::Arc;
 
@@ -137,6 +137,7 @@ impl Recovery {
             return Some(queue.clone());
         }
         let bound = if of_session { self.session_bound } else { crate::queue::bound_of(&spec) };
+        let spec = if of_session { session_spec(spec.durable) } else { Arc::new(spec) };
         let queue = Queue::new(QueueId(id), name.clone(), vhost, spec, bound);
         self.queues.insert(id, queue.clone());
         if let (Some(vhost), false) = (self.vhost(vhost), of_session) {
@@ -175,11 +176,10 @@ impl Recovery {
     }
 
     fn new_session(&mut self, id: u64, vhost: u32, name: &SessionName, durable: bool, expiry: Expiry) -> Arc<Session> {
-        let spec = QueueSpec { durable, ..QueueSpec::default() };
         // Pages of references are loaded before sessions are (their class is lower), so the queue may be there.
         let queue = match self.queues.get(&id) {
             Some(queue) => queue.clone(),
-            None => Queue::new(QueueId(id), QueueName::new(name.as_str()), vhost, spec, self.session_bound),
+            None => Queue::new(QueueId(id), name.into(), vhost, session_spec(durable), self.session_bound),
         };
         self.queues.insert(id, queue.clone());
         let session = Session::new(id, vhost, name.clone(), queue, expiry);
