@@ -119,15 +119,19 @@ struct Message {
     arrived: bool,
 }
 
-struct Arrival {
-    times: u32,
+/// The arrivals of one message at one consumer.
+struct Arrivals {
     position: u64,
     connection: u32,
+    /// On this connection.
+    times: u32,
+    /// The most on any connection whose last arrival is settled: so many of its copies are done with.
+    done: u32,
 }
 
 #[derive(Default)]
 struct Seen {
-    arrivals: HashMap<(u16, u64), Arrival>,
+    arrivals: HashMap<(u16, u64), Arrivals>,
     received: u64,
     settled: u64,
     newest: HashMap<u16, u64>,
@@ -209,7 +213,7 @@ fn arrival(verdict: &mut Verdict, seen: &mut Seen, plan: &Consumer, delivery: &D
     verdict.received += 1;
     let position = seen.received;
     let Some(known) = seen.arrivals.get_mut(&(producer, n)) else {
-        seen.arrivals.insert((producer, n), Arrival { times: 1, position, connection });
+        seen.arrivals.insert((producer, n), Arrivals { position, connection, times: 1, done: 0 });
         let newest = seen.newest.entry(producer).or_insert(0);
         if n < *newest {
             let newest = *newest;
@@ -218,21 +222,21 @@ fn arrival(verdict: &mut Verdict, seen: &mut Seen, plan: &Consumer, delivery: &D
         *newest = n.max(*newest);
         return;
     };
-    let settled = known.position <= seen.settled;
+    if known.position <= seen.settled {
+        known.done = known.done.max(known.times);
+    }
     let same_connection = known.connection == connection;
-    known.times += 1;
+    // A producer that sent a message again made a copy; each copy may come once per connection until it is settled.
+    known.times = if same_connection { known.times + 1 } else { 1 };
     (known.position, known.connection) = (position, connection);
-    let republished = known.times <= copies;
-    let what = || format!("message {n} of producer {producer} at consumer {}, arrival {}", plan.id, known.times);
-    if republished {
-        verdict.repeats += 1;
-    } else if settled {
+    let what = || format!("message {n} of producer {producer} at consumer {}, connection {connection}", plan.id);
+    if known.done + if same_connection { 1 } else { known.times } > copies {
         verdict.resurrected.add(what);
-    } else if once || same_connection {
+    } else if known.times > copies || (once && !same_connection) {
         verdict.duplicates.add(what);
     } else {
         verdict.repeats += 1;
-        verdict.unflagged += u64::from(!dup);
+        verdict.unflagged += u64::from(!dup && copies == 1);
     }
 }
 

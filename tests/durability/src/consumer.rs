@@ -26,14 +26,25 @@ pub struct Plan {
     /// Takes only every `keep_every`-th message.
     pub partial: bool,
     pub only: Option<u16>,
-    /// Connects once to subscribe, then stays away until the world calls everybody in.
-    pub offline: bool,
+    pub presence: Presence,
+    /// Publishes fences; without them nothing is known to be settled.
+    pub fences: bool,
+}
+
+/// When it is connected; everybody connects once to subscribe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    Always,
+    /// Stays away until the world calls everybody in.
+    AtTheEnd,
+    /// Comes and goes as the rig asks.
+    WhenAsked,
 }
 
 impl Plan {
     pub fn new(id: u16, qos: u8) -> Plan {
         let version = if id % 2 == 0 { Version::V4 } else { Version::V5 };
-        Plan { id, qos, version, receive_maximum: 0, partial: false, only: None, offline: false }
+        Plan { id, qos, version, receive_maximum: 0, partial: false, only: None, presence: Presence::Always, fences: true }
     }
 
     pub fn for_checker(&self, world: &World) -> checker::Consumer {
@@ -81,7 +92,7 @@ impl Consumer {
 
     pub fn run(mut self) {
         while !self.world.ending.load(Ordering::Relaxed) {
-            let away = self.plan.offline && self.subscribed && !self.world.all_online.load(Ordering::Relaxed);
+            let away = self.subscribed && self.away();
             let Some(addr) = self.world.addr().filter(|_| !away) else {
                 std::thread::sleep(Duration::from_millis(5));
                 continue;
@@ -120,8 +131,7 @@ impl Consumer {
             progress.connection = self.connection;
         });
         loop {
-            let away = self.plan.offline && !self.world.all_online.load(Ordering::Relaxed);
-            if away || self.world.ending.load(Ordering::Relaxed) {
+            if self.away() || self.world.ending.load(Ordering::Relaxed) {
                 wire::disconnect(&mut link.out);
                 return link.flush();
             }
@@ -132,6 +142,14 @@ impl Consumer {
             }
             self.settle(&mut link);
             link.flush()?;
+        }
+    }
+
+    fn away(&self) -> bool {
+        match self.plan.presence {
+            Presence::Always => false,
+            Presence::AtTheEnd => !self.world.all_online.load(Ordering::Relaxed),
+            Presence::WhenAsked => !self.world.asked.load(Ordering::Relaxed),
         }
     }
 
@@ -215,7 +233,7 @@ impl Consumer {
     fn settle(&mut self, link: &mut Link) {
         let unsettled = self.received - self.settled;
         let due = unsettled >= FENCE_EVERY || (unsettled > 0 && self.last_arrival.elapsed() >= FENCE_IDLE);
-        if self.fence.is_some() || !due || !self.half_way.is_empty() {
+        if !self.plan.fences || self.fence.is_some() || !due || !self.half_way.is_empty() {
             return;
         }
         self.fence = Some(self.received);

@@ -30,7 +30,7 @@ impl Mix {
             [(1, 1), (2, 1), (3, 2), (4, 2)].into_iter().map(|(id, qos)| producer::Plan::new(id, qos)).collect();
         producers[1].forgetful = true;
         let mut keeper = consumer::Plan::new(23, 2);
-        (keeper.partial, keeper.offline) = (true, true);
+        (keeper.partial, keeper.presence) = (true, consumer::Presence::AtTheEnd);
         let consumers = vec![consumer::Plan::new(21, 1), consumer::Plan::new(22, 2), keeper];
         Mix { producers, consumers, payload: 1024, keep_every: 20 }
     }
@@ -108,11 +108,16 @@ impl Load {
         let settled = || {
             self.mix.consumers.iter().all(|plan| {
                 let progress = world.progress_of(plan.id);
-                progress.settled >= progress.received
+                !plan.fences || progress.settled >= progress.received
             })
         };
         let settled_all = self.while_moving(patience, settled);
         Drained { confirmed_all, received_all, settled_all }
+    }
+
+    /// Waits until every consumer has what was confirmed so far.
+    pub fn keep_up(&self, patience: Duration) -> bool {
+        self.while_moving(patience, || self.all_received())
     }
 
     /// Waits for `condition` as long as messages are still confirmed or received.

@@ -35,7 +35,10 @@ const RIGS: &[(&str, &str, bool, Rig)] = &[
     ("qos2", "kill -9 at each of the eight QoS 2 boundaries", false, rigs::qos2::rig),
     ("eio", "failed syncs, failed, short and torn writes at each kind of file", false, rigs::eio::rig),
     ("power", "power cuts under load", true, rigs::power::cut),
+    ("full", "a full disk at each kind of file, drained without a restart", true, rigs::full::rig),
+    ("stall", "a disk that stands still", true, rigs::stall::rig),
     ("tail", "kill, restart, confirm, and the power is cut at once", true, rigs::power::tail),
+    ("mutants", "brokers with deliberate faults, each to be caught", false, rigs::mutants::rig),
 ];
 
 struct Options {

@@ -23,6 +23,10 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    pub fn fork(&self) -> Random {
+        Random(AtomicU64::new(self.next()))
+    }
+
     pub fn within(&self, from: u64, to: u64) -> u64 {
         from + self.next() % (to - from).max(1)
     }

@@ -60,6 +60,8 @@ pub struct World {
     pub ending: AtomicBool,
     /// Consumers that began offline come now.
     pub all_online: AtomicBool,
+    /// Consumers that come and go are wanted now.
+    pub asked: AtomicBool,
     pub confirmed: AtomicU64,
     pub received: AtomicU64,
     pub in_flight: AtomicI64,
@@ -89,6 +91,7 @@ impl World {
             sending: AtomicBool::new(true),
             ending: AtomicBool::new(false),
             all_online: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
             confirmed: AtomicU64::new(0),
             received: AtomicU64::new(0),
             in_flight: AtomicI64::new(0),

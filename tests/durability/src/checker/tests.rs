@@ -95,6 +95,17 @@ fn a_message_published_twice_may_arrive_twice_and_not_three_times() {
 }
 
 #[test]
+fn each_of_two_copies_may_come_again_on_a_new_connection_until_it_is_settled() {
+    let mut events = honest();
+    let again = |connection| Event::Received { consumer: 12, producer: 1, n: 100, dup: true, connection };
+    events.extend([Event::Sent { producer: 1, n: 100 }, again(2), again(2)]);
+    assert!(verdict(&events).is_clean(), "the first came on connection 1 before a crash, then both came");
+    events.push(Event::Settled { consumer: 12, count: 202 });
+    events.push(again(3));
+    assert_eq!(counts(&events), [0, 0, 0, 0, 1, 0]);
+}
+
+#[test]
 fn a_qos_2_producer_may_send_twice_but_its_message_arrives_once() {
     let mut events = honest();
     events.push(Event::Sent { producer: 2, n: 100 });

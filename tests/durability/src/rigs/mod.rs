@@ -1,9 +1,12 @@
 //! The rigs, one file per kind of fault, and what they share.
 
 pub mod eio;
+pub mod full;
 pub mod kill;
+pub mod mutants;
 pub mod power;
 pub mod qos2;
+pub mod stall;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -40,6 +43,18 @@ impl Bench {
         let mut bench = Bench { binary, tmp, random, scale, disks: Ok(()), runs: AtomicU32::new(0) };
         bench.disks = disk::probe(&bench.scratch("probe")?);
         Ok(bench)
+    }
+
+    /// The same, for another broker.
+    pub fn with_binary(&self, binary: PathBuf) -> Bench {
+        Bench {
+            binary,
+            tmp: self.tmp.join("mutants"),
+            random: self.random.fork(),
+            scale: 1,
+            disks: self.disks.clone(),
+            runs: AtomicU32::new(self.run() >> 24),
+        }
     }
 
     /// A number that is in every message, so that leftovers of another run are found out.

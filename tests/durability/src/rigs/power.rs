@@ -76,6 +76,13 @@ pub fn cut(bench: &Bench) -> Result<()> {
     run_cut(bench, &mut stage, "power", 4 * bench.scale)
 }
 
+/// With syncs slowed down: a confirm that does not wait for its sync is nearly always ahead of it.
+pub fn run_slow_cut(bench: &Bench, stage: &mut Stage, name: &str, rounds: u64) -> Result<()> {
+    let shim = Shim::attach(&mut stage.recipe)?;
+    shim.arm(Fault::SyncPause, &[Class::Segment], 1, 30_000)?;
+    run_cut(bench, stage, name, rounds)
+}
+
 pub fn run_cut(bench: &Bench, stage: &mut Stage, name: &str, rounds: u64) -> Result<()> {
     let mut load = Load::new(Mix::usual(), bench.run(), &stage.recipe.scratch.join("ledger"))?;
     let mut figures = Figures::default();

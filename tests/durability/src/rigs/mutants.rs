@@ -1,0 +1,108 @@
+//! The rigs against brokers with a deliberate fault (LOG of faults: crates/journal/src/mutants.rs and the session code): each must be
+//! noticed, and for the reason it should be. A mutant that a rig lets pass means that the rig proves nothing.
+//!
+//! | mutant | what it does | caught here by | otherwise by |
+//! |---|---|---|---|
+//! | no_sync | never syncs | power cut | journal simulation |
+//! | confirm_before_sync | confirms, then syncs | power cut with slow syncs | journal simulation |
+//! | retry_fsync | tries a failed sync again | failed sync | journal simulation |
+//! | trust_recovered_tail | goes on behind an unsynced tail | power cut after a restart | journal simulation |
+//! | qos2_early | a QoS 2 delivery leaves before its id is in the log | kill at each QoS 2 boundary | |
+//! | skip_dirsync, ckpt_before_commit, liveness_from_memory | | | journal simulation: ext4 makes names durable with the file |
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{bail, ensure, Context, Result};
+
+use super::{eio, power, qos2, Bench};
+use crate::broker::SMALL_JOURNAL;
+
+type Attempt = fn(&Bench, &str) -> Result<()>;
+
+/// Mutant, what a rig must say about it (one of), the rig, and whether it needs disks of our own.
+const MUTANTS: &[(&str, &[&str], Attempt, bool)] = &[
+    ("no_sync", &[" lost ", "did not start", "exit code"], power_cut, true),
+    ("confirm_before_sync", &[" lost ", "did not start"], slow_power_cut, true),
+    ("retry_fsync", &["still alive", "more syncs"], failed_sync, false),
+    ("trust_recovered_tail", &[" lost ", "did not start"], tail, true),
+    ("qos2_early", &[" duplicates "], boundaries, false),
+];
+
+pub fn rig(bench: &Bench) -> Result<()> {
+    let binary = binary()?;
+    let mut survivors = Vec::new();
+    for (mutant, words, attempt, needs_disks) in MUTANTS {
+        if let (true, Err(why)) = (needs_disks, &bench.disks) {
+            println!("# mutant {mutant} CANNOT BE TRIED HERE: {why}");
+            continue;
+        }
+        let mutated = bench.with_binary(binary.clone());
+        match attempt(&mutated, mutant) {
+            Err(caught) if words.iter().any(|word| format!("{caught:#}").contains(word)) => {
+                println!("# mutant {mutant}: caught: {caught:#}");
+            }
+            Err(other) => survivors.push(format!("{mutant} (it failed for another reason: {other:#})")),
+            Ok(()) => survivors.push((*mutant).to_string()),
+        }
+    }
+    ensure!(survivors.is_empty(), "not caught: {}", survivors.join(", "));
+    Ok(())
+}
+
+/// A broker built with `--cfg mutants`; `CARRICK_MUTANT_BIN` names one that exists already.
+fn binary() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("CARRICK_MUTANT_BIN") {
+        return Ok(given.into());
+    }
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).context("tests/durability has no grandparent")?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from).join("mutants");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let begin = std::time::Instant::now();
+    let done = Command::new(cargo)
+        .args(["build", "-p", "server", "--bin", "carrick"])
+        .current_dir(root)
+        .env("CARGO_TARGET_DIR", &target)
+        .env("RUSTFLAGS", "--cfg mutants")
+        .output()
+        .context("cannot run cargo")?;
+    if !done.status.success() {
+        bail!("building with --cfg mutants failed: {}", String::from_utf8_lossy(&done.stderr));
+    }
+    println!("# built the mutants in {:.0} s", begin.elapsed().as_secs_f64());
+    Ok(target.join("debug/carrick"))
+}
+
+fn env(mutant: &str) -> (String, String) {
+    ("CARRICK_MUTANT".into(), mutant.into())
+}
+
+fn power_cut(bench: &Bench, mutant: &str) -> Result<()> {
+    let mut stage = power::stage(bench, mutant, SMALL_JOURNAL)?;
+    stage.recipe.env.push(env(mutant));
+    power::run_cut(bench, &mut stage, mutant, 1)
+}
+
+fn slow_power_cut(bench: &Bench, mutant: &str) -> Result<()> {
+    let mut stage = power::stage(bench, mutant, SMALL_JOURNAL)?;
+    stage.recipe.env.push(env(mutant));
+    power::run_slow_cut(bench, &mut stage, mutant, 2)
+}
+
+fn tail(bench: &Bench, mutant: &str) -> Result<()> {
+    let mut stage = power::stage(bench, mutant, SMALL_JOURNAL)?;
+    stage.recipe.env.push(env(mutant));
+    power::run_tail(bench, &mut stage, mutant, 3)
+}
+
+fn failed_sync(bench: &Bench, mutant: &str) -> Result<()> {
+    let mut recipe = bench.recipe(mutant, SMALL_JOURNAL)?;
+    recipe.env.push(env(mutant));
+    eio::segments_only(bench, recipe, None, mutant)
+}
+
+fn boundaries(bench: &Bench, mutant: &str) -> Result<()> {
+    let mut recipe = bench.recipe(mutant, SMALL_JOURNAL)?;
+    recipe.env.push(env(mutant));
+    qos2::run(bench, &recipe, mutant, 1)
+}
