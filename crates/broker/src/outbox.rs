@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 /// Deliveries that may wait for one connection, in bytes, before queues keep theirs and at-most-once messages are dropped.
-pub(crate) const OUTBOX_BYTES: usize = 2 << 20;
+pub(crate) const OUTBOX_BYTES: usize = 8 << 20;
 /// From this many events on the buffers change hands.
 const SWAP_FROM: usize = 64;
 /// What a delivery weighs beside its key and body.

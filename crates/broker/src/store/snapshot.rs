@@ -112,23 +112,24 @@ impl Snapshot for CoreSnapshot {
     }
 }
 
-/// Every queue's references together may take this much memory; what is beyond goes to the page files after a checkpoint.
+/// The references of queues that have consumers may take this much memory; what is beyond goes to the page files after a checkpoint.
 const INDEX_BYTES: usize = 64 << 20;
 
-/// Queues without consumers first, then the middle of long ones.
+/// Queues without consumers keep nothing in memory once the page files have it, neither references nor messages; of the others the middle
+/// of long ones goes, when together they are over the budget.
 fn send_pages_away(core: &Shared) {
     let budget = INDEX_BYTES / std::mem::size_of::<crate::queue::Entry>();
     let queues: Vec<Arc<Queue>> = core.queues.iter().filter(|q| q.durable).map(|q| q.clone()).collect();
-    let mut resident: usize = queues.iter().map(|q| q.resident()).sum();
-    for idle in [true, false] {
-        for queue in &queues {
-            if resident <= budget {
-                return;
-            }
-            if queue.lock().consumers.is_empty() == idle {
-                resident = resident.saturating_sub(queue.send_away());
-            }
+    let (idle, busy): (Vec<_>, Vec<_>) = queues.into_iter().partition(|q| q.lock().consumers.is_empty());
+    for queue in &idle {
+        queue.send_away();
+    }
+    let mut resident: usize = busy.iter().map(|q| q.resident()).sum();
+    for queue in &busy {
+        if resident <= budget {
+            return;
         }
+        resident = resident.saturating_sub(queue.send_away());
     }
 }
 

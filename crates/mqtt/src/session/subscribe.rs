@@ -140,6 +140,10 @@ impl Session {
             _ => return Ok(()),
         }
         let Some((_, request)) = self.requests.given.pop_front() else { return Ok(()) };
+        if self.requests.given.is_empty() {
+            // Commands come at the start of a connection; a quiet one should not keep room for them.
+            self.requests.given = VecDeque::new();
+        }
         match request {
             Request::Login => self.login_answered(result, step),
             Request::Attach => self.attach_answered(result, step),
