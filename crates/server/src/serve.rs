@@ -31,6 +31,7 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
     let settings = Settings::load(flags)?;
     logging::init(&settings.log).map_err(anyhow::Error::msg)?;
     limits::raise_descriptors();
+    limits::keep_freed_blocks();
     let house = wiring::open(&settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.worker_threads)

@@ -82,7 +82,9 @@ impl Link {
             }
         }
         self.stage(batch, &runs, states, fills, follow);
-        Counters::add(&self.core.counters.messages_received, total);
+        if !self.is_internal() {
+            Counters::add(&self.core.counters.messages_received, total);
+        }
         Staged { wants_confirm }
     }
 
