@@ -46,6 +46,32 @@ fn mqtt_config(file: &file::Mqtt) -> mqtt::Config {
         retain_available: file.retain_available.unwrap_or(default.retain_available),
         allow_empty_client_id: file.allow_empty_client_id.unwrap_or(default.allow_empty_client_id),
         connect_timeout: file.connect_timeout_secs.map_or(default.connect_timeout, |n| Duration::from_secs(n.0)),
-        ..default
+        accept_versions: file.accept_versions.as_ref().map_or(default.accept_versions, |list| list.iter().map(version).collect()),
+        receive_maximum_overrun: file.receive_maximum_overrun.map_or(default.receive_maximum_overrun, |overrun| match overrun {
+            file::Overrun::Strict => mqtt::Overrun::Strict,
+            file::Overrun::Tolerant => mqtt::Overrun::Tolerant,
+        }),
+        max_pending: file.max_pending.map_or(default.max_pending, |n| n.0 as u32),
+        unauthorized: file.unauthorized.map_or(default.unauthorized, |unauthorized| match unauthorized {
+            file::Unauthorized::Acknowledge => mqtt::Unauthorized::Acknowledge,
+            file::Unauthorized::Disconnect => mqtt::Unauthorized::Disconnect,
+        }),
+        check_payload_format: file.check_payload_format.unwrap_or(default.check_payload_format),
+        strict_client_id: file.strict_client_id.unwrap_or(default.strict_client_id),
+        auto_id_prefix: file.auto_id_prefix.clone().unwrap_or(default.auto_id_prefix),
+        response_prefix: file.response_prefix.clone().or(default.response_prefix),
+        server_reference: server_reference(file).or(default.server_reference),
     }
+}
+
+fn version(version: &file::MqttVersion) -> mqtt::codec::Version {
+    match version {
+        file::MqttVersion::V31 => mqtt::codec::Version::V31,
+        file::MqttVersion::V311 => mqtt::codec::Version::V311,
+        file::MqttVersion::V5 => mqtt::codec::Version::V5,
+    }
+}
+
+fn server_reference(file: &file::Mqtt) -> Option<mqtt::ServerReference> {
+    file.server_reference.as_ref().map(|servers| mqtt::ServerReference { servers: servers.clone(), moved: file.server_moved })
 }

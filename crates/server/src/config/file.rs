@@ -140,6 +140,41 @@ pub struct Mqtt {
     pub retain_available: Option<bool>,
     pub allow_empty_client_id: Option<bool>,
     pub connect_timeout_secs: Option<Whole<1, 3_600>>,
+    pub accept_versions: Option<Vec<MqttVersion>>,
+    pub receive_maximum_overrun: Option<Overrun>,
+    pub max_pending: Option<Whole<16, { 1 << 20 }>>,
+    pub unauthorized: Option<Unauthorized>,
+    pub check_payload_format: Option<bool>,
+    pub strict_client_id: Option<bool>,
+    pub auto_id_prefix: Option<String>,
+    pub response_prefix: Option<String>,
+    pub server_reference: Option<String>,
+    /// The servers of `server_reference` are the right ones for good.
+    pub server_moved: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+pub enum MqttVersion {
+    #[serde(rename = "3.1")]
+    V31,
+    #[serde(rename = "3.1.1")]
+    V311,
+    #[serde(rename = "5.0")]
+    V5,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overrun {
+    Strict,
+    Tolerant,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unauthorized {
+    Acknowledge,
+    Disconnect,
 }
 
 /// A listen URL, refused at its line.

@@ -92,6 +92,8 @@ fn what_is_wrong_is_refused_with_its_key_its_line_and_what_would_be_right() {
         ("[[user]]\nname = 'x'\npasword = 'a'", &["pasword", "`password`"]),
         ("[[user]]\nname = 'x'\npassword = 'a'\n[[user]]\nname = 'x'\npassword = 'b'", &["'x'", "twice"]),
         ("allow_anonymous = 'yes'", &["line 1", "boolean"]),
+        ("[mqtt]\nunauthorized = 'ignore'", &["line 2", "ignore", "`disconnect`"]),
+        ("[mqtt]\naccept_versions = ['4']", &["line 2", "`3.1.1`"]),
     ] {
         let error = refused(text);
         for part in parts {

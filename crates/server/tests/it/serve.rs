@@ -102,3 +102,18 @@ fn users_come_in_with_their_password_and_nobody_with_a_wrong_one() {
     }
     assert_eq!(login(&mut carrick.connect(), CONNECT), CONNACK, "no credentials, from this machine");
 }
+
+#[test]
+fn clients_are_told_where_to_go_when_the_broker_stops() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = "[mqtt]\nserver_reference = 'other.example:1883'\naccept_versions = ['5.0']\n";
+    std::fs::write(dir.path().join("c.toml"), config).expect("written");
+    let carrick = start(dir.path(), &["--config", "c.toml", "--listen", "mqtt://127.0.0.1:0"]);
+    assert_eq!(login(&mut carrick.connect(), CONNECT)[3], 1, "3.1.1 is an unacceptable protocol version here");
+    let mut client = carrick.connect();
+    assert_eq!(login(&mut client, CONNECT_5)[3], 0);
+    assert_eq!(carrick.stop(), Some(0));
+    let (first, body) = packet(&mut client);
+    assert_eq!((first, body[0]), (0xe0, 156), "DISCONNECT, use another server: {body:?}");
+    assert!(body.ends_with(b"other.example:1883"), "{body:?}");
+}
