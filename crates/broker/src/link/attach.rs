@@ -100,13 +100,18 @@ impl Link {
         state.detached_ms = 0;
         state.dirty = true;
         state.logged = true;
+        let waiting = WaitingAttach { outbox: self.outbox.clone(), token, live: live.clone(), present: true, ticket: Some(slot.ticket()) };
+        // It waits from this moment on: a third connection that comes now must find it, and not be overwritten by it later.
+        let (at_once, of) = match hears_last_words {
+            true => (state.waiting.replace(Box::new(waiting)), state.last_words_of),
+            false => (Some(Box::new(waiting)), state.last_words_of),
+        };
         drop(state);
-        let ticket = Some(self.log_session(slot, session));
+        self.log_session(slot, session);
         self.owners.reserve_exact(1);
         self.groups.reserve_exact(1);
         self.owners.push((attach.owner, Owner::Session { session: session.clone(), live: live.clone() }));
         self.groups.push((attach.group, live.group.clone()));
-        let waiting = WaitingAttach { outbox: self.outbox.clone(), token, live, present: true, ticket };
         // The will of the connection that is superseded goes out, unless its delay gives the client time to come back, which it just did
         // (features §1.6.1; a session that ends with its connection never gets here).
         if let Some(parting) = parting.filter(|p| was_attached && p.delay_secs == 0) {
@@ -115,15 +120,10 @@ impl Link {
         if let Some(earlier) = earlier {
             earlier.outbox.signal(Signal::Superseded { owner: earlier.live.owner });
         }
-        if !hears_last_words {
-            complete_attach(session, waiting);
+        if let Some(waiting) = at_once {
+            complete_attach(session, *waiting);
             return true;
         }
-        let of = {
-            let mut state = session.state.lock();
-            state.waiting = Some(Box::new(waiting));
-            state.last_words_of
-        };
         if let Some(old) = old {
             detach_consumers(&self.core, session, &old);
             old.outbox.signal(Signal::Superseded { owner: old.owner });
@@ -238,6 +238,7 @@ fn complete_attach(session: &Arc<Session>, waiting: WaitingAttach) {
         let state = session.state.lock();
         if state.ended || state.incarnation != live.incarnation {
             drop(state);
+            session.queue.remove_consumer(outbox.id, Some(live.consumer));
             return outbox.signal(Signal::Superseded { owner: live.owner });
         }
         session.live.store(Some(live));

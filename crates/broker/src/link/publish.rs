@@ -10,7 +10,9 @@ use crate::session::{Live, Session};
 use crate::store::records::{kind, patch_seq, write_edits, write_publish, Reference, LEVEL};
 use crate::store::{retain_record, Log};
 use crate::vhost::{RetainedMessage, Vhost};
-use broker_api::{Batch, Event, Limit, Refusal, Seq, Serial, Side, StateEdit, HEAD_CONFIRM, HEAD_DURABLE, HEAD_MANDATORY, HEAD_RETAIN};
+use broker_api::{
+    Batch, Event, Head, Limit, Refusal, Seq, Serial, Side, StateEdit, HEAD_CONFIRM, HEAD_DURABLE, HEAD_MANDATORY, HEAD_RETAIN,
+};
 use journal::{Filled, Place, RecordHead, Records};
 use std::sync::Arc;
 
@@ -67,7 +69,7 @@ impl Link {
                 let head = &batch.heads[index as usize];
                 wants_confirm |= head.has(HEAD_CONFIRM);
                 let serial = Serial(serial.0 + u64::from(index - first));
-                if let Some(refusal) = self.refuse(batch, index) {
+                if let Some(refusal) = self.refuse(batch, index).or_else(|| self.refuse_edit(head, states)) {
                     self.outbox.push(Event::Refused { first: serial, last: serial, why: refusal });
                     continue;
                 }
@@ -166,17 +168,18 @@ impl Link {
         for run in runs {
             let mut targets = targets_of(run);
             let edit = self.edit_of(batch, run, states);
-            let logged = edit.as_ref().filter(|(_, _, durable)| *durable).map(|(id, edit, _)| (*id, edit));
+            let logged = edit.as_ref().filter(|(session, _)| session.is_durable()).map(|(session, edit)| (session.id, edit));
             let written = write_records(&mut records, batch, run, &mut targets, logged);
-            edits.extend(edit.map(|(_, edit, _)| edit));
+            edits.extend(edit);
             work.push((targets, written, run));
         }
         // The slot is reserved before anything changes in memory (LOG §2), so that no checkpoint holds more than it waits for. What is
         // kept nowhere needs none.
         let late = mutants::active(Mutant::SettleBeforePublish);
         let mut slot = (!records.is_empty() && !late).then(|| self.core.log.reserve());
-        for edit in &edits {
-            self.apply_edit(edit);
+        for (session, edit) in &edits {
+            session.state.lock().apply(edit);
+            self.core.checkpoint.session(session);
         }
         for (_, _, run) in &work {
             self.deliver_direct(batch, run);
@@ -216,18 +219,20 @@ impl Link {
         }
     }
 
-    /// The state edit of a run's first head, if it may be made: its session, and whether that one is logged.
-    fn edit_of(&self, batch: &Batch, run: &RouteRun, states: &[StateEdit]) -> Option<(u64, StateEdit, bool)> {
+    /// The state edit of a run's first head, if it may be made, and its session.
+    fn edit_of(&self, batch: &Batch, run: &RouteRun, states: &[StateEdit]) -> Option<(Arc<Session>, StateEdit)> {
         let index = batch.heads[run.first as usize].state.checked_sub(1)?;
         let edit = states.get(index as usize)?;
-        let session = self.session(edit.owner)?;
-        Some((session.id, edit.clone(), session.is_durable()))
+        Some((self.editable(edit)?, edit.clone()))
     }
 
-    fn apply_edit(&self, edit: &StateEdit) {
-        if let Some(session) = self.session(edit.owner) {
-            session.state.lock().apply(edit);
-            self.core.checkpoint.session(session);
+    /// A publish whose edit may not be made is not made either: an exactly-once publish without its identifier comes again.
+    fn refuse_edit(&self, head: &Head, states: &[StateEdit]) -> Option<Refusal> {
+        let edit = states.get(head.state.checked_sub(1)? as usize)?;
+        match self.editable(edit) {
+            Some(_) => None,
+            None if self.session(edit.owner).is_some() => Some(Refusal::LimitReached(Limit::SessionState)),
+            None => Some(Refusal::OwnerEnded),
         }
     }
 

@@ -140,7 +140,7 @@ impl Link {
     }
 
     /// The session that an edit is for, if this connection may still edit it: while attached, and once more after it was superseded.
-    fn editable(&self, edit: &StateEdit) -> Option<Arc<crate::session::Session>> {
+    pub(super) fn editable(&self, edit: &StateEdit) -> Option<Arc<crate::session::Session>> {
         let Owner::Session { session, live } = self.owner(edit.owner)? else { return None };
         let state = session.state.lock();
         let last_words = state.waiting.is_some() && state.last_words_of == live.incarnation;

@@ -470,12 +470,14 @@ impl Queue {
         let mut unread = Vec::new();
         for seq in mine {
             let Some(entry) = state.lanes.get_mut(seq.lane()).and_then(|l| l.get_mut(seq.position())) else { continue };
+            let mut read = 0;
             if entry.held.is_none() {
                 let lsn = entry.known_lsn();
                 match log.read_one(lsn) {
                     Ok(held) => {
                         entry.held = Some(held);
                         entry.head = 0;
+                        read = u64::from(entry.bytes);
                     }
                     Err(error) => {
                         tracing::error!(queue = %self.name, lsn, %error, "a message in flight cannot be read back");
@@ -493,6 +495,7 @@ impl Queue {
                 level: entry.level.min(to.level),
                 flags: entry.flags | to.flags | DELIVERY_RESUMED | DELIVERY_REDELIVERED,
             };
+            state.held_bytes += read;
             if let Some(group) = &to.group {
                 group.spend(1);
             }
