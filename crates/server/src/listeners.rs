@@ -23,7 +23,8 @@ pub fn bind_all(settings: &Settings) -> Result<Vec<Bound>> {
         match bind(url, settings.gateway.backlog) {
             Ok(bound) => all.extend(bound),
             Err(error) if settings.default_listeners && error.is_unavailable() => debug!(%error, "skipped"),
-            Err(error) => return Err(error.into()),
+            // It names its cause itself, so the cause is not chained again.
+            Err(error) => bail!("{error}"),
         }
     }
     if all.is_empty() {
