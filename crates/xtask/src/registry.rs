@@ -50,6 +50,28 @@ pub const SUITES: &[Suite] = &[
         test: Some(|_| Ok(vec![ourselves(&["clients"])?])),
         soak: None,
     },
+    Suite {
+        name: "durability",
+        about: "kill -9, power cuts, failing, full and stalled disks under live load; mutants",
+        needs: &[],
+        binary: true,
+        limit: minutes(15),
+        test: Some(|context| Ok(vec![context.cargo(&["run", "-q", "-p", "durability"])])),
+        soak: Some(|context| Ok(vec![context.cargo(&["run", "-q", "-p", "durability", "--", "--soak"])])),
+    },
+    Suite {
+        name: "realdata",
+        about: "real rows through Paho for Python and Java while the broker is killed three times",
+        needs: &[Need::Python, Need::Java, Need::Maven],
+        binary: true,
+        limit: minutes(8),
+        test: Some(|context| {
+            let mut python = Command::new(crate::needs::python().unwrap_or("python3"));
+            python.arg(context.root.join("tests/realdata/run.py")).env("CARGO_TARGET_DIR", &context.target);
+            Ok(vec![python])
+        }),
+        soak: None,
+    },
 ];
 
 /// This program, for a suite that it runs itself.

@@ -94,6 +94,15 @@ impl Verdict {
         ]
     }
 
+    /// The rules that were broken only, with examples.
+    pub fn broken(&self) -> String {
+        let broken = self.rules().into_iter().filter(|(_, breaches)| breaches.count > 0);
+        broken
+            .map(|(name, breaches)| format!("{name} {} ({})", breaches.count, breaches.examples.join("; ")))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+
     pub fn is_clean(&self) -> bool {
         self.rules().iter().all(|(_, breaches)| breaches.count == 0)
     }

@@ -137,6 +137,7 @@ impl Consumer {
             }
             let mut packet = link.next(Duration::from_millis(10))?;
             while let Some(taken) = packet {
+                self.world.still_at(addr)?;
                 self.take(&mut link, taken)?;
                 packet = if link.has_packet()? { link.next(Duration::ZERO)? } else { None };
             }

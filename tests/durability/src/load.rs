@@ -35,11 +35,6 @@ impl Mix {
         Mix { producers, consumers, payload: 1024, keep_every: 20 }
     }
 
-    pub fn rate(mut self, rate: u64) -> Mix {
-        self.producers.iter_mut().for_each(|plan| plan.rate = rate);
-        self
-    }
-
     /// QoS 2 only, one consumer per producer, two packets in flight each way (Receive Maximum 2): every exchange is often at each boundary.
     pub fn exactly_once(pairs: u16) -> Mix {
         let producer = |at| producer::Plan { window: 2, rate: 0, first_packet_id: 65_500, ..producer::Plan::new(1 + at, 2) };

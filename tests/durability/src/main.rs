@@ -41,26 +41,37 @@ const RIGS: &[(&str, &str, bool, Rig)] = &[
     ("mutants", "brokers with deliberate faults, each to be caught", false, rigs::mutants::rig),
 ];
 
+/// These take minutes.
+const SOAK_RIGS: &[(&str, &str, bool, Rig)] =
+    &[("wrap", "QoS 2 over more than 65,535 packet ids with two in flight, and kills", false, rigs::qos2::wrap)];
+
 struct Options {
     only: Vec<String>,
     scale: u64,
+    /// All rigs again and again, for `CARRICK_SOAK_SECONDS`.
+    soak: bool,
+}
+
+fn all_rigs() -> impl Iterator<Item = &'static (&'static str, &'static str, bool, Rig)> {
+    RIGS.iter().chain(SOAK_RIGS)
 }
 
 fn options() -> Result<Options> {
-    let mut options = Options { only: Vec::new(), scale: 1 };
+    let mut options = Options { only: Vec::new(), scale: 1, soak: false };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--only" => options.only = args.next().context("--only RIG,RIG")?.split(',').map(str::to_string).collect(),
             "--scale" => options.scale = args.next().context("--scale N")?.parse().context("--scale N")?,
+            "--soak" => options.soak = true,
             "--list" => {
-                RIGS.iter().for_each(|(name, about, ..)| println!("{name:<14} {about}"));
+                all_rigs().for_each(|(name, about, ..)| println!("{name:<14} {about}"));
                 std::process::exit(0);
             }
-            other => bail!("unknown option {other}; there are --only RIG,RIG, --scale N and --list"),
+            other => bail!("unknown option {other}; there are --only RIG,RIG, --scale N, --soak and --list"),
         }
     }
-    if let Some(unknown) = options.only.iter().find(|name| !RIGS.iter().any(|(known, ..)| known == name)) {
+    if let Some(unknown) = options.only.iter().find(|name| !all_rigs().any(|(known, ..)| known == name)) {
         bail!("there is no rig '{unknown}'");
     }
     Ok(options)
@@ -85,27 +96,35 @@ fn run() -> Result<bool> {
     println!("# DURABILITY_SEED={seed}");
     let bench = Bench::new(binary, tmp, random, options.scale)?;
     let ci = std::env::var("CI").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"));
+    let wanted = |name: &str| options.only.iter().any(|only| only == name);
+    let soak_for = std::env::var("CARRICK_SOAK_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
+    let begin = Instant::now();
     let mut good = true;
-    for (name, about, needs_disks, rig) in RIGS {
-        if !options.only.is_empty() && !options.only.iter().any(|only| only == name) {
-            continue;
+    loop {
+        for entry in RIGS.iter().filter(|(name, ..)| options.only.is_empty() || wanted(name)) {
+            good &= one(&bench, entry, ci);
         }
-        if let (true, Err(why)) = (needs_disks, &bench.disks) {
-            println!("# {name} CANNOT RUN HERE: it mounts disks of its own, and that does not work: {why}");
-            println!("{}ok - {name}: {about}{}", if ci { "not " } else { "" }, if ci { "" } else { " # SKIP needs root and loop devices" });
-            good &= !ci;
-            continue;
+        for entry in SOAK_RIGS.iter().filter(|(name, ..)| if options.only.is_empty() { options.soak } else { wanted(name) }) {
+            good &= one(&bench, entry, ci);
         }
-        let begin = Instant::now();
-        let outcome = rig(&bench);
-        println!("# {name}: {:.1} s", begin.elapsed().as_secs_f64());
-        match outcome {
-            Ok(()) => println!("ok - {name}: {about}"),
-            Err(error) => {
-                good = false;
-                println!("not ok - {name}: {error:#}");
-            }
+        if !options.soak || begin.elapsed().as_secs() >= soak_for {
+            return Ok(good);
         }
     }
-    Ok(good)
+}
+
+fn one(bench: &Bench, (name, about, needs_disks, rig): &(&str, &str, bool, Rig), ci: bool) -> bool {
+    if let (true, Err(why)) = (needs_disks, &bench.disks) {
+        println!("# {name} CANNOT RUN HERE: it mounts disks of its own, and that does not work: {why}");
+        println!("{}ok - {name}: {about}{}", if ci { "not " } else { "" }, if ci { "" } else { " # SKIP needs root and loop devices" });
+        return !ci;
+    }
+    let begin = Instant::now();
+    let outcome = rig(bench);
+    println!("# {name}: {:.1} s", begin.elapsed().as_secs_f64());
+    match outcome {
+        Ok(()) => println!("ok - {name}: {about}"),
+        Err(ref error) => println!("not ok - {name}: {error:#}"),
+    }
+    outcome.is_ok()
 }

@@ -121,6 +121,7 @@ impl Producer {
             let wait = if self.may_send() { Duration::ZERO } else { Duration::from_millis(5) };
             let mut packet = link.next(wait)?;
             while let Some(taken) = packet {
+                self.world.still_at(addr)?;
                 self.answer(&mut link, taken)?;
                 packet = if link.has_packet()? { link.next(Duration::ZERO)? } else { None };
             }

@@ -55,6 +55,6 @@ impl Figures {
 }
 
 pub fn judge(verdict: &Verdict) -> Result<()> {
-    ensure!(verdict.is_clean(), "{verdict}");
+    ensure!(verdict.is_clean(), "{}", verdict.broken());
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What clients and rig share: where the broker is, whether to go on, and gauges that the rig reads at the moment of a fault.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -113,6 +114,15 @@ impl World {
 
     pub fn set_addr(&self, addr: Option<SocketAddr>) {
         *lock(&self.addr) = addr;
+    }
+
+    /// Whether the broker that a packet came from still counts. A rig that cuts the power withdraws the address first: what a client reads
+    /// later never happened, for a sync that was under way may have been answered by a file system that is shut down already.
+    pub fn still_at(&self, addr: SocketAddr) -> io::Result<()> {
+        if self.addr() == Some(addr) {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the rig has withdrawn this broker"))
     }
 
     pub fn note_confirmed(&self, producer: u16, n: u64) {

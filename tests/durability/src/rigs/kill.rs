@@ -37,8 +37,8 @@ fn rounds(bench: &Bench, recipe: &Recipe, load: &mut Load, figures: &mut Figures
             std::thread::sleep(bench.random.pause(Duration::from_millis(200), Duration::from_millis(2000)));
         }
         least_in_flight = least_in_flight.min(load.in_flight());
-        load.world.set_addr(None);
         broker.kill9();
+        load.world.set_addr(None);
         least_confirmed = least_confirmed.min(load.confirmed() - before);
     }
     figures.needs("rounds", rounds);
@@ -49,8 +49,8 @@ fn rounds(bench: &Bench, recipe: &Recipe, load: &mut Load, figures: &mut Figures
     load.world.set_addr(Some(broker.addr));
     load.drain(PATIENCE).judge(load)?;
     // Everything is settled behind confirmed fences: one more kill, and none of it may come back.
-    load.world.set_addr(None);
     broker.kill9();
+    load.world.set_addr(None);
     let mut broker = recipe.start()?;
     load.world.set_addr(Some(broker.addr));
     load.expect_silence(PATIENCE)?;

@@ -87,8 +87,8 @@ pub fn conclude(rig: &str, figures: &mut Figures, run: Result<()>, load: Load) -
     figures.needs("received_total", verdict.received);
     figures.print(rig);
     println!("# {rig}: {verdict}");
-    // A run that ended early did not drain, so that it counts as lost what nobody fetched: its own reason is the one to read.
-    run.with_context(|| format!("last trouble of a client: {trouble}"))?;
+    // A run that ended early did not drain, so that it counts as lost what nobody fetched: its own reason is the one to read first.
+    run.with_context(|| format!("[{}]; last trouble of a client: {trouble}", verdict.broken()))?;
     judge(&verdict)?;
     figures.judge()?;
     Ok(verdict)

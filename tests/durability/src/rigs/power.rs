@@ -53,8 +53,8 @@ impl Tally {
     /// Cuts the power now, ends the broker, and gives the power back.
     fn cut(&mut self, stage: &mut Stage, load: &Load, broker: &mut Broker, canary: &mut Canary) -> Result<()> {
         least(&mut self.least_in_flight, load.in_flight());
-        stage.disk.cut_power()?;
         load.world.set_addr(None);
+        stage.disk.cut_power()?;
         // Its next sync fails, and then it must end by itself. Where the cut is the whole fault it may also have nothing to sync.
         match broker.wait(Duration::from_secs(2))? {
             Some(status) => {
@@ -149,8 +149,8 @@ fn tails(bench: &Bench, stage: &mut Stage, shim: &Shim, load: &mut Load, tally: 
         load.confirm_more(ROUND_CONFIRMS, PATIENCE)?;
         shim.arm(Fault::SyncPause, &[Class::Segment], 1, 30_000)?;
         std::thread::sleep(bench.random.pause(Duration::from_millis(100), Duration::from_millis(300)));
-        load.world.set_addr(None);
         broker.kill9();
+        load.world.set_addr(None);
         shim.disarm()?;
         let mut broker = stage.recipe.start().context("after a kill")?;
         load.world.set_addr(Some(broker.addr));

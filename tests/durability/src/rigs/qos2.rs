@@ -29,6 +29,36 @@ pub fn run(bench: &Bench, recipe: &Recipe, name: &str, times: u64) -> Result<()>
     conclude(name, &mut figures, run, load).map(drop)
 }
 
+/// Both sides use up all 65,535 packet ids with two in flight, over kills. Takes minutes: for the soak.
+pub fn wrap(bench: &Bench) -> Result<()> {
+    const KILLS: u64 = 6;
+    const PAIRS: u64 = 2;
+    let recipe = bench.recipe("wrap", SMALL_JOURNAL)?;
+    let mut load = Load::new(Mix::exactly_once(PAIRS as u16), bench.run(), &recipe.scratch.join("ledger"))?;
+    let mut figures = Figures::default();
+    let run = (|| {
+        for kill in 0..=KILLS {
+            let mut broker = recipe.start()?;
+            load.world.set_addr(Some(broker.addr));
+            if kill == 0 {
+                load.begin(START_WITHIN)?;
+            }
+            if kill == KILLS {
+                load.drain(PATIENCE).judge(&load)?;
+                return broker.stop();
+            }
+            // A seventh more than the range for each pair.
+            load.confirm_more(PAIRS * 75_000 / KILLS, Duration::from_secs(600))?;
+            broker.kill9();
+            load.world.set_addr(None);
+        }
+        Ok(())
+    })();
+    figures.needs("kills", KILLS);
+    figures.needs("deliveries_over_the_id_range", load.confirmed().saturating_sub(PAIRS * 65_535));
+    conclude("wrap", &mut figures, run, load).map(drop)
+}
+
 fn rounds(bench: &Bench, recipe: &Recipe, load: &mut Load, figures: &mut Figures, times: u64) -> Result<()> {
     let (mut least_confirmed, mut least_in_flight) = (u64::MAX, u64::MAX);
     let broker: Arc<Mutex<Option<Broker>>> = Arc::default();
@@ -52,10 +82,10 @@ fn rounds(bench: &Bench, recipe: &Recipe, load: &mut Load, figures: &mut Figures
                 bench.random.within(1, 200),
                 Box::new(move || {
                     std::thread::sleep(late);
-                    world.set_addr(None);
                     if let Some(mut broker) = victim.lock().unwrap_or_else(PoisonError::into_inner).take() {
                         broker.kill9();
                     }
+                    world.set_addr(None);
                 }),
             );
             let gone = || broker.lock().unwrap_or_else(PoisonError::into_inner).is_none();

@@ -51,8 +51,8 @@ fn rounds(bench: &Bench, stage: &mut power::Stage, load: &mut Load, figures: &mu
         least_in_flight = least_in_flight.min(in_flight);
         least_confirmed = least_confirmed.min(load.confirmed() - before);
         if round + 1 == rounds {
-            load.world.set_addr(None);
             broker.kill9();
+            load.world.set_addr(None);
             broker = stage.recipe.start().context("after a kill during a stall")?;
             load.world.set_addr(Some(broker.addr));
         } else {
