@@ -233,7 +233,7 @@ fn is_over(state: &SessionState, now_ms: u64) -> bool {
 /// Gives the session its new connection and leaves the reply where the commit releases it.
 fn complete_attach(session: &Arc<Session>, waiting: WaitingAttach) {
     let WaitingAttach { outbox, token, live, present, ticket } = waiting;
-    add_consumer(&session.queue, consumer_of(&session, &live, None, false));
+    add_consumer(&session.queue, consumer_of(session, &live, None, false));
     let attached = {
         let state = session.state.lock();
         if state.ended || state.incarnation != live.incarnation {

@@ -57,6 +57,9 @@ struct Tally {
     injected: Injected,
 }
 
+/// A delivery found after a crash: line, message, delivery.
+type Found = (usize, Id, Got);
+
 struct Producer {
     client: Option<Client>,
     heard: usize,
@@ -70,7 +73,6 @@ struct Producer {
 
 struct Consumer {
     client: Option<Client>,
-    heard: usize,
     /// What it holds: (line, message, delivery, key of its pin).
     out: Vec<(usize, Id, Got, Option<u64>)>,
     /// (serial that makes it sure, line, message)
@@ -87,7 +89,6 @@ struct Sim {
     producers: Vec<Producer>,
     consumers: Vec<Consumer>,
     auto: Option<Client>,
-    auto_heard: usize,
     retained: Vec<Retained>,
     next_value: u64,
     next_key: u64,
@@ -104,7 +105,6 @@ impl Sim {
             producers: (0..PRODUCERS).map(|_| Producer::new()).collect(),
             consumers: SESSIONS.iter().map(|_| Consumer::new()).collect(),
             auto: None,
-            auto_heard: 0,
             retained: (0..2).map(|_| Retained::default()).collect(),
             next_value: 1,
             next_key: 1,
@@ -398,7 +398,7 @@ impl Sim {
         let consumer = &mut self.consumers[n];
         let Some(client) = &mut consumer.client else { return Ok(()) };
         client.hear_one();
-        for seen in client.log[consumer.heard..].to_vec() {
+        for seen in std::mem::take(&mut client.log) {
             match seen {
                 Seen::Got(got) => {
                     let id = parse(&got)?;
@@ -424,7 +424,6 @@ impl Sim {
                 other => return Err(format!("a consumer heard {other:?}")),
             }
         }
-        consumer.heard = client.log.len();
         Ok(())
     }
 
@@ -441,7 +440,7 @@ impl Sim {
             p.retained.clear();
         }
         for c in &mut self.consumers {
-            (c.client, c.heard) = (None, 0);
+            c.client = None;
             c.settling.clear();
             for (line, id, _, _) in c.out.drain(..) {
                 self.lines[line].give_back(id);
@@ -458,7 +457,7 @@ impl Sim {
         node.core.recount()?;
         let mut there: Vec<BTreeSet<Id>> = vec![BTreeSet::new(); self.lines.len()];
         let mut states: Vec<BTreeSet<u64>> = Vec::new();
-        let mut first: Vec<(usize, Vec<(usize, Id, Got)>)> = Vec::new();
+        let mut first: Vec<(usize, Vec<Found>)> = Vec::new();
         for (n, name) in SESSIONS.iter().enumerate() {
             let mut c = Client::attach(node, name);
             states.push(keys(&c.state).into_iter().collect());
@@ -476,7 +475,7 @@ impl Sim {
                 return Err(format!("{name}: depth {} but {own} are there", node.depth(name)));
             }
             first.push((n, got));
-            self.consumers[n].heard = c.log.len();
+            c.log.clear();
             self.consumers[n].client = Some(c);
         }
         let mut auto = self.declare(node);
@@ -513,7 +512,7 @@ impl Sim {
     }
 
     /// What the state map names was delivered first and flagged, and nothing else was.
-    fn resumed(&mut self, n: usize, got: &[(usize, Id, Got)], state: &BTreeSet<u64>) -> Result<(), String> {
+    fn resumed(&mut self, n: usize, got: &[Found], state: &BTreeSet<u64>) -> Result<(), String> {
         let consumer = &mut self.consumers[n];
         consumer.map.after_crash(state, |_| None).map_err(|e| format!("{}: {e}", SESSIONS[n]))?;
         let pinned: BTreeMap<(usize, Id), u64> =
@@ -567,7 +566,7 @@ fn known(lines: &[Line], there: &[BTreeSet<Id>], id: Id) -> Option<bool> {
 }
 
 /// Within a queue, what is resumed comes first; both parts are in the order of their producers.
-fn fifo(got: &[(usize, Id, Got)]) -> Result<(), String> {
+fn fifo(got: &[Found]) -> Result<(), String> {
     let mut last: BTreeMap<(usize, u32, bool), u32> = BTreeMap::new();
     let mut fresh = BTreeSet::new();
     for (line, (producer, n), g) in got {
@@ -598,13 +597,11 @@ impl Producer {
 
 impl Consumer {
     fn new() -> Consumer {
-        Consumer { client: None, heard: 0, out: Vec::new(), settling: Vec::new(), map: Map::default(), pins: BTreeMap::new() }
+        Consumer { client: None, out: Vec::new(), settling: Vec::new(), map: Map::default(), pins: BTreeMap::new() }
     }
     fn attach(&mut self, node: &Node, name: &str, credit: u32) {
         let mut client = Client::named(node, name).send();
         client.turn(|turn, _| turn.credit(CreditTo::Group(GROUP), credit));
-        // Two fences' worth of serials never collide with those of an earlier connection: serials start again.
-        self.heard = 0;
         self.client = Some(client);
     }
 }
