@@ -133,13 +133,17 @@ pub struct Subscribe {
     pub retained: RetainedOn,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct ExchangeSpec {
+    /// A name of the core's registry of types.
     pub kind: String,
     pub durable: bool,
     pub auto_delete: bool,
     pub internal: bool,
     pub alternate: Option<ExchangeName>,
+    /// The origin's encoded arguments and their format, as in a head.
+    pub arguments: Vec<u8>,
+    pub format: u8,
 }
 
 /// What a queue is. Protocol arguments are turned into these at the edge; `arguments` keeps the origin's own spelling for listings and
@@ -155,17 +159,21 @@ pub struct QueueSpec {
     pub max_length_bytes: Option<u64>,
     /// Refuse new messages at the bound instead of dropping the oldest.
     pub reject_at_bound: bool,
+    /// And dead-letter what was refused.
+    pub dead_letter_refused: bool,
     pub dead_letter_exchange: Option<String>,
     pub dead_letter_key: Option<String>,
     pub max_priority: u8,
     pub delivery_limit: Option<u32>,
     pub single_active_consumer: bool,
     pub arguments: Vec<u8>,
+    /// Of `arguments`, as in a head.
+    pub format: u8,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Declare {
-    Exchange { name: ExchangeName, spec: ExchangeSpec, passive: bool },
+    Exchange { owner: OwnerIx, name: ExchangeName, spec: ExchangeSpec, passive: bool },
     Queue { owner: OwnerIx, name: QueueName, spec: QueueSpec, passive: bool },
 }
 
@@ -177,11 +185,13 @@ pub enum Destination {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bind {
+    pub owner: OwnerIx,
     pub source: ExchangeName,
     pub destination: Destination,
     pub key: Box<str>,
     /// The origin's encoded arguments, with `format` as in a head; headers exchanges read them through the protocol.
     pub arguments: Vec<u8>,
+    pub format: u8,
 }
 
 /// How a consumer takes from a queue.
@@ -235,6 +245,7 @@ pub enum Control {
     },
     Declare(Declare),
     DeleteExchange {
+        owner: OwnerIx,
         name: ExchangeName,
         if_unused: bool,
     },
@@ -255,7 +266,13 @@ pub enum Control {
         consumer: ConsumerIx,
     },
     Take(Take),
+    /// Everything that this owner holds goes back to its place, to be delivered again.
+    Recover {
+        owner: OwnerIx,
+    },
+    /// Everything in the scope of this transaction takes effect, as one.
     Commit(TxIx),
+    /// Publishes of the scope are forgotten; its settlements did not happen, and the leases stay with their owner.
     Rollback(TxIx),
 }
 

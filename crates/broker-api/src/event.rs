@@ -17,6 +17,57 @@ pub const DELIVERY_RESUMED: u8 = 8;
 pub struct Side {
     /// Identifiers of the subscriptions that matched, in the order of subscribing.
     pub subscriptions: Vec<u32>,
+    /// Set once the message was dead-lettered.
+    pub moved: Option<Box<Moved>>,
+}
+
+/// What dead-lettering changed and remembers; decided once, when the message moved.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Moved {
+    /// Takes the place of the message's own exchange and key.
+    pub exchange: Box<str>,
+    pub key: Box<[u8]>,
+    /// The key was replaced by the queue's dead-letter key: further keys of the origin no longer hold.
+    pub key_replaced: bool,
+    /// Most recent first, one for each queue and reason.
+    pub deaths: Vec<Death>,
+    /// The first death of all, which later ones never change: queue, reason, exchange.
+    pub first: (Box<str>, DeathReason, Box<str>),
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Death {
+    pub queue: Box<str>,
+    pub reason: DeathReason,
+    pub count: u64,
+    /// Broker time of the first death of this kind.
+    pub time_ms: u64,
+    /// Where the message had been published to when it first died here.
+    pub exchange: Box<str>,
+    pub key: Box<[u8]>,
+    /// The message's own time to live, where it had one.
+    pub expiration_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(u8)]
+pub enum DeathReason {
+    #[default]
+    Rejected = 1,
+    Expired = 2,
+    MaxLength = 3,
+    DeliveryLimit = 4,
+}
+
+impl DeathReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DeathReason::Rejected => "rejected",
+            DeathReason::Expired => "expired",
+            DeathReason::MaxLength => "maxlen",
+            DeathReason::DeliveryLimit => "delivery_limit",
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -32,6 +83,22 @@ pub struct Delivery {
     pub flags: u8,
 }
 
+impl Delivery {
+    pub fn moved(&self) -> Option<&Moved> {
+        self.side.as_ref().and_then(|side| side.moved.as_deref())
+    }
+
+    /// The key the message was routed by last.
+    pub fn key<'a>(&'a self, batch: &'a Batch) -> &'a [u8] {
+        self.moved().map_or_else(|| batch.key(&batch.heads[self.index as usize]), |moved| &moved.key)
+    }
+
+    /// The exchange the message came through last.
+    pub fn exchange<'a>(&'a self, batch: &'a Batch) -> &'a [u8] {
+        self.moved().map_or_else(|| batch.bytes(batch.heads[self.index as usize].exchange), |moved| moved.exchange.as_bytes())
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DeliverTo {
     Consumer(ConsumerIx),
@@ -41,6 +108,7 @@ pub enum DeliverTo {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum EndReason {
+    /// Its queue was deleted, by anyone.
     QueueDeleted,
     Cancelled,
 }

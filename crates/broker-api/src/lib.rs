@@ -23,6 +23,7 @@ mod batch;
 mod broker;
 mod control;
 mod event;
+mod headers;
 mod names;
 mod refusal;
 mod session;
@@ -35,10 +36,11 @@ pub use control::{
     Parting, PartingFate, PrincipalInfo, QueueSpec, Reply, RetainedOn, Subscribe, Take,
 };
 pub use event::{
-    DeliverTo, Delivery, EndReason, Event, EventBatch, Side, Signal, DELIVERY_AS_PUBLISHED, DELIVERY_REDELIVERED, DELIVERY_RESUMED,
-    DELIVERY_RETAINED,
+    Death, DeathReason, DeliverTo, Delivery, EndReason, Event, EventBatch, Moved, Side, Signal, DELIVERY_AS_PUBLISHED,
+    DELIVERY_REDELIVERED, DELIVERY_RESUMED, DELIVERY_RETAINED,
 };
+pub use headers::{HeaderView, Value};
 pub use names::{ConsumerIx, ExchangeName, GroupIx, OwnerIx, QueueId, QueueName, Seq, Serial, SessionName, Token, TxIx, VhostName};
-pub use refusal::{Limit, Refusal};
+pub use refusal::{Inequivalent, Limit, Refusal};
 pub use session::{Close, Context, Flow, Out, Piece, Protocol, ProtocolSession, Split, Verdict};
 pub use turn::{Credit, CreditTo, Entry, Outcome, Settle, StateEdit, StateValue, Turn};

@@ -18,6 +18,21 @@ pub enum Limit {
     SessionState,
 }
 
+/// Something was declared again, and differently: what each protocol needs for its own text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Inequivalent {
+    /// `"queue"` or `"exchange"`.
+    pub what: &'static str,
+    pub name: String,
+    /// The first property that differs; `"arguments"` when only the encoded arguments do.
+    pub property: &'static str,
+    pub given: String,
+    pub current: String,
+    /// The encoded arguments that it was declared with, and their format.
+    pub arguments: Vec<u8>,
+    pub format: u8,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum Refusal {
     #[error("no {what} '{name}'")]
@@ -31,6 +46,8 @@ pub enum Refusal {
     BadMechanism,
     #[error("precondition failed: {0}")]
     PreconditionFailed(String),
+    #[error("inequivalent {} of {} '{}'", .0.property, .0.what, .0.name)]
+    Inequivalent(Box<Inequivalent>),
     #[error("'{0}' is locked by another connection")]
     Locked(String),
     #[error("limit reached: {0:?}")]

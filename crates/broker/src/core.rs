@@ -12,7 +12,7 @@ use ahash::RandomState;
 use broker_api::{Batch, Broker, ConnectionInfo, CoreSession, QueueId, Refusal, Signal, VhostName};
 use dashmap::DashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 /// What an operator may set; the server reads it from its file.
 #[derive(Clone)]
@@ -28,6 +28,8 @@ pub struct Config {
     pub sys_interval_secs: u64,
     /// Grace for a will whose connection was lost by our own restart.
     pub restart_will_delay_secs: u32,
+    /// How each format's headers and arguments are read, for exchanges that look at them.
+    pub header_views: Vec<(u8, Arc<dyn broker_api::HeaderView>)>,
 }
 
 impl Default for Config {
@@ -41,6 +43,7 @@ impl Default for Config {
             connections_max: u64::MAX,
             sys_interval_secs: 10,
             restart_will_delay_secs: 5,
+            header_views: Vec::new(),
         }
     }
 }
@@ -70,7 +73,6 @@ impl Counters {
 }
 
 pub(crate) struct Shared {
-    pub me: Weak<Shared>,
     pub config: Config,
     pub log: Log,
     pub auth: Auth,
@@ -141,6 +143,24 @@ impl Shared {
         Bound { messages: self.config.session_queue_messages, bytes: self.config.session_queue_bytes, then: AtBound::DropNewest }
     }
 
+    /// Tells the timer when a queue's heads are to be looked at, if something came that expires earlier than it knows. Under the queue's lock.
+    pub fn arm(&self, queue: &Queue, state: &mut crate::queue::State) {
+        if std::mem::take(&mut state.wants_alarm) {
+            self.timers.add(u64::from(state.alarm_s) * 1000, crate::timers::Timer::Heads { queue: queue.id.0 });
+        }
+    }
+
+    /// The second of a queue's heads has come.
+    pub fn expire_heads(&self, id: u64) {
+        let Some(queue) = self.queue(QueueId(id)) else { return };
+        let mut follow = Follow::default();
+        if let Some(next_s) = queue.expire_heads(&self.log, self.now_s(), &mut follow) {
+            self.timers.add(u64::from(next_s) * 1000, crate::timers::Timer::Heads { queue: id });
+        }
+        self.checkpoint.queue(&queue);
+        self.follow_up(follow);
+    }
+
     /// What was put off while a queue's lock was held. Dead-lettering and pumping may cause more.
     pub fn follow_up(&self, follow: Follow) {
         let mut next = follow;
@@ -159,7 +179,7 @@ impl Shared {
                 let _ = self.loader.send(queue);
             }
             for leaving in leaving {
-                self.dead_letter(leaving, &mut next);
+                self.dead_letter(leaving, &mut next, &mut |slot, filled| slot.fill(filled));
             }
             let now_s = self.now_s();
             for queue in pump {

@@ -1,35 +1,311 @@
-//! What leaves a queue without being consumed and has somewhere to go.
+//! What leaves a queue without being consumed and has somewhere to go: rejected, expired, evicted, or tried too often.
+//!
+//! A move is atomic. The message stays in its source, moving, until one slot of the log holds both its leaving and its arriving: a `MOVE`
+//! record that hands the reference over to one other queue (the body stays where it is in the log), or, where it goes to several places
+//! or is not in the log yet, a copy with all its references and the source's settlement. What changed is decided here once and stands in
+//! the references' side entries.
 
-use crate::core::Shared;
-use crate::queue::{Follow, Leaving};
-use crate::store::reason;
+use crate::core::{Counters, Shared};
+use crate::exchange::LazyHeaders;
+use crate::link::{append_one, copy_out, one_run, targets_of, write_records, RouteRun, Target};
+use crate::queue::{Follow, Gone, Held, Leaving, Peek, Queue};
+use crate::route::{compute, syntax};
+use crate::routing::exchange::Key;
+use crate::store::records::{Move, LEVEL};
+use crate::store::{kind, push_settle, reason};
+use broker_api::{Batch, Death, DeathReason, Moved, Side, Span};
+use journal::{Filled, Place, Records, Releases, Slot};
 use std::sync::Arc;
 
+/// Where a message goes next, decided without any lock.
+struct Plan {
+    moved: Moved,
+    separator: u8,
+    run: RouteRun,
+    targets: Vec<Target>,
+}
+
 impl Shared {
-    /// Publishes a message that was rejected, expired or evicted to its queue's dead-letter exchange.
-    pub fn dead_letter(self: &Shared, leaving: Leaving, _next: &mut Follow) {
-        let Leaving { queue, entry, why } = leaving;
-        let Some(me) = self.me.upgrade() else { return };
-        let held = match entry.held.clone() {
-            Some(held) => Arc::clone(&held),
-            None => match self.log.read_one(entry.known_lsn()) {
-                Ok(held) => held,
+    pub fn dead_letter(&self, leaving: Leaving, next: &mut Follow, fill: &mut dyn FnMut(Slot, Filled)) {
+        let Leaving { queue, seq, why } = leaving;
+        let Some(peek) = queue.peek_moving(seq) else { return };
+        let (held, head) = match &peek.held {
+            Some(held) => (held.clone(), peek.head),
+            None => match self.log.read_one(peek.lsn) {
+                Ok(held) => (held, 0),
                 Err(error) => {
-                    tracing::error!(queue = %queue.name, %error, "a message to dead-letter cannot be read");
-                    return;
+                    return tracing::error!(queue = %queue.name, %error, "a message to dead-letter cannot be read and stays");
                 }
             },
         };
-        tracing::debug!(queue = %queue.name, why = reason(why), "dead-lettered");
-        let index = if entry.held.is_some() { entry.head } else { 0 };
-        let mut own = crate::link::copy_out(&held.batch, index);
-        if let (Some(head), Some(key)) = (own.heads.first_mut(), &queue.spec.dead_letter_key) {
-            let off = own.arena.len();
-            own.arena.extend_from_slice(key.as_bytes());
-            head.key = broker_api::Span::arena(off, key.len());
-            head.separator = b'.';
-            head.expires_ms = 0;
+        let Some(plan) = self.plan(&queue, &held.batch, head, &peek, why) else {
+            tracing::debug!(queue = %queue.name, why = reason(why), "dropped: its dead-letter exchange is not there");
+            return self.drop_moving(&queue, seq, why, fill);
+        };
+        let only_one = plan.targets.len() == 1 && plan.run.route.sessions.is_empty() && plan.run.route.shares.is_empty();
+        let logged = peek.durable && peek.lsn != 0 && plan.targets.iter().all(|t| t.ordinal.is_some());
+        if only_one && logged {
+            self.hand_over(&queue, seq, why, plan, &held, head, next, fill);
+        } else {
+            self.move_copy(&queue, seq, why, plan, &held.batch, head, next, fill);
         }
-        me.publish_own(queue.vhost, &own);
+    }
+
+    /// `None`: there is no dead-letter exchange now.
+    fn plan(&self, queue: &Queue, batch: &Arc<Batch>, index: u32, peek: &Peek, why: Gone) -> Option<Plan> {
+        let vhost = self.vhost_by_id(queue.vhost)?;
+        let exchange = vhost.exchange(queue.spec.dead_letter_exchange.as_deref()?)?;
+        let head = &batch.heads[index as usize];
+        let before = peek.side.as_ref().and_then(|side| side.moved.as_deref());
+        let moved = moved(queue, batch, index, before, why, self.now_ms());
+        // A replaced key is spelled as the queue's owner spelled it.
+        let separator = if moved.key_replaced { b'.' } else { head.separator };
+        let headers = LazyHeaders::of(self, batch, head);
+        let route = compute(&vhost, exchange, &Key::new(syntax(separator), &moved.key), &headers, None);
+        let run = one_run(Arc::new(route), head.level, head.has(broker_api::HEAD_DURABLE));
+        let mut targets = targets_of(&run);
+        let own_queue = |t: &Target| run.route.queues.iter().any(|q| q.id == t.queue.id);
+        targets.retain(|t| !own_queue(t) || !is_cycle(&moved.deaths, t.queue.name.as_str()));
+        Some(Plan { moved, separator, run, targets })
+    }
+
+    fn drop_moving(&self, queue: &Arc<Queue>, seq: broker_api::Seq, why: Gone, fill: &mut dyn FnMut(Slot, Filled)) {
+        if let Some((_, gone)) = queue.end_move(seq, why, false, &self.log) {
+            if let Some((slot, filled)) = crate::store::settle_filled(gone, &[]) {
+                fill(slot, filled);
+            }
+        }
+        Counters::add(&self.counters.messages_dropped, 1);
+        self.checkpoint.queue(queue);
+    }
+
+    /// The reference moves; the record of the body stays and is named by its position.
+    #[allow(clippy::too_many_arguments, reason = "a plan and the message it is for")]
+    fn hand_over(
+        &self,
+        source: &Arc<Queue>,
+        seq: broker_api::Seq,
+        why: Gone,
+        plan: Plan,
+        held: &Arc<Held>,
+        head: u32,
+        next: &mut Follow,
+        fill: &mut dyn FnMut(Slot, Filled),
+    ) {
+        let Plan { moved, targets, .. } = plan;
+        let target = &targets[0].queue;
+        let Some((mut entry, mut gone)) = source.end_move(seq, why, true, &self.log) else { return };
+        let Some(slot) = gone.slot.take() else { return };
+        let message = &held.batch.heads[head as usize];
+        let subscriptions = targets[0].side.as_ref().map_or_else(Vec::new, |side| side.subscriptions.clone());
+        entry.arrives(held, head, Arc::new(Side { subscriptions, moved: Some(Box::new(moved)) }));
+        entry.expires_s = crate::queue::expiry_secs(0, self.now_ms(), target.spec.message_ttl_ms);
+        let record = Move {
+            source: source.id,
+            seq,
+            why,
+            target: target.id,
+            to: broker_api::Seq(0),
+            lsn: entry.lsn,
+            ordinal: entry.ordinal,
+            bytes: entry.bytes,
+            expires_s: entry.expires_s,
+            level: entry.level,
+            flags: entry.flags,
+            side: entry.side.clone(),
+        };
+        let mut state = target.lock();
+        let arrived = target.make_room(&mut state, entry.bytes, &self.log, next).then(|| target.adopt(&mut state, entry, message.priority));
+        let mut records = Records::new();
+        let releases = match arrived {
+            Some(to) => {
+                records.push(kind::MOVE, LEVEL, 0, 0, |out| Move { to, ..record }.write(out));
+                target.pump_locked(&mut state, &self.log, self.now_s(), next);
+                Releases::default()
+            }
+            None => {
+                push_settle(&mut records, &gone);
+                gone.releases
+            }
+        };
+        self.arm(target, &mut state);
+        drop(state);
+        self.checkpoint.queue(source);
+        self.checkpoint.queue(target);
+        fill(slot, Filled { records, releases, ..Filled::default() });
+    }
+
+    /// A copy with its own references, and the source's settlement, in one slot.
+    #[allow(clippy::too_many_arguments, reason = "a plan and the message it is for")]
+    fn move_copy(
+        &self,
+        source: &Arc<Queue>,
+        seq: broker_api::Seq,
+        why: Gone,
+        plan: Plan,
+        batch: &Batch,
+        head: u32,
+        next: &mut Follow,
+        fill: &mut dyn FnMut(Slot, Filled),
+    ) {
+        let wants_slot = plan.targets.iter().any(|t| t.ordinal.is_some());
+        let Some((_, mut gone)) = source.end_move(seq, why, wants_slot, &self.log) else { return };
+        let slot = gone.slot.take();
+        let (mut records, place, mut releases) = self.put_copy(plan, batch, head, next);
+        push_settle(&mut records, &gone);
+        releases.known.append(&mut gone.releases.known);
+        releases.pending.append(&mut gone.releases.pending);
+        self.checkpoint.queue(source);
+        if let Some(slot) = slot {
+            fill(slot, Filled { records, place: Some(place), releases, done: None });
+        }
+    }
+
+    /// Puts an edited copy where the plan says; its records are left to the caller.
+    fn put_copy(&self, plan: Plan, batch: &Batch, head: u32, next: &mut Follow) -> (Records, Arc<Place>, Releases) {
+        let Plan { moved, separator, run, mut targets } = plan;
+        let copy = Arc::new(edited(batch, head, &moved, separator, self.now_ms()));
+        for target in &mut targets {
+            let subscriptions = target.side.as_ref().map_or_else(Vec::new, |side| side.subscriptions.clone());
+            target.side = Some(Arc::new(Side { subscriptions, moved: Some(Box::new(moved.clone())) }));
+        }
+        let place = Arc::new(Place::new());
+        let held = Arc::new(Held { batch: copy.clone(), place: Some(place.clone()) });
+        let (mut records, mut releases) = (Records::new(), Releases::default());
+        let written = write_records(&mut records, &copy, &run, &mut targets, None);
+        for target in &targets {
+            let mut state = target.queue.lock();
+            append_one(target, &held, &written, &mut records, &mut releases, &run, &mut state, self, next);
+            target.queue.pump_locked(&mut state, &self.log, self.now_s(), next);
+            drop(state);
+            self.checkpoint.queue(&target.queue);
+        }
+        for t in run.route.sessions.iter().filter(|t| t.level.min(run.level) == 0) {
+            if let Some(live) = t.session.active().as_ref().and_then(|live| live.as_ref()) {
+                live.outbox.direct(live.consumer, &copy, 0, 1, t.side.clone(), t.flags);
+            }
+        }
+        (records, place, releases)
+    }
+
+    /// A message that a full queue refused, where the queue wants such messages dead-lettered. It was in no queue, so this is a publish.
+    pub fn dead_letter_refused(
+        &self,
+        queue: &Arc<Queue>,
+        batch: &Arc<Batch>,
+        head: u32,
+        next: &mut Follow,
+        fill: &mut dyn FnMut(Slot, Filled),
+    ) {
+        let peek = Peek { held: None, head, lsn: 0, side: None, durable: false };
+        let Some(plan) = self.plan(queue, batch, head, &peek, Gone::Evicted) else { return };
+        let slot = plan.targets.iter().any(|t| t.ordinal.is_some()).then(|| self.log.reserve());
+        let (records, place, releases) = self.put_copy(plan, batch, head, next);
+        if let Some(slot) = slot {
+            fill(slot, Filled { records, place: Some(place), releases, done: None });
+        }
+    }
+}
+
+/// What this death makes of the message.
+fn moved(queue: &Queue, batch: &Batch, index: u32, before: Option<&Moved>, why: Gone, now_ms: u64) -> Moved {
+    let head = &batch.heads[index as usize];
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned().into_boxed_str();
+    let (exchange, key): (Box<str>, Box<[u8]>) = match before {
+        Some(before) => (before.exchange.clone(), before.key.clone()),
+        None if head.topic => ("amq.topic".into(), batch.key(head).into()),
+        None => (text(batch.bytes(head.exchange)), batch.key(head).into()),
+    };
+    let why = match why {
+        Gone::Expired => DeathReason::Expired,
+        Gone::Evicted => DeathReason::MaxLength,
+        Gone::Limit => DeathReason::DeliveryLimit,
+        Gone::Rejected | Gone::Accepted | Gone::Purged => DeathReason::Rejected,
+    };
+    let mut deaths = before.map_or_else(Vec::new, |before| before.deaths.clone());
+    let name = queue.name.as_str();
+    match deaths.iter().position(|d| &*d.queue == name && d.reason == why) {
+        Some(at) => {
+            let mut death = deaths.remove(at);
+            death.count += 1;
+            deaths.insert(0, death);
+        }
+        None => {
+            // Only the first move finds the message's own expiry: it loses it there.
+            let had_ttl = before.is_none() && head.expires_ms != 0;
+            let expiration_ms = had_ttl.then(|| head.expires_ms.saturating_sub(batch.arrived_ms));
+            let death = Death {
+                queue: name.into(),
+                reason: why,
+                count: 1,
+                time_ms: now_ms,
+                exchange: exchange.clone(),
+                key: key.clone(),
+                expiration_ms,
+            };
+            deaths.insert(0, death);
+            deaths.truncate(DEATHS_MAX);
+        }
+    }
+    let first = before.map_or_else(|| (name.into(), why, exchange.clone()), |before| before.first.clone());
+    let replaced = queue.spec.dead_letter_key.as_ref();
+    Moved {
+        exchange: queue.spec.dead_letter_exchange.as_deref().unwrap_or_default().into(),
+        key: replaced.map_or(key, |key| key.as_bytes().into()),
+        key_replaced: replaced.is_some() || before.is_some_and(|before| before.key_replaced),
+        deaths,
+        first,
+    }
+}
+
+/// Distinct queues and reasons that a message remembers.
+const DEATHS_MAX: usize = 64;
+
+/// RabbitMQ's rule: a message does not come back to a queue that it died in, unless a consumer rejected it on the way.
+fn is_cycle(deaths: &[Death], queue: &str) -> bool {
+    let Some(at) = deaths.iter().position(|d| &*d.queue == queue) else { return false };
+    deaths[..=at].iter().all(|d| d.reason != DeathReason::Rejected)
+}
+
+/// A copy of one message with its new exchange and key, and without its expiry.
+fn edited(batch: &Batch, index: u32, moved: &Moved, separator: u8, now_ms: u64) -> Batch {
+    let mut copy = copy_out(batch, index);
+    copy.arrived_ms = now_ms;
+    let mut put = |bytes: &[u8]| {
+        let at = copy.arena.len();
+        copy.arena.extend_from_slice(bytes);
+        Span::arena(at, bytes.len())
+    };
+    let (exchange, key) = (put(moved.exchange.as_bytes()), put(&moved.key));
+    if let Some(head) = copy.heads.first_mut() {
+        head.exchange = exchange;
+        head.key = key;
+        head.separator = separator;
+        head.topic = &*moved.exchange == "amq.topic";
+        head.expires_ms = 0;
+        head.flags &= !(broker_api::HEAD_VERBATIM | broker_api::HEAD_RETAIN | broker_api::HEAD_MANDATORY | broker_api::HEAD_CONFIRM);
+        head.state = 0;
+    }
+    copy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn death(queue: &str, reason: DeathReason) -> Death {
+        Death { queue: queue.into(), reason, count: 1, time_ms: 0, exchange: "".into(), key: Box::default(), expiration_ms: None }
+    }
+
+    #[test]
+    fn a_cycle_ends_unless_a_consumer_rejected_on_the_way() {
+        use DeathReason::{Expired, Rejected};
+        assert!(!is_cycle(&[death("a", Expired)], "b"));
+        assert!(is_cycle(&[death("a", Expired)], "a"));
+        assert!(is_cycle(&[death("b", Expired), death("a", Expired)], "a"));
+        assert!(!is_cycle(&[death("b", Rejected), death("a", Expired)], "a"));
+        assert!(!is_cycle(&[death("b", Expired), death("a", Rejected)], "a"));
+        // What happened before the last visit does not count.
+        assert!(is_cycle(&[death("b", Expired), death("a", Expired), death("c", Rejected)], "a"));
     }
 }

@@ -7,6 +7,7 @@
 //! `store` (records and recovery), `open`.
 
 mod core;
+mod exchange;
 mod link;
 mod outbox;
 mod queue;
@@ -28,3 +29,6 @@ mod timers;
 pub use crate::core::{Config, Core};
 pub use open::CoreError;
 pub use sys::Traffic;
+
+#[cfg(test)]
+mod tests;

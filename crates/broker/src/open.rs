@@ -70,8 +70,7 @@ impl Core {
         let started_ms = journal.broker_time_ms();
         let (log, door) = Log::new(journal, clock, on_failure);
         let (loader, to_load) = channel();
-        let shared = Arc::new_cyclic(|me| Shared {
-            me: me.clone(),
+        let shared = Arc::new(Shared {
             config,
             log,
             auth,
@@ -201,6 +200,7 @@ impl Shared {
         for (id, session) in recovery.sessions {
             self.sessions.insert(id, session);
         }
+        recovery.exchanges.adopt(self);
         for key in recovery.objects {
             self.checkpoint.restored(key);
         }
@@ -217,7 +217,10 @@ impl Shared {
             self.checkpoint.session(&session);
         }
         for queue in &recovery.ended {
-            let (_, end) = queue.end(&self.log);
+            // What moved on before it ended is not let go of.
+            let mut known = if queue.has_redo() { queue.finish_redo(&self.log) } else { Vec::new() };
+            let (_, mut end) = queue.end(&self.log);
+            end.releases.known.append(&mut known);
             if let Some(slot) = end.slot {
                 slot.fill(Filled { releases: end.releases, ..Filled::default() });
             }
@@ -260,7 +263,17 @@ impl Shared {
             self.session_after_restart(&session, now);
         }
         self.drop_orphan_shares();
-        self.timers.add(now + 1000, Timer::Sweep);
+        let queues: Vec<Arc<Queue>> = self.queues.iter().map(|q| q.clone()).collect();
+        for queue in queues {
+            let mut state = queue.lock();
+            if queue.spec.message_ttl_ms.is_some() && state.ready > 0 {
+                // Its pages may be away, and nobody knows what in them expires.
+                state.expires(self.now_s() + 1);
+            }
+            self.arm(&queue, &mut state);
+            drop(state);
+            self.watch_expiry(&queue);
+        }
         if self.config.sys_interval_secs > 0 {
             self.timers.add(now, Timer::Sys);
         }
@@ -343,9 +356,8 @@ impl Shared {
                 self.publish_sys();
                 self.timers.add(self.now_ms() + self.config.sys_interval_secs * 1000, Timer::Sys);
             }
-            Timer::Sweep => {
-                self.timers.add(self.now_ms() + 1000, Timer::Sweep);
-            }
+            Timer::Heads { queue } => self.expire_heads(queue),
+            Timer::QueueExpiry { queue } => self.queue_may_expire(queue),
         }
     }
 

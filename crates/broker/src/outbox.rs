@@ -25,8 +25,8 @@ pub(crate) enum Work {
     Activate(Arc<Session>),
     /// The subscription has been answered: what is retained follows.
     Retained(Arc<Session>, Arc<Subscription>),
-    /// Credit or room has come back.
-    Pump(Arc<Queue>),
+    /// The command that made this consumer has been answered: it may receive now.
+    Start(Arc<Queue>, ConsumerIx),
     /// Publishes that were held may go on.
     Resume,
 }

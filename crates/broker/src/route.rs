@@ -1,6 +1,8 @@
 //! Who gets a message: the topic space asked once per topic, remembered per connection while nothing changes that concerns it.
 
+use crate::exchange::{Dest, Exchange, Found, Mark};
 use crate::queue::Queue;
+use crate::routing::exchange::{Headers, Key};
 use crate::routing::{Name, Stamp, Syntax, TopicError};
 use crate::session::{SessionTarget, Share, Subscription};
 use crate::vhost::{TopicTarget, Vhost};
@@ -14,11 +16,19 @@ pub(crate) struct Route {
     pub sessions: Vec<SessionTarget>,
     pub shares: Vec<Arc<Share>>,
     pub queues: Vec<Arc<Queue>>,
+    /// Exchanges on the way, as they were.
+    via: Vec<(Arc<Exchange>, Mark)>,
+    /// Depends on more than exchange and key: on headers, or on an exchange that is not there.
+    pub volatile: bool,
 }
 
 impl Route {
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty() && self.shares.is_empty() && self.queues.is_empty()
+    }
+
+    fn is_fresh(&self, vhost: &Vhost, key: &Key<'_>) -> bool {
+        self.via.iter().all(|(exchange, mark)| !exchange.is_deleted() && exchange.mark(vhost, key) == *mark)
     }
 }
 
@@ -30,31 +40,93 @@ pub(crate) fn syntax(separator: u8) -> Syntax {
     }
 }
 
-/// Routes a topic for a publisher; subscriptions of `publisher` that want nothing of their own are left out.
-pub(crate) fn compute(vhost: &Vhost, name: &Name<'_>, publisher: Option<u64>) -> Route {
-    let mut route = Route::default();
-    let mut matches: Vec<Arc<Subscription>> = Vec::new();
-    vhost.topics.matches(name, |_, target| match target {
-        TopicTarget::Subscription(s) if s.no_local && publisher == Some(s.session.id) => {}
-        TopicTarget::Subscription(s) => matches.push(s.clone()),
-        TopicTarget::Share(share) => route.shares.push(share.clone()),
-        TopicTarget::Queue(queue) => route.queues.push(queue.clone()),
-    });
-    matches.sort_unstable_by_key(|s| (s.session.id, s.id));
-    for s in matches {
-        match route.sessions.last_mut() {
-            Some(last) if Arc::ptr_eq(&last.session, &s.session) => merge(last, &s),
-            _ => route.sessions.push(SessionTarget {
-                session: s.session.clone(),
-                level: s.level,
-                flags: s.flags,
-                side: (s.identifier != 0).then(|| Arc::new(Side { subscriptions: vec![s.identifier] })),
-            }),
+/// A walk over exchanges: each is asked once, each queue gets one copy.
+struct Walk<'a> {
+    vhost: &'a Vhost,
+    publisher: Option<u64>,
+    route: Route,
+    matches: Vec<Arc<Subscription>>,
+    /// Still to ask.
+    next: Vec<Arc<Exchange>>,
+}
+
+impl Walk<'_> {
+    fn topic(&mut self, target: TopicTarget) {
+        match target {
+            TopicTarget::Subscription(s) if s.no_local && self.publisher == Some(s.session.id) => {}
+            TopicTarget::Subscription(s) => self.matches.push(s),
+            TopicTarget::Share(share) => self.route.shares.push(share),
+            TopicTarget::Queue(queue) => self.route.queues.push(queue),
+            TopicTarget::Exchange(exchange) => self.exchange(exchange),
         }
     }
-    route.queues.sort_unstable_by_key(|q| q.id);
-    route.queues.dedup_by_key(|q| q.id);
-    route
+
+    fn exchange(&mut self, exchange: Arc<Exchange>) {
+        let seen = |x: &Arc<Exchange>| x.id == exchange.id;
+        if !self.next.iter().any(seen) && !self.route.via.iter().any(|(x, _)| x.id == exchange.id) {
+            self.next.push(exchange);
+        }
+    }
+
+    /// Asks the exchanges found so far, and those that they lead to.
+    fn on(&mut self, key: &Key<'_>, headers: &dyn Headers) {
+        let mut found = Vec::new();
+        while let Some(exchange) = self.next.pop() {
+            let mark = exchange.mark(self.vhost, key);
+            self.route.volatile |= self.vhost.look_up(&exchange, key, headers, &mut found);
+            let nowhere = found.is_empty();
+            for found in found.drain(..) {
+                match found {
+                    Found::Bound(Dest::Queue(queue)) => self.route.queues.push(queue),
+                    Found::Bound(Dest::Exchange(exchange)) => self.exchange(exchange),
+                    Found::Topic(target) => self.topic(target),
+                }
+            }
+            if let (true, Some(name)) = (nowhere, &exchange.spec.alternate) {
+                match self.vhost.exchange(name.as_str()) {
+                    Some(alternate) => self.exchange(alternate),
+                    None => self.route.volatile = true,
+                }
+            }
+            self.route.via.push((exchange, mark));
+        }
+    }
+
+    fn done(mut self) -> Route {
+        self.matches.sort_unstable_by_key(|s| (s.session.id, s.id));
+        for s in self.matches {
+            match self.route.sessions.last_mut() {
+                Some(last) if Arc::ptr_eq(&last.session, &s.session) => merge(last, &s),
+                _ => self.route.sessions.push(SessionTarget {
+                    session: s.session.clone(),
+                    level: s.level,
+                    flags: s.flags,
+                    side: (s.identifier != 0).then(|| Arc::new(Side { subscriptions: vec![s.identifier], ..Side::default() })),
+                }),
+            }
+        }
+        let Route { shares, queues, .. } = &mut self.route;
+        shares.sort_unstable_by_key(|s| s.id);
+        shares.dedup_by_key(|s| s.id);
+        queues.sort_unstable_by_key(|q| q.id);
+        queues.dedup_by_key(|q| q.id);
+        self.route
+    }
+}
+
+/// Routes a topic for a publisher; subscriptions of `publisher` that want nothing of their own are left out.
+fn compute_topic(vhost: &Vhost, name: &Name<'_>, key: &Key<'_>, headers: &dyn Headers, publisher: Option<u64>) -> Route {
+    let mut walk = Walk { vhost, publisher, route: Route::default(), matches: Vec::new(), next: Vec::new() };
+    vhost.topics.matches(name, |_, target| walk.topic(target.clone()));
+    walk.on(key, headers);
+    walk.done()
+}
+
+/// Routes through any exchange.
+pub(crate) fn compute(vhost: &Vhost, exchange: Arc<Exchange>, key: &Key<'_>, headers: &dyn Headers, publisher: Option<u64>) -> Route {
+    let mut walk = Walk { vhost, publisher, route: Route::default(), matches: Vec::new(), next: vec![exchange] };
+    walk.on(key, headers);
+    walk.done()
 }
 
 fn merge(target: &mut SessionTarget, s: &Subscription) {
@@ -74,10 +146,21 @@ const ROUTES_MAX: usize = 512;
 pub(crate) struct RouteCache {
     routes: HashMap<Box<[u8]>, (Stamp, Arc<Route>), RandomState>,
     separator: u8,
+    /// Through exchanges by name: the exchange's id, the separator, the key.
+    named: HashMap<Box<[u8]>, Arc<Route>, RandomState>,
+    scratch: Vec<u8>,
+    last_exchange: Option<Arc<Exchange>>,
 }
 
 impl RouteCache {
-    pub fn route(&mut self, vhost: &Vhost, separator: u8, key: &[u8], publisher: Option<u64>) -> Result<Arc<Route>, TopicError> {
+    pub fn route(
+        &mut self,
+        vhost: &Vhost,
+        separator: u8,
+        key: &[u8],
+        headers: &dyn Headers,
+        publisher: Option<u64>,
+    ) -> Result<Arc<Route>, TopicError> {
         let name = Name::parse(syntax(separator), key)?;
         // Taken before the look-up: a change that comes between makes this route stale at once.
         let stamp = vhost.generations.stamp_of(&name);
@@ -86,11 +169,14 @@ impl RouteCache {
             self.routes.clear();
         }
         if let Some((known, route)) = self.routes.get(key) {
-            if *known == stamp {
+            if *known == stamp && (route.via.is_empty() || route.is_fresh(vhost, &Key::new(syntax(separator), key))) {
                 return Ok(route.clone());
             }
         }
-        let route = Arc::new(compute(vhost, &name, publisher));
+        let route = Arc::new(compute_topic(vhost, &name, &Key::new(syntax(separator), key), headers, publisher));
+        if route.volatile {
+            return Ok(route);
+        }
         if self.routes.len() >= ROUTES_MAX {
             self.routes.clear();
         }
@@ -98,7 +184,40 @@ impl RouteCache {
         Ok(route)
     }
 
-    pub fn forget(&mut self) {
-        self.routes = HashMap::default();
+    /// Through an exchange other than the topic space. `None`: there is no such exchange.
+    pub fn exchange(&mut self, vhost: &Vhost, name: &[u8]) -> Option<Arc<Exchange>> {
+        if let Some(last) = self.last_exchange.as_ref().filter(|x| x.name.as_str().as_bytes() == name && !x.is_deleted()) {
+            return Some(last.clone());
+        }
+        let found = vhost.exchange(std::str::from_utf8(name).ok()?)?;
+        self.last_exchange = Some(found.clone());
+        Some(found)
+    }
+
+    pub fn through(
+        &mut self,
+        vhost: &Vhost,
+        exchange: &Arc<Exchange>,
+        separator: u8,
+        text: &[u8],
+        headers: &dyn Headers,
+        publisher: Option<u64>,
+    ) -> Arc<Route> {
+        let key = Key::new(syntax(separator), text);
+        self.scratch.clear();
+        self.scratch.extend_from_slice(&exchange.id.to_le_bytes());
+        self.scratch.push(separator);
+        self.scratch.extend_from_slice(text);
+        if let Some(route) = self.named.get(&*self.scratch).filter(|route| route.is_fresh(vhost, &key)) {
+            return route.clone();
+        }
+        let route = Arc::new(compute(vhost, exchange.clone(), &key, headers, publisher));
+        if !route.volatile {
+            if self.named.len() >= ROUTES_MAX {
+                self.named.clear();
+            }
+            self.named.insert(self.scratch.as_slice().into(), route.clone());
+        }
+        route
     }
 }

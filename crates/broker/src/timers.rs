@@ -18,10 +18,16 @@ pub(crate) enum Timer {
         session: u64,
         incarnation: u64,
     },
+    /// A queue that ends when nobody uses it.
+    QueueExpiry {
+        queue: u64,
+    },
     /// Update what the broker says of itself.
     Sys,
-    /// Look for expired messages at the heads of queues and in the retained store.
-    Sweep,
+    /// Look for expired messages at the heads of queues whose second has come.
+    Heads {
+        queue: u64,
+    },
 }
 
 #[derive(Default)]

@@ -1,10 +1,11 @@
 //! A virtual host: its names, its topic space, its retained messages.
 
+use crate::exchange::{Bindings, Exchange};
 use crate::queue::Queue;
 use crate::routing;
 use crate::session::{Session, Share, Subscription, SubscriptionKey};
 use ahash::RandomState;
-use broker_api::{Batch, QueueName, SessionName, VhostName};
+use broker_api::{Batch, ExchangeName, QueueName, SessionName, VhostName};
 use dashmap::DashMap;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub(crate) enum TopicTarget {
     Subscription(Arc<Subscription>),
     Share(Arc<Share>),
     Queue(Arc<Queue>),
+    Exchange(Arc<Exchange>),
 }
 
 /// Writers of one retained topic take one of these over store and enqueue.
@@ -36,12 +38,19 @@ pub(crate) struct Vhost {
     pub shares: DashMap<SubscriptionKey, Arc<Share>, RandomState>,
     pub topics: routing::Trie<TopicTarget>,
     pub generations: routing::Generations,
+    pub exchanges: DashMap<ExchangeName, Arc<Exchange>, RandomState>,
+    /// `exchanges` by the empty name.
+    pub default_exchange: Arc<Exchange>,
+    /// Orders changes of bindings, of exchanges, and the end of what they lead to. Taken before any queue's lock.
+    pub bindings: Mutex<Bindings>,
     pub retained: routing::Retained<RetainedMessage>,
     stripes: Vec<Mutex<()>>,
 }
 
 impl Vhost {
     pub fn new(id: u32, name: VhostName) -> Arc<Vhost> {
+        let exchanges: DashMap<ExchangeName, Arc<Exchange>, RandomState> = Exchange::fixed().map(|x| (x.name.clone(), x)).collect();
+        let default_exchange = exchanges.get("").map(|x| x.clone()).expect("the default exchange is among the fixed ones");
         Arc::new(Vhost {
             id,
             name,
@@ -50,6 +59,9 @@ impl Vhost {
             shares: DashMap::default(),
             topics: routing::Trie::new(routing::Dollar::Hidden),
             generations: routing::Generations::default(),
+            exchanges,
+            default_exchange,
+            bindings: Mutex::default(),
             retained: routing::Retained::default(),
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
         })

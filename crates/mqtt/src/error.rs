@@ -48,6 +48,7 @@ pub fn answer(refusal: &Refusal) -> Answer {
         Refusal::LoginRefused => Answer::new(BadUserNameOrPassword, NotAuthorized, NotAuthorized, Close),
         Refusal::BadMechanism => Answer::new(BadAuthenticationMethod, ImplementationSpecific, ImplementationSpecific, Close),
         Refusal::PreconditionFailed(_) => Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close),
+        Refusal::Inequivalent(_) => Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close),
         Refusal::Locked(_) => Answer::new(ServerBusy, ImplementationSpecific, ImplementationSpecific, Close),
         Refusal::LimitReached(limit) => limit_reached(*limit),
         Refusal::NotImplemented(_) => Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close),

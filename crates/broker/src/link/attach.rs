@@ -201,15 +201,7 @@ impl Link {
 
     pub(super) fn end(&mut self, owner: Owner, expiry: Option<Expiry>, parting: PartingFate) {
         match owner {
-            Owner::Local { id, consumers, .. } => {
-                let mut follow = Follow::default();
-                for (_, queue) in consumers {
-                    queue.remove_consumer(self.outbox.id, None);
-                    queue.give_back_all(id, |_| false);
-                    follow.pump.push(queue);
-                }
-                self.core.follow_up(follow);
-            }
+            Owner::Local { id, consumers, .. } => self.end_local(id, consumers),
             Owner::Session { session, live } => {
                 if is_current(&session, &live) {
                     self.core.detach(&session, &live, expiry, parting);
@@ -265,10 +257,11 @@ pub(crate) fn consumer_of(session: &Session, live: &Live, shared: Option<&Subscr
         credit: u32::MAX,
         settled: false,
         level: shared.map_or(u8::MAX, |s| s.level),
-        side: (identifier != 0).then(|| Arc::new(Side { subscriptions: vec![identifier] })),
+        side: (identifier != 0).then(|| Arc::new(Side { subscriptions: vec![identifier], ..Default::default() })),
         flags: shared.map_or(0, |s| s.flags),
         active,
         priority: 0,
+        exclusive: false,
     }
 }
 

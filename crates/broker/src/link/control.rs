@@ -1,35 +1,38 @@
 //! Control commands: everything that changes more than a destination's contents.
 
+use super::named::uses_names;
 use super::segment::Fills;
 use super::{add_consumer, consumer_of, Link, Owner};
 use crate::auth::LoginOutcome;
 use crate::core::{Counters, Shared};
 use crate::outbox::Work;
-use crate::queue::{bound_of, Consumer, Follow, Group, Queue};
+use crate::queue::{bound_of, Follow, Group, Queue};
 use crate::route::syntax;
 use crate::routing::Pattern;
 use crate::session::{Session, Share, Subscription, SubscriptionKey, SUBSCRIPTIONS_MAX};
 use crate::store::{queue_gone_record, queue_record, subscription_gone_record, subscription_record};
 use crate::vhost::TopicTarget;
 use broker_api::{
-    Consume, Control, Declare, Destination, Filter, Limit, Login, Mode, OwnerIx, QueueName, QueueSpec, Refusal, Reply, RetainedOn,
-    Subscribe, Token, DELIVERY_AS_PUBLISHED, DELIVERY_RETAINED,
+    Control, Declare, Filter, Limit, Login, OwnerIx, QueueName, QueueSpec, Refusal, Reply, RetainedOn, Subscribe, Token,
+    DELIVERY_AS_PUBLISHED, DELIVERY_RETAINED,
 };
 use journal::{Filled, Slot, Ticket};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-type Answer = Result<(Reply, Option<Ticket>, Option<Work>), Refusal>;
+pub(super) type Answer = Result<(Reply, Option<Ticket>, Option<Work>), Refusal>;
 
-fn done(reply: Reply) -> Answer {
+pub(super) fn done(reply: Reply) -> Answer {
     Ok((reply, None, None))
 }
 
 impl Link {
     pub(super) fn control(&mut self, token: Token, control: Control) {
+        let refused = if uses_names(&control) { self.check_names().err() } else { None };
         let answer = match control {
             Control::Login(login) => return self.login(token, login),
             _ if self.principal.load().is_none() => Err(Refusal::AccessRefused("not logged in".into())),
+            _ if refused.is_some() => refused.map_or_else(|| done(Reply::Ok), Err),
             Control::Attach(attach) => return self.attach(token, attach),
             Control::EndOwner(end) => return self.end_owner(token, end),
             Control::Owner { owner, fail_stop } => {
@@ -43,15 +46,17 @@ impl Link {
             }
             Control::Subscribe(subscribe) => self.subscribe(subscribe),
             Control::Unsubscribe { owner, filter, share } => self.unsubscribe(owner, filter, share),
-            Control::Declare(declare) => self.declare(declare),
+            Control::Declare(Declare::Queue { name, spec, passive, .. }) => self.declare_queue(name, spec, passive),
+            Control::Declare(Declare::Exchange { name, spec, passive, .. }) => self.declare_exchange(name, spec, passive),
             Control::DeleteQueue { name, if_unused, if_empty, .. } => self.delete_queue(&name, if_unused, if_empty),
             Control::Purge { queue, .. } => self.purge(&queue),
             Control::Bind(bind) => self.bind(bind, true),
             Control::Unbind(bind) => self.bind(bind, false),
             Control::Consume(consume) => self.consume(consume),
             Control::Cancel { consumer } => self.cancel(consumer),
-            Control::DeleteExchange { .. } => Err(Refusal::NotImplemented("exchanges other than the topic space")),
-            Control::Take(_) => Err(Refusal::NotImplemented("taking single messages")),
+            Control::DeleteExchange { name, if_unused, .. } => self.delete_exchange(&name, if_unused),
+            Control::Take(take) => self.take(token, &take),
+            Control::Recover { owner } => self.recover(owner),
             Control::Commit(_) | Control::Rollback(_) => Err(Refusal::NotImplemented("transactions")),
         };
         match answer {
@@ -213,7 +218,8 @@ impl Link {
         }
         let level = head.level.min(subscription.level);
         let flags = DELIVERY_RETAINED | subscription.flags;
-        let side = (subscription.identifier != 0).then(|| Arc::new(broker_api::Side { subscriptions: vec![subscription.identifier] }));
+        let side = (subscription.identifier != 0)
+            .then(|| Arc::new(broker_api::Side { subscriptions: vec![subscription.identifier], ..Default::default() }));
         if level == 0 {
             self.direct(session, &retained.message, 0, 1, side, flags);
             return;
@@ -225,111 +231,6 @@ impl Link {
             slot.fill(filled);
         }
         self.core.follow_up(follow);
-    }
-
-    fn declare(&mut self, declare: Declare) -> Answer {
-        let Declare::Queue { name, spec, passive, .. } = declare else {
-            return Err(Refusal::NotImplemented("exchanges other than the topic space"));
-        };
-        let found = self.vhost.queues.get(&name).map(|q| q.clone());
-        if let Some(queue) = found {
-            let state = queue.lock();
-            let (ready, consumers) = (state.ready, state.consumers.len() as u32);
-            return done(Reply::Queue { id: queue.id, name: queue.name.clone(), ready, consumers });
-        }
-        if passive {
-            return Err(Refusal::NotFound { what: "queue", name: name.to_string() });
-        }
-        let queue = self.core.make_queue(&self.vhost, name.clone(), spec);
-        let ticket = queue.durable.then(|| {
-            let slot = self.core.log.reserve();
-            self.fill_with_callback(slot, queue_record(&queue))
-        });
-        Ok((Reply::Queue { id: queue.id, name, ready: 0, consumers: 0 }, ticket, None))
-    }
-
-    fn named_queue(&self, name: &QueueName) -> Result<Arc<Queue>, Refusal> {
-        let found = self.vhost.queues.get(name).map(|q| q.clone());
-        found.ok_or_else(|| Refusal::NotFound { what: "queue", name: name.to_string() })
-    }
-
-    fn delete_queue(&mut self, name: &QueueName, if_unused: bool, if_empty: bool) -> Answer {
-        let queue = self.named_queue(name)?;
-        {
-            let mut state = queue.lock();
-            if if_unused && !state.consumers.is_empty() {
-                return Err(Refusal::PreconditionFailed(format!("queue '{name}' in use")));
-            }
-            if if_empty && state.ready + state.leased > 0 {
-                return Err(Refusal::PreconditionFailed(format!("queue '{name}' not empty")));
-            }
-            state.deleted = true;
-        }
-        self.vhost.queues.remove(name);
-        let (n, ticket) = self.core.drop_queue(&queue);
-        if let Some(ticket) = ticket {
-            self.last_ticket = Some(ticket);
-        }
-        Ok((Reply::Messages(n), None, None))
-    }
-
-    fn purge(&mut self, name: &QueueName) -> Answer {
-        let queue = self.named_queue(name)?;
-        let (n, fill) = queue.purge(&self.core.log);
-        self.core.log.fill_settle(fill, &[]);
-        self.core.checkpoint.queue(&queue);
-        done(Reply::Messages(n))
-    }
-
-    /// Bindings of queues to the topic space.
-    fn bind(&mut self, bind: broker_api::Bind, on: bool) -> Answer {
-        let Destination::Queue(name) = &bind.destination else {
-            return Err(Refusal::NotImplemented("exchange to exchange bindings"));
-        };
-        let queue = self.named_queue(name)?;
-        let pattern = Pattern::amqp(bind.key.as_bytes()).map_err(|e| Refusal::Invalid { what: "binding key", why: e.to_string() })?;
-        if on {
-            self.vhost.topics.insert(&pattern, queue.id.0, TopicTarget::Queue(queue.clone()));
-        } else {
-            self.vhost.topics.remove(&pattern, queue.id.0);
-        }
-        self.vhost.generations.bump(&pattern);
-        done(Reply::Ok)
-    }
-
-    fn consume(&mut self, consume: Consume) -> Answer {
-        let queue = self.named_queue(&consume.queue)?;
-        let group = consume.group.and_then(|ix| self.group(ix));
-        let owner = self.lease_owner(consume.owner).ok_or(Refusal::OwnerEnded)?;
-        queue.add_consumer(Consumer {
-            outbox: self.outbox.clone(),
-            to: consume.consumer,
-            owner,
-            group,
-            credit: consume.credit,
-            settled: consume.mode == Mode::Settled,
-            level: u8::MAX,
-            side: None,
-            flags: 0,
-            active: true,
-            priority: consume.priority,
-        });
-        if let Some((_, Owner::Local { consumers, .. })) = self.owners.iter_mut().find(|(ix, _)| *ix == consume.owner) {
-            consumers.push((consume.consumer, queue.clone()));
-        }
-        Ok((Reply::Ok, None, Some(Work::Pump(queue))))
-    }
-
-    fn cancel(&mut self, consumer: broker_api::ConsumerIx) -> Answer {
-        for queue in self.queues_of(consumer) {
-            queue.remove_consumer(self.outbox.id, Some(consumer));
-        }
-        for (_, owner) in &mut self.owners {
-            if let Owner::Local { consumers, .. } = owner {
-                consumers.retain(|(ix, _)| *ix != consumer);
-            }
-        }
-        done(Reply::Ok)
     }
 }
 

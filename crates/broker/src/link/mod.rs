@@ -8,11 +8,14 @@ pub(crate) const INTERNAL: &str = "internal";
 
 mod attach;
 mod control;
+mod exchanges;
+mod named;
 mod publish;
+mod queues;
 mod segment;
 
 pub(crate) use attach::{add_consumer, consumer_of};
-pub(crate) use publish::{copy_out, store_retained, NO_SEQ};
+pub(crate) use publish::{append_one, copy_out, one_run, store_retained, targets_of, write_records, RouteRun, Target, NO_SEQ};
 
 use crate::auth::{LoginState, Principal};
 use crate::core::{Counters, Shared};
@@ -67,6 +70,10 @@ pub(crate) struct Link {
     queue_memo: Option<Arc<Queue>>,
     held: VecDeque<HeldTurn>,
     held_bytes: usize,
+    /// Queues that go with this connection.
+    exclusive: Vec<Arc<Queue>>,
+    /// Where owners of this connection may hold leases: by consuming, whether they still do or not, and by taking.
+    leasing: Vec<(u64, Arc<Queue>)>,
     /// Client id for access rules; the session's name once attached.
     client: SessionName,
     open: bool,
@@ -106,6 +113,8 @@ impl Link {
             queue_memo: None,
             held: VecDeque::new(),
             held_bytes: 0,
+            exclusive: Vec::new(),
+            leasing: Vec::new(),
             client: SessionName::new(""),
             open: true,
         }
@@ -262,7 +271,7 @@ impl CoreSession for Link {
             match work {
                 Work::Activate(session) => self.activate(&session, &mut follow),
                 Work::Retained(session, subscription) => self.send_retained(&session, &subscription),
-                Work::Pump(queue) => queue.pump(&self.core.log, now_s, &mut follow),
+                Work::Start(queue, consumer) => queue.activate(self.outbox.id, consumer, &self.core.log, now_s, &mut follow),
                 Work::Resume => self.resume(),
             }
         }
@@ -297,6 +306,7 @@ impl CoreSession for Link {
             self.end(owner, None, broker_api::PartingFate::Fire);
         }
         self.outbox.close();
+        self.end_exclusive();
         for (_, group) in self.groups.drain(..) {
             group.forget();
         }

@@ -21,22 +21,34 @@ pub(super) struct Staged {
 }
 
 /// Neighbouring heads with one route, one level and the same durability.
-struct RouteRun {
-    route: Arc<Route>,
+pub(crate) struct RouteRun {
+    pub route: Arc<Route>,
     first: u32,
     count: u32,
-    level: u8,
+    pub level: u8,
     durable: bool,
+    /// Of the first head; the others follow.
+    serial: Serial,
+}
+
+/// May a head take the route of this run?
+fn same_way(batch: &Batch, run: &RouteRun, head: &Head) -> bool {
+    let other = &batch.heads[run.first as usize];
+    other.separator == head.separator
+        && batch.key(other) == batch.key(head)
+        && other.topic == head.topic
+        && !run.route.volatile
+        && (head.topic || batch.bytes(other.exchange) == batch.bytes(head.exchange))
 }
 
 /// One destination of a run.
-struct Target {
-    queue: Arc<Queue>,
+pub(crate) struct Target {
+    pub queue: Arc<Queue>,
     level: u8,
     flags: u8,
-    side: Option<Arc<Side>>,
+    pub side: Option<Arc<Side>>,
     /// Which reference of the run's records this is; `None`: not logged.
-    ordinal: Option<(u32, u16)>,
+    pub ordinal: Option<(u32, u16)>,
 }
 
 /// A sequence number that stands for "this reference was not made": the queue was full or gone.
@@ -45,7 +57,7 @@ pub(crate) const NO_SEQ: Seq = Seq(u64::MAX);
 const REFERENCES_MAX: usize = 1024;
 
 /// Where the records of a run's heads are: `first_record[head][part]`.
-struct Written {
+pub(crate) struct Written {
     /// (offset of the record in the slot, offset of its fields)
     at: Vec<(u32, u32)>,
     parts: usize,
@@ -90,7 +102,7 @@ impl Link {
         Staged { wants_confirm }
     }
 
-    fn refuse(&self, batch: &Batch, index: u32) -> Option<Refusal> {
+    fn refuse(&mut self, batch: &Batch, index: u32) -> Option<Refusal> {
         if self.is_internal() {
             return None;
         }
@@ -98,10 +110,16 @@ impl Link {
         let principal = self.principal.load();
         match principal.as_ref() {
             None => return Some(Refusal::AccessRefused("not logged in".into())),
-            Some(p) if !p.may_publish(batch.key(head), &self.client) => {
-                return Some(Refusal::AccessRefused(format!("{} may not publish here", p.name())));
+            Some(p) if head.topic => {
+                if !p.may_publish(batch.key(head), &self.client) {
+                    return Some(Refusal::AccessRefused(format!("{} may not publish here", p.name())));
+                }
             }
-            Some(_) => {}
+            Some(p) => {
+                if let Err(refusal) = super::named::may_use_names(p) {
+                    return Some(refusal);
+                }
+            }
         }
         self.core.log.failed().then_some(Refusal::StoreFailed)
     }
@@ -111,9 +129,9 @@ impl Link {
         let head = &batch.heads[index as usize];
         let durable = head.has(HEAD_DURABLE);
         if let Some(run) = runs.last_mut() {
-            let before = &batch.heads[(run.first + run.count - 1) as usize];
-            let same = before.separator == head.separator && batch.key(before) == batch.key(head);
-            if same && run.first + run.count == index && run.level == head.level && run.durable == durable && head.state == 0 {
+            let same = same_way(batch, run, head);
+            let next = run.first + run.count == index && run.serial.0 + u64::from(run.count) == serial.0;
+            if same && next && run.level == head.level && run.durable == durable && head.state == 0 {
                 if run.route.is_empty() && head.has(HEAD_MANDATORY) {
                     self.returned(batch, index, serial);
                 }
@@ -121,33 +139,24 @@ impl Link {
                 return;
             }
         }
-        let publisher = self.publisher_session();
-        let key = batch.key(head);
-        let route = match runs.iter().rev().take(4).find(|r| {
-            let first = &batch.heads[r.first as usize];
-            first.separator == head.separator && batch.key(first) == key
-        }) {
+        let route = match runs.iter().rev().take(4).find(|r| same_way(batch, r, head)) {
             Some(run) => run.route.clone(),
-            None => match self.routes.route(&self.vhost, head.separator, key, publisher) {
+            None => match self.find_route(batch, head) {
                 Ok(route) => route,
-                Err(error) => {
-                    let why = Refusal::Invalid { what: "topic", why: error.to_string() };
-                    self.outbox.push(Event::Refused { first: serial, last: serial, why });
-                    return;
-                }
+                Err(why) => return self.outbox.push(Event::Refused { first: serial, last: serial, why }),
             },
         };
         if route.is_empty() && head.has(HEAD_MANDATORY) {
             self.returned(batch, index, serial);
         }
-        runs.push(RouteRun { route, first: index, count: 1, level: head.level, durable });
+        runs.push(RouteRun { route, first: index, count: 1, level: head.level, durable, serial });
     }
 
     fn returned(&self, batch: &Arc<Batch>, index: u32, serial: Serial) {
         self.outbox.push(Event::Returned { first: serial, count: 1, batch: batch.clone(), index });
     }
 
-    fn publisher_session(&self) -> Option<u64> {
+    pub(super) fn publisher_session(&self) -> Option<u64> {
         self.owners.iter().find_map(|(_, owner)| match owner {
             super::Owner::Session { session, .. } => Some(session.id),
             super::Owner::Local { .. } => None,
@@ -194,6 +203,7 @@ impl Link {
         if runs.len() > 1 {
             visit.sort_by_key(|(id, _, _)| *id);
         }
+        let mut refused = Vec::new();
         let mut at = 0;
         while at < visit.len() {
             let id = visit[at].0;
@@ -202,10 +212,11 @@ impl Link {
             let mut state = queue.lock();
             for (_, w, t) in &visit[at..end] {
                 let (targets, written, run) = &work[*w];
-                let mut append =
-                    Append { queue: &queue, target: &targets[*t], held: &held, written, records: &mut records, releases: &mut releases };
-                append.run(run, &mut state, log, follow);
+                let target = &targets[*t];
+                let (records, releases, refused) = (&mut records, &mut releases, &mut refused);
+                Append { queue: &queue, target, held: &held, written, records, releases, refused }.run(run, &mut state, log, follow);
             }
+            self.core.arm(&queue, &mut state);
             queue.pump_locked(&mut state, log, now_s, follow);
             drop(state);
             self.core.checkpoint.queue(&queue);
@@ -216,6 +227,21 @@ impl Link {
         }
         if let Some(slot) = slot {
             fills.push(slot, Filled { records, place: Some(place), releases, done: None });
+        }
+        if !refused.is_empty() {
+            self.say_refused(batch, refused, fills, follow);
+        }
+    }
+
+    /// Publishes that at least one full queue rejected, each once.
+    fn say_refused(&self, batch: &Arc<Batch>, mut refused: Vec<(u64, u32, Arc<Queue>)>, fills: &mut Fills, follow: &mut Follow) {
+        for (_, index, queue) in refused.iter().filter(|(_, _, queue)| queue.spec.dead_letter_refused) {
+            self.core.dead_letter_refused(queue, batch, *index, follow, &mut |slot, filled| fills.push(slot, filled));
+        }
+        refused.sort_unstable_by_key(|(serial, _, _)| *serial);
+        refused.dedup_by_key(|(serial, _, _)| *serial);
+        for (serial, _, _) in refused {
+            self.outbox.push(Event::Refused { first: Serial(serial), last: Serial(serial), why: Refusal::QueueFull });
         }
     }
 
@@ -250,7 +276,7 @@ impl Link {
         for share in run.route.shares.iter().filter(|s| s.level().min(run.level) == 0) {
             for index in run.first..run.first + run.count {
                 let Some((member, live)) = share.next_live() else { continue };
-                let side = (member.identifier != 0).then(|| Arc::new(Side { subscriptions: vec![member.identifier] }));
+                let side = (member.identifier != 0).then(|| Arc::new(Side { subscriptions: vec![member.identifier], ..Side::default() }));
                 live.outbox.direct(live.consumer, batch, index, 1, side, member.flags);
                 sent += 1;
             }
@@ -320,7 +346,7 @@ impl Link {
         follow: &mut Follow,
     ) {
         let route = Arc::new(Route::default());
-        let run = RouteRun { route, first: 0, count: 1, level, durable: true };
+        let run = RouteRun { route, first: 0, count: 1, level, durable: true, serial: Serial(0) };
         let place = Arc::new(Place::new());
         let held = Arc::new(Held { batch: batch.clone(), place: Some(place.clone()) });
         let slot = queue.durable.then(|| self.core.log.reserve());
@@ -331,8 +357,7 @@ impl Link {
         let written = write_records(&mut records, batch, &run, &mut targets, None);
         let mut state = queue.lock();
         let log = &self.core.log;
-        Append { queue, target: &targets[0], held: &held, written: &written, records: &mut records, releases: &mut releases }
-            .run(&run, &mut state, log, follow);
+        append_one(&targets[0], &held, &written, &mut records, &mut releases, &run, &mut state, &self.core, follow);
         queue.pump_locked(&mut state, log, self.core.now_s(), follow);
         drop(state);
         self.core.checkpoint.queue(queue);
@@ -370,7 +395,7 @@ pub(crate) fn copy_out(batch: &Batch, index: u32) -> Batch {
     crate::store::records::read_own_message(&mut reader, &bytes).unwrap_or_default()
 }
 
-fn targets_of(run: &RouteRun) -> Vec<Target> {
+pub(crate) fn targets_of(run: &RouteRun) -> Vec<Target> {
     let route = &run.route;
     let mut targets = Vec::with_capacity(route.sessions.len() + route.queues.len() + route.shares.len());
     let mut logged = 0usize;
@@ -400,7 +425,13 @@ fn targets_of(run: &RouteRun) -> Vec<Target> {
 }
 
 /// Writes a record for each head of the run (several where the fan-out is wide), its sequence numbers left open.
-fn write_records(records: &mut Records, batch: &Batch, run: &RouteRun, targets: &mut [Target], edit: Option<(u64, &StateEdit)>) -> Written {
+pub(crate) fn write_records(
+    records: &mut Records,
+    batch: &Batch,
+    run: &RouteRun,
+    targets: &mut [Target],
+    edit: Option<(u64, &StateEdit)>,
+) -> Written {
     let logged: Vec<&Target> = targets.iter().filter(|t| t.ordinal.is_some()).collect();
     let parts: Vec<&[&Target]> = logged.chunks(REFERENCES_MAX).collect();
     let mut at = Vec::with_capacity(run.count as usize * parts.len());
@@ -433,6 +464,29 @@ fn write_records(records: &mut Records, batch: &Batch, run: &RouteRun, targets: 
     Written { at, parts: parts.len() }
 }
 
+/// A run of one message in a batch of its own.
+pub(crate) fn one_run(route: Arc<Route>, level: u8, durable: bool) -> RouteRun {
+    RouteRun { route, first: 0, count: 1, level, durable, serial: Serial(0) }
+}
+
+/// Appends a message of its own to one of its targets. What a full queue rejects is dropped: nobody waits for an answer.
+#[allow(clippy::too_many_arguments, reason = "the pieces of one record and the queue it goes to")]
+pub(crate) fn append_one(
+    target: &Target,
+    held: &Arc<Held>,
+    written: &Written,
+    records: &mut Records,
+    releases: &mut journal::Releases,
+    run: &RouteRun,
+    state: &mut crate::queue::State,
+    core: &crate::core::Shared,
+    follow: &mut Follow,
+) {
+    let mut refused = Vec::new();
+    Append { queue: &target.queue, target, held, written, records, releases, refused: &mut refused }.run(run, state, &core.log, follow);
+    core.arm(&target.queue, state);
+}
+
 fn side_number(sides: &mut Vec<Arc<Side>>, side: Option<&Arc<Side>>) -> u16 {
     let Some(side) = side else { return 0 };
     match sides.iter().position(|s| s == side) {
@@ -452,6 +506,8 @@ struct Append<'a> {
     written: &'a Written,
     records: &'a mut Records,
     releases: &'a mut journal::Releases,
+    /// Serial, head and queue where a queue that rejects was full.
+    refused: &'a mut Vec<(u64, u32, Arc<Queue>)>,
 }
 
 impl Append<'_> {
@@ -462,7 +518,11 @@ impl Append<'_> {
                 let (offset, fields) = self.written.at[n as usize * self.written.parts + part as usize];
                 (offset, fields, ordinal)
             });
-            if !self.make_room(index, state, log, follow) {
+            let head = &self.held.batch.heads[index as usize];
+            if !self.queue.make_room(state, head.key.len + head.body.len, log, follow) {
+                if self.queue.bound.then == AtBound::Reject && !state.deleted {
+                    self.refused.push((run.serial.0 + u64::from(n), index, self.queue.clone()));
+                }
                 if let (Some((offset, _, ordinal)), Some(place)) = (record, &self.held.place) {
                     self.releases.pending.push((place.clone(), offset, ordinal));
                 }
@@ -487,21 +547,5 @@ impl Append<'_> {
                 patch_seq(self.records.bytes_mut(), fields as usize, usize::from(ordinal), seq);
             }
         }
-    }
-
-    fn make_room(&self, index: u32, state: &mut crate::queue::State, log: &Log, follow: &mut Follow) -> bool {
-        if state.deleted {
-            return false;
-        }
-        let head = &self.held.batch.heads[index as usize];
-        let bytes = head.key.len + head.body.len;
-        while self.queue.is_full(state, bytes) {
-            let evicted = self.queue.bound.then == AtBound::DropOldest && self.queue.evict_oldest(state, log, follow);
-            if !evicted {
-                state.dropped_messages += 1;
-                return false;
-            }
-        }
-        true
     }
 }

@@ -2,11 +2,14 @@
 
 use super::publish::Staged;
 use super::{Link, Owner};
-use crate::queue::{Fill, Follow, Gone};
-use crate::store::{edits_record, settle_filled};
+use crate::queue::{Fill, Follow, Gone, Modified, Queue};
+use crate::store::{edits_record, requeue_record, settle_filled};
 use broker_api::{Batch, Credit, CreditTo, Outcome, Serial, Settle, StateEdit};
 use journal::{Filled, Records, Slot, Ticket};
 use std::sync::Arc;
+
+/// Moves to dead-letter exchanges that a turn does itself, before its completion; more are done after it.
+const MOVES_MAX: usize = 4096;
 
 #[derive(Default)]
 pub(super) struct Segment {
@@ -69,6 +72,14 @@ impl Link {
         }
         for credit in segment.credits.drain(..) {
             self.credit(credit, &mut follow);
+        }
+        // A move belongs to what caused it: the completion waits for its record too.
+        let mut moves = 0;
+        while !follow.leaving.is_empty() && moves < MOVES_MAX {
+            for leaving in std::mem::take(&mut follow.leaving) {
+                self.core.dead_letter(leaving, &mut follow, &mut |slot, filled| fills.push(slot, filled));
+                moves += 1;
+            }
         }
         self.finish(fills, confirm);
         self.core.follow_up(follow);
@@ -172,7 +183,11 @@ impl Link {
             Outcome::Accepted => Gone::Accepted,
             Outcome::Rejected => Gone::Rejected,
             Outcome::Released | Outcome::Modified => {
-                queue.give_back(settle.first, settle.count, owner, settle.outcome == Outcome::Modified);
+                if settle.outcome == Outcome::Modified {
+                    self.modify(&queue, settle, owner, fills, follow);
+                } else {
+                    queue.give_back(settle.first, settle.count, owner, false);
+                }
                 follow.pump.push(queue);
                 self.edits_alone(&edits, make_edit, fills);
                 return;
@@ -186,6 +201,18 @@ impl Link {
             _ => self.edits_alone(&edits, make_edit, fills),
         }
         self.core.checkpoint.queue(&queue);
+    }
+
+    /// Gives back with the attempt counted; the counts are written down.
+    fn modify(&self, queue: &Arc<Queue>, settle: &Settle, owner: u64, fills: &mut Fills, follow: &mut Follow) {
+        let Modified { requeued, gone } = queue.modify(settle.first, settle.count, owner, &self.core.log, follow);
+        if let Some((slot, counts)) = requeued {
+            fills.push(slot, Filled { records: requeue_record(queue.id, &counts), ..Filled::default() });
+        }
+        if let Some(gone) = gone {
+            fills.settle(gone, &[]);
+        }
+        self.core.checkpoint.queue(queue);
     }
 
     fn edits_alone(&self, edits: &[(u64, &StateEdit)], make: impl Fn(&crate::core::Shared), fills: &mut Fills) {

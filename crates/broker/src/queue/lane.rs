@@ -22,6 +22,8 @@ pub(crate) enum Status {
     Ready,
     /// Handed to a consumer; `owner` may settle it.
     Leased,
+    /// On its way to a dead-letter exchange.
+    Moving,
     /// Settled, expired or evicted.
     Gone,
 }
@@ -99,6 +101,10 @@ pub(crate) struct Page {
 pub(crate) enum Redo {
     Insert(u64, Box<Entry>),
     Remove(u64),
+    /// Out, but the body stays: another queue has the reference now.
+    Take(u64),
+    /// Counted attempts.
+    Count(u64, u16),
 }
 
 /// What stands next in a lane.
@@ -147,6 +153,21 @@ impl Lane {
         let page = &mut self.pages[at];
         let within = (position % PAGE).checked_sub(u64::from(page.first))? as usize;
         page.entries.get_mut(within)
+    }
+
+    /// What a checkpoint holds of this entry changed.
+    pub fn touch(&mut self, position: u64) {
+        if let Ok(at) = self.page_index(position / PAGE) {
+            self.pages[at].dirty = true;
+        }
+    }
+
+    /// An entry has been tried at least this often.
+    pub fn count(&mut self, position: u64, attempts: u16) {
+        if let Some(entry) = self.get_mut(position).filter(|e| e.status != Status::Gone) {
+            entry.attempts = entry.attempts.max(attempts);
+            self.touch(position);
+        }
     }
 
     /// Appends at `next` and answers the position.

@@ -3,12 +3,18 @@
 mod group;
 mod lane;
 mod lanes;
+mod leave;
+mod life;
 mod paging;
+mod take;
 
 pub(crate) use group::Group;
 pub(crate) use lane::{Entry, Held, Lane, Page, Redo, Status, PAGE};
 pub(crate) use lanes::Lanes;
+pub(crate) use leave::{Modified, Peek};
+pub(crate) use life::Life;
 pub(crate) use paging::Wanted;
+pub(crate) use take::Taken;
 
 use lane::Next;
 
@@ -58,6 +64,8 @@ pub(crate) struct Consumer {
     pub flags: u8,
     pub active: bool,
     pub priority: i32,
+    /// Nobody else may consume while it does.
+    pub exclusive: bool,
 }
 
 impl Consumer {
@@ -74,7 +82,15 @@ pub(crate) struct State {
     turn: usize,
     pub ready: u64,
     pub leased: u64,
+    /// On their way to a dead-letter exchange: in no bound, handed to nobody.
+    pub moving: u64,
+    /// Of what is ready or leased.
     pub bytes: u64,
+    /// When the timer looks at this queue's heads next, in seconds; 0: it does not.
+    pub alarm_s: u32,
+    pub wants_alarm: bool,
+    /// Something that expires came since the queue was last found empty.
+    pub expiring: bool,
     /// Bytes of messages that are held in memory.
     held_bytes: u64,
     pub deleted: bool,
@@ -91,6 +107,7 @@ pub(crate) struct Queue {
     /// References in it are logged.
     pub durable: bool,
     pub bound: Bound,
+    pub life: Life,
     loading: AtomicBool,
     /// Set while the queue stands on the list of queues that the next checkpoint looks at.
     pub listed: AtomicBool,
@@ -125,12 +142,14 @@ pub(crate) enum Gone {
     Expired = 2,
     Evicted = 3,
     Purged = 4,
+    /// Given back too often.
+    Limit = 5,
 }
 
 /// A message on its way to a dead-letter exchange.
 pub(crate) struct Leaving {
     pub queue: Arc<Queue>,
-    pub entry: Entry,
+    pub seq: Seq,
     pub why: Gone,
 }
 
@@ -158,7 +177,8 @@ pub(crate) const LOAD: usize = 256;
 impl Queue {
     pub fn new(id: QueueId, name: QueueName, vhost: u32, spec: impl Into<Arc<QueueSpec>>, bound: Bound) -> Arc<Queue> {
         let spec = spec.into();
-        let durable = spec.durable;
+        // An exclusive queue dies with its connection: nothing of it needs the log.
+        let durable = spec.durable && !spec.exclusive;
         Arc::new(Queue {
             id,
             name,
@@ -166,6 +186,7 @@ impl Queue {
             spec,
             durable,
             bound,
+            life: Life::default(),
             loading: AtomicBool::new(false),
             listed: AtomicBool::new(false),
             depth: AtomicU64::new(0),
@@ -284,8 +305,7 @@ impl Queue {
             };
             let Some(entry) = state.lanes.get_mut(level).and_then(|lane| lane.get_mut(position)) else { break };
             if entry.expires_s != 0 && entry.expires_s <= now_s {
-                let entry = self.take_out(state, level, position, &mut expired);
-                self.leave(entry, Gone::Expired, follow);
+                self.leave(state, level, position, Gone::Expired, &mut expired, follow);
                 continue;
             }
             let Some(held) = entry.held.clone() else {
@@ -332,12 +352,6 @@ impl Queue {
         (given, starved)
     }
 
-    fn leave(self: &Arc<Queue>, entry: Option<Entry>, why: Gone, follow: &mut Follow) {
-        if let (Some(entry), Some(_)) = (entry, &self.spec.dead_letter_exchange) {
-            follow.leaving.push(Leaving { queue: self.clone(), entry, why });
-        }
-    }
-
     /// Removes an entry and writes it down in `gone`.
     fn take_out(&self, state: &mut State, level: u8, position: u64, gone: &mut Fill) -> Option<Entry> {
         let lane = state.lanes.get_mut(level)?;
@@ -348,9 +362,12 @@ impl Queue {
                 lane.returned.remove(&position);
             }
             Status::Leased => state.leased -= 1,
+            Status::Moving => state.moving -= 1,
             Status::Gone => {}
         }
-        state.bytes -= u64::from(entry.bytes);
+        if entry.status != Status::Moving {
+            state.bytes -= u64::from(entry.bytes);
+        }
         if entry.held.is_some() {
             state.held_bytes = state.held_bytes.saturating_sub(u64::from(entry.bytes));
         }
@@ -385,6 +402,7 @@ impl Queue {
             status: Status::Ready,
         };
         let level = head.priority.min(self.spec.max_priority);
+        state.expires(entry.expires_s);
         let lane = state.lanes.open(level);
         let position = lane.push(entry);
         state.ready += 1;
@@ -409,11 +427,10 @@ impl Queue {
             _ => return false,
         };
         let mut gone = Fill::new(self.id, Gone::Evicted);
-        let entry = self.take_out(state, level, position, &mut gone);
+        self.leave(state, level, position, Gone::Evicted, &mut gone, follow);
         state.dropped_messages += 1;
         gone.reserve(self.durable, log);
         follow.fills.push(gone);
-        self.leave(entry, Gone::Evicted, follow);
         true
     }
 
@@ -429,9 +446,10 @@ impl Queue {
                 .and_then(|lane| lane.get_mut(seq.position()))
                 .is_some_and(|e| e.status == Status::Leased && e.owner == owner);
             if mine {
-                let entry = self.take_out(&mut state, seq.lane(), seq.position(), &mut gone);
                 if why == Gone::Rejected {
-                    self.leave(entry, why, follow);
+                    self.leave(&mut state, seq.lane(), seq.position(), why, &mut gone, follow);
+                } else {
+                    self.take_out(&mut state, seq.lane(), seq.position(), &mut gone);
                 }
             }
         }
@@ -556,6 +574,26 @@ impl Queue {
         releases.append(&mut gone.releases.known);
     }
 
+    /// The reference went to another queue: out of here, and not let go of.
+    pub fn recover_take(&self, seq: Seq) {
+        let mut state = self.lock();
+        match state.lanes.get_mut(seq.lane()).and_then(|l| l.page_mut(seq.position() / PAGE)).filter(|p| p.away) {
+            Some(page) => page.redo.push(Redo::Take(seq.position())),
+            None => {
+                self.take_out(&mut state, seq.lane(), seq.position(), &mut Fill::new(self.id, Gone::Accepted));
+            }
+        }
+    }
+
+    pub fn recover_attempts(&self, seq: Seq, attempts: u16) {
+        let mut state = self.lock();
+        let Some(lane) = state.lanes.get_mut(seq.lane()) else { return };
+        match lane.page_mut(seq.position() / PAGE).filter(|p| p.away) {
+            Some(page) => page.redo.push(Redo::Count(seq.position(), attempts)),
+            None => lane.count(seq.position(), attempts),
+        }
+    }
+
     /// Everything recovered is ready, from the first entry on.
     pub fn recovered(&self) {
         let mut state = self.lock();
@@ -586,18 +624,19 @@ impl Queue {
     /// Every counter must equal what counting again finds, and every entry must be where its status says (LOG §7, 8).
     pub fn recount(&self) -> Result<(), String> {
         let state = self.lock();
-        let (mut ready, mut leased, mut bytes, mut held) = (0u64, 0u64, 0u64, 0u64);
+        let (mut ready, mut leased, mut moving, mut bytes, mut held) = (0u64, 0u64, 0u64, 0u64, 0u64);
         for (level, lane) in state.lanes.iter() {
             for page in lane.pages.iter().filter(|p| p.away) {
                 ready += u64::from(page.live);
                 bytes += page.away_bytes;
             }
             for (position, entry) in lane.iter() {
-                bytes += u64::from(entry.bytes);
+                bytes += if entry.status == Status::Moving { 0 } else { u64::from(entry.bytes) };
                 held += if entry.held.is_some() { u64::from(entry.bytes) } else { 0 };
                 let returned = lane.returned.contains(&position);
                 match entry.status {
                     Status::Ready => ready += 1,
+                    Status::Moving => moving += 1,
                     _ => leased += 1,
                 }
                 let reachable = position >= lane.cursor || returned;
@@ -609,10 +648,10 @@ impl Queue {
                 }
             }
         }
-        let found = (ready, leased, bytes, ready + leased);
-        let kept = (state.ready, state.leased, state.bytes, self.depth.load(Ordering::Relaxed));
+        let found = (ready, leased, moving, bytes, ready + leased + moving);
+        let kept = (state.ready, state.leased, state.moving, state.bytes, self.depth.load(Ordering::Relaxed));
         if found != kept {
-            return Err(format!("{}: ready, leased, bytes, depth are {found:?} but are counted as {kept:?}", self.name));
+            return Err(format!("{}: ready, leased, moving, bytes, depth are {found:?} but are counted as {kept:?}", self.name));
         }
         if held > state.held_bytes {
             return Err(format!("{}: {held} bytes are held in memory but {} are counted", self.name, state.held_bytes));
@@ -691,6 +730,7 @@ impl State {
         } else {
             entry.flags |= DELIVERY_REDELIVERED;
         }
+        lane.touch(position);
         // Before the cursor; what lies beyond (a lease pinned in recovery) is met there.
         if position < lane.cursor {
             lane.returned.insert(position);

@@ -148,6 +148,14 @@ impl Queue {
                     Redo::Remove(position) => {
                         self.take_out(&mut state, level, position, &mut gone);
                     }
+                    Redo::Take(position) => {
+                        self.take_out(&mut state, level, position, &mut Fill::new(self.id, Gone::Accepted));
+                    }
+                    Redo::Count(position, attempts) => {
+                        if let Some(lane) = state.lanes.get_mut(level) {
+                            lane.count(position, attempts);
+                        }
+                    }
                 }
             }
         }
@@ -156,10 +164,11 @@ impl Queue {
 
     /// Puts a reference back, unless it is there or its page is away.
     pub fn recover_insert(&self, state: &mut State, seq: Seq, entry: Entry) {
-        let bytes = u64::from(entry.bytes);
+        let (bytes, expires_s) = (u64::from(entry.bytes), entry.expires_s);
         if state.lanes.open(seq.lane()).insert(seq.position(), entry) {
             state.ready += 1;
             state.bytes += bytes;
+            state.expires(expires_s);
             self.depth.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -1,6 +1,8 @@
 //! Recovery: checkpoint objects and records back into the core. No clock, no randomness, no limits; redoing changes nothing.
 
-use super::records::{self, kind, read_expiry, read_message, read_own_message, read_publish, read_settle, read_side, Reference};
+use super::records::{
+    self, kind, read_expiry, read_message, read_own_message, read_publish, read_requeue, read_settle, read_side, Move, Reference,
+};
 use super::snapshot::class;
 use super::wire::Reader;
 use crate::link::NO_SEQ;
@@ -31,6 +33,9 @@ pub(crate) struct Recovery {
     pub queues: AHashMap<u64, Arc<Queue>>,
     pub sessions: AHashMap<u64, Arc<Session>>,
     pub subscriptions: AHashMap<(u64, SubscriptionKey), Recovered>,
+    pub exchanges: super::exchanges::RecoveredExchanges,
+    /// References to queues that are not there any more: their end follows in the log and releases them, unless they moved on before.
+    ownerless: AHashMap<u64, Vec<Release>>,
     pub next_id: u64,
     pub objects: Vec<ObjectKey>,
     /// What redo changed: the next checkpoint has to write it, since it begins behind these records.
@@ -54,6 +59,8 @@ impl Recovery {
             queues: AHashMap::default(),
             sessions: AHashMap::default(),
             subscriptions: AHashMap::default(),
+            exchanges: Default::default(),
+            ownerless: AHashMap::default(),
             next_id: 1,
             objects: Vec::new(),
             touched_queues: AHashSet::default(),
@@ -81,8 +88,12 @@ impl Recovery {
         for (ordinal, reference) in record.references.iter().enumerate() {
             let release = Release { lsn, ordinal: ordinal as u16 };
             let Reference { queue, seq, level, flags, side } = *reference;
-            let Some(queue) = self.queues.get(&queue.0).filter(|_| seq != NO_SEQ) else {
+            if seq == NO_SEQ {
                 releases.push(release);
+                continue;
+            }
+            let Some(queue) = self.queues.get(&queue.0) else {
+                self.ownerless.entry(queue.0).or_default().push(release);
                 continue;
             };
             let entry = Entry {
@@ -118,6 +129,57 @@ impl Recovery {
                 queue.recover_settle(first, count, releases);
             }
         }
+        Some(())
+    }
+
+    /// Hands a reference over. Either end may be gone, or ahead: the reference is where it belongs afterwards, and nowhere else.
+    fn movement(&mut self, r: &mut Reader<'_>) -> Option<()> {
+        let record = Move::read(r)?;
+        let release = Release { lsn: Lsn(record.lsn), ordinal: record.ordinal };
+        match self.queues.get(&record.source.0) {
+            // Not released: it goes on elsewhere.
+            Some(source) => {
+                source.recover_take(record.seq);
+                self.touched_queues.insert(record.source.0);
+            }
+            None => {
+                if let Some(left) = self.ownerless.get_mut(&record.source.0) {
+                    left.retain(|r| *r != release);
+                }
+            }
+        }
+        let Some(target) = self.queues.get(&record.target.0) else {
+            self.ownerless.entry(record.target.0).or_default().push(release);
+            return Some(());
+        };
+        let entry = Entry {
+            held: None,
+            side: record.side,
+            lsn: record.lsn,
+            owner: 0,
+            head: 0,
+            offset: 0,
+            bytes: record.bytes,
+            expires_s: record.expires_s,
+            attempts: 0,
+            ordinal: record.ordinal,
+            level: record.level,
+            flags: record.flags,
+            durable: true,
+            status: Status::Ready,
+        };
+        insert(target, record.to, entry);
+        self.touched_queues.insert(record.target.0);
+        Some(())
+    }
+
+    fn requeue(&mut self, r: &mut Reader<'_>) -> Option<()> {
+        let (queue, counts) = read_requeue(r)?;
+        let Some(queue) = self.queues.get(&queue.0) else { return Some(()) };
+        for (seq, attempts) in counts {
+            queue.recover_attempts(seq, attempts);
+        }
+        self.touched_queues.insert(queue.id.0);
         Some(())
     }
 
@@ -202,6 +264,7 @@ impl Recovery {
     }
 
     fn queue_gone(&mut self, id: u64) {
+        self.exchanges.queue_gone(id);
         if let Some(queue) = self.queues.remove(&id) {
             self.ended.push(queue.clone());
             if let Some(vhost) = self.vhost(queue.vhost) {
@@ -256,15 +319,33 @@ impl Recovery {
                     self.edit(session, &edit);
                 }
             }
+            kind::MOVE => self.movement(&mut r)?,
+            kind::REQUEUE => self.requeue(&mut r)?,
+            kind::EXCHANGE => {
+                let id = self.exchanges.exchange(&mut r)?;
+                self.exchanges.touch_exchange(id);
+                self.saw_id(id);
+            }
+            kind::EXCHANGE_GONE => self.exchanges.exchange_gone(r.u64()?),
+            kind::BIND => self.exchanges.bind(&mut r)?,
+            kind::UNBIND => self.exchanges.unbind(&mut r)?,
             kind::QUEUE => {
                 self.queue(&mut r, false)?;
             }
-            kind::QUEUE_GONE => self.queue_gone(r.u64()?),
+            kind::QUEUE_GONE => {
+                let id = r.u64()?;
+                releases.append(&mut self.ownerless.remove(&id).unwrap_or_default());
+                self.queue_gone(id);
+            }
             kind::SESSION => {
                 let id = self.session(&mut r, fields)?.id;
                 self.touched_sessions.insert(id);
             }
-            kind::SESSION_GONE => self.session_gone(r.u64()?),
+            kind::SESSION_GONE => {
+                let id = r.u64()?;
+                releases.append(&mut self.ownerless.remove(&id).unwrap_or_default());
+                self.session_gone(id);
+            }
             kind::SUBSCRIPTION => {
                 let session = r.u64()?;
                 self.touched_sessions.insert(session);
@@ -324,6 +405,11 @@ impl Recovery {
                 }
             }
             class::RETAINED => self.retain(&mut r, bytes, Some(key.b))?,
+            class::EXCHANGE => {
+                let id = self.exchanges.exchange(&mut r)?;
+                self.saw_id(id);
+            }
+            class::BINDINGS => self.exchanges.pair(&mut r)?,
             _ => return None,
         }
         Some(())

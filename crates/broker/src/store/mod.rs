@@ -1,6 +1,7 @@
 //! The only place that knows how a change in the core becomes a record, and a record or a checkpoint object a change in the core.
 
 mod apply;
+pub(crate) mod exchanges;
 pub(crate) mod records;
 mod snapshot;
 pub(crate) mod wire;
@@ -16,7 +17,8 @@ use broker_api::{Batch, Head, QueueId, StateEdit};
 use bytes::Bytes;
 use journal::{CloseError, Failure, Filled, Hooks, Journal, Lsn, ObjectError, ReadError, Records, Slot};
 use parking_lot::Mutex;
-use records::{kind, write_expiry, write_message, write_queue_spec, write_settle, LEVEL};
+pub(crate) use records::kind;
+use records::{write_expiry, write_message, write_queue_spec, write_settle, LEVEL};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use wire::Writer;
@@ -190,6 +192,21 @@ impl Log {
     }
 }
 
+/// What left a queue, as a record among others of its slot; nothing if none of it was logged.
+pub(crate) fn push_settle(records: &mut Records, gone: &Fill) {
+    if !gone.runs.is_empty() {
+        records.push(kind::SETTLE, LEVEL, 0, 0, |out| write_settle(out, gone.queue, gone.why, &gone.runs, &[]));
+    }
+}
+
+pub(crate) fn push_queue_gone(records: &mut Records, id: QueueId) {
+    records.push(kind::QUEUE_GONE, LEVEL, 0, 0, |out| Writer(out).u64(id.0));
+}
+
+pub(crate) fn requeue_record(queue: QueueId, counts: &[(broker_api::Seq, u16)]) -> Records {
+    one(kind::REQUEUE, |w| records::write_requeue(w.0, queue, counts))
+}
+
 pub(crate) fn settle_filled(fill: Fill, edits: &[(u64, &StateEdit)]) -> Option<(Slot, Filled)> {
     let slot = fill.slot?;
     let mut records = Records::new();
@@ -294,5 +311,6 @@ pub(crate) fn reason(why: Gone) -> &'static str {
         Gone::Expired => "expired",
         Gone::Evicted => "maxlen",
         Gone::Purged => "purged",
+        Gone::Limit => "delivery_limit",
     }
 }

@@ -2,7 +2,7 @@
 
 use super::wire::{Reader, Writer};
 use crate::queue::Gone;
-use broker_api::{Batch, Expiry, Head, QueueId, QueueSpec, Seq, Side, Span, StateEdit, StateValue};
+use broker_api::{Batch, Death, DeathReason, Expiry, Head, Moved, QueueId, QueueSpec, Seq, Side, Span, StateEdit, StateValue};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -22,7 +22,8 @@ pub(crate) mod kind {
     pub const SUBSCRIPTION_GONE: u8 = 28;
     pub const STATE: u8 = 29;
     pub const RETAIN: u8 = 30;
-    pub const DETACHED: u8 = 31;
+    // 31 was never written.
+    pub const MOVE: u8 = 32;
 }
 
 /// The log level that this version writes.
@@ -85,12 +86,141 @@ pub(crate) fn write_side(w: &mut Writer<'_>, side: &Side) {
     for id in &side.subscriptions {
         w.u32(*id);
     }
+    w.u8(u8::from(side.moved.is_some()));
+    if let Some(moved) = &side.moved {
+        write_moved(w, moved);
+    }
 }
 
 pub(crate) fn read_side(r: &mut Reader<'_>) -> Option<Arc<Side>> {
     let n = r.u16()?;
     let subscriptions = (0..n).map(|_| r.u32()).collect::<Option<Vec<u32>>>()?;
-    Some(Arc::new(Side { subscriptions }))
+    let moved = if r.u8()? != 0 { Some(Box::new(read_moved(r)?)) } else { None };
+    Some(Arc::new(Side { subscriptions, moved }))
+}
+
+fn write_moved(w: &mut Writer<'_>, moved: &Moved) {
+    w.bytes(moved.exchange.as_bytes());
+    w.bytes(&moved.key);
+    w.u8(u8::from(moved.key_replaced));
+    w.bytes(moved.first.0.as_bytes());
+    w.u8(moved.first.1 as u8);
+    w.bytes(moved.first.2.as_bytes());
+    w.u16(moved.deaths.len() as u16);
+    for death in &moved.deaths {
+        w.bytes(death.queue.as_bytes());
+        w.u8(death.reason as u8);
+        w.u64(death.count);
+        w.u64(death.time_ms);
+        w.bytes(death.exchange.as_bytes());
+        w.bytes(&death.key);
+        w.opt_u64(death.expiration_ms);
+    }
+}
+
+fn read_moved(r: &mut Reader<'_>) -> Option<Moved> {
+    let (exchange, key, key_replaced) = (r.text()?.into(), r.bytes()?.into(), r.u8()? != 0);
+    let first = (r.text()?.into(), read_death_reason(r)?, r.text()?.into());
+    let n = r.u16()?;
+    let death = |r: &mut Reader<'_>| {
+        Some(Death {
+            queue: r.text()?.into(),
+            reason: read_death_reason(r)?,
+            count: r.u64()?,
+            time_ms: r.u64()?,
+            exchange: r.text()?.into(),
+            key: r.bytes()?.into(),
+            expiration_ms: r.opt_u64()?,
+        })
+    };
+    let deaths = (0..n).map(|_| death(r)).collect::<Option<Vec<Death>>>()?;
+    Some(Moved { exchange, key, key_replaced, deaths, first })
+}
+
+fn read_death_reason(r: &mut Reader<'_>) -> Option<DeathReason> {
+    use DeathReason::{DeliveryLimit, Expired, MaxLength, Rejected};
+    let reason = r.u8()?;
+    [Rejected, Expired, MaxLength, DeliveryLimit].into_iter().find(|known| *known as u8 == reason)
+}
+
+/// A reference goes from one queue to another; the body's record and its count stay as they are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Move {
+    pub source: QueueId,
+    pub seq: Seq,
+    pub why: Gone,
+    pub target: QueueId,
+    pub to: Seq,
+    pub lsn: u64,
+    pub ordinal: u16,
+    pub bytes: u32,
+    pub expires_s: u32,
+    pub level: u8,
+    pub flags: u8,
+    pub side: Option<Arc<Side>>,
+}
+
+impl Move {
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let mut w = Writer(out);
+        w.u64(self.source.0);
+        w.u64(self.seq.0);
+        w.u8(self.why as u8);
+        w.u64(self.target.0);
+        w.u64(self.to.0);
+        w.u64(self.lsn);
+        w.u16(self.ordinal);
+        w.u32(self.bytes);
+        w.u32(self.expires_s);
+        w.u8(self.level);
+        w.u8(self.flags);
+        w.u8(u8::from(self.side.is_some()));
+        if let Some(side) = &self.side {
+            write_side(&mut w, side);
+        }
+    }
+
+    pub fn read(r: &mut Reader<'_>) -> Option<Move> {
+        let (source, seq) = (QueueId(r.u64()?), Seq(r.u64()?));
+        let why = match r.u8()? {
+            2 => Gone::Expired,
+            3 => Gone::Evicted,
+            5 => Gone::Limit,
+            _ => Gone::Rejected,
+        };
+        Some(Move {
+            source,
+            seq,
+            why,
+            target: QueueId(r.u64()?),
+            to: Seq(r.u64()?),
+            lsn: r.u64()?,
+            ordinal: r.u16()?,
+            bytes: r.u32()?,
+            expires_s: r.u32()?,
+            level: r.u8()?,
+            flags: r.u8()?,
+            side: if r.u8()? != 0 { Some(read_side(r)?) } else { None },
+        })
+    }
+}
+
+/// The attempts that deliveries of one queue count by now: absolute, so that redoing changes nothing.
+pub(crate) fn write_requeue(out: &mut Vec<u8>, queue: QueueId, counts: &[(Seq, u16)]) {
+    let mut w = Writer(out);
+    w.u64(queue.0);
+    w.u32(counts.len() as u32);
+    for (seq, attempts) in counts {
+        w.u64(seq.0);
+        w.u16(*attempts);
+    }
+}
+
+pub(crate) fn read_requeue(r: &mut Reader<'_>) -> Option<(QueueId, Vec<(Seq, u16)>)> {
+    let queue = QueueId(r.u64()?);
+    let n = r.u32()?;
+    let counts = (0..n).map(|_| Some((Seq(r.u64()?), r.u16()?))).collect::<Option<Vec<_>>>()?;
+    Some((queue, counts))
 }
 
 pub(crate) fn write_message(w: &mut Writer<'_>, batch: &Batch, head: &Head, arrived_ms: u64) {
@@ -246,7 +376,8 @@ pub(crate) fn read_settle(fields: &[u8]) -> Option<SettleRecord> {
 }
 
 pub(crate) fn write_queue_spec(w: &mut Writer<'_>, spec: &QueueSpec) {
-    let flags = [spec.durable, spec.exclusive, spec.auto_delete, spec.reject_at_bound, spec.single_active_consumer];
+    let flags =
+        [spec.durable, spec.exclusive, spec.auto_delete, spec.reject_at_bound, spec.single_active_consumer, spec.dead_letter_refused];
     w.u8(flags.iter().enumerate().fold(0, |all, (i, on)| all | u8::from(*on) << i));
     w.u8(spec.max_priority);
     for number in [spec.message_ttl_ms, spec.expires_ms, spec.max_length, spec.max_length_bytes, spec.delivery_limit.map(u64::from)] {
@@ -255,6 +386,7 @@ pub(crate) fn write_queue_spec(w: &mut Writer<'_>, spec: &QueueSpec) {
     w.opt_text(spec.dead_letter_exchange.as_deref());
     w.opt_text(spec.dead_letter_key.as_deref());
     w.bytes(&spec.arguments);
+    w.u8(spec.format);
 }
 
 pub(crate) fn read_queue_spec(r: &mut Reader<'_>) -> Option<QueueSpec> {
@@ -266,6 +398,7 @@ pub(crate) fn read_queue_spec(r: &mut Reader<'_>) -> Option<QueueSpec> {
         auto_delete: on(2),
         reject_at_bound: on(3),
         single_active_consumer: on(4),
+        dead_letter_refused: on(5),
         max_priority: r.u8()?,
         message_ttl_ms: r.opt_u64()?,
         expires_ms: r.opt_u64()?,
@@ -275,6 +408,7 @@ pub(crate) fn read_queue_spec(r: &mut Reader<'_>) -> Option<QueueSpec> {
         dead_letter_exchange: r.opt_text()?.map(str::to_owned),
         dead_letter_key: r.opt_text()?.map(str::to_owned),
         arguments: r.bytes()?.to_vec(),
+        format: r.u8()?,
     })
 }
 
@@ -319,7 +453,7 @@ mod tests {
     fn a_publish_record_comes_back() {
         let batch = message();
         let edit = StateEdit { owner: OwnerIx(0), key: 7, value: Some(StateValue::from_slice(b"v")), lease: Some((QueueId(3), Seq(4))) };
-        let sides = [Arc::new(Side { subscriptions: vec![5, 6] })];
+        let sides = [Arc::new(Side { subscriptions: vec![5, 6], ..Side::default() })];
         let reference = Reference { queue: QueueId(9), seq: Seq(0), level: 1, flags: 4, side: 1 };
         let mut out = vec![0xEE; 11];
         write_publish(&mut out, &batch, &batch.heads[0], &[reference, reference], &sides, Some((42, &edit)));
@@ -347,6 +481,37 @@ mod tests {
         r.take(3);
         let own = read_own_message(&mut r, &out).expect("well formed");
         assert_eq!((own.key(&own.heads[0]), own.body(&own.heads[0])), (&b"a/b"[..], &b"payload"[..]));
+    }
+
+    #[test]
+    fn a_move_comes_back() {
+        let death = Death {
+            queue: "q".into(),
+            reason: DeathReason::Expired,
+            count: 3,
+            time_ms: 9,
+            exchange: "x".into(),
+            key: b"k"[..].into(),
+            expiration_ms: Some(5),
+        };
+        let moved = Moved {
+            exchange: "dlx".into(),
+            key: b"dead"[..].into(),
+            key_replaced: true,
+            deaths: vec![death],
+            first: ("q".into(), DeathReason::Rejected, "x".into()),
+        };
+        let side = Some(Arc::new(Side { subscriptions: vec![1], moved: Some(Box::new(moved)) }));
+        let (source, target) = (QueueId(1), QueueId(3));
+        let (seq, to) = (Seq(2), Seq(4));
+        let record =
+            Move { source, seq, why: Gone::Expired, target, to, lsn: 5, ordinal: 6, bytes: 7, expires_s: 8, level: 1, flags: 2, side };
+        let mut out = Vec::new();
+        record.write(&mut out);
+        assert_eq!(Move::read(&mut Reader::new(&out)), Some(record));
+        for cut in 0..out.len() {
+            assert_eq!(Move::read(&mut Reader::new(&out[..cut])), None, "cut at {cut}");
+        }
     }
 
     #[test]

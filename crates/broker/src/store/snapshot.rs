@@ -1,6 +1,7 @@
 //! Checkpoints: which objects changed, and how each is written.
 //!
-//! Classes: 1 counters, 2 queues, 3 pages of references, 4 sessions, 5 retained messages. An object is copied under its own lock; what
+//! Classes: 1 counters, 2 queues, 3 pages of references, 4 sessions, 5 retained messages, 6 exchanges, 7 the
+//! bindings between two ends. An object is copied under its own lock; what
 //! happens meanwhile is redone from the log, and redoing what an object already contains changes nothing.
 
 use super::wire::Writer;
@@ -22,11 +23,14 @@ pub(super) mod class {
     pub const PAGE: u8 = 3;
     pub const SESSION: u8 = 4;
     pub const RETAINED: u8 = 5;
+    pub const EXCHANGE: u8 = 6;
+    pub const BINDINGS: u8 = 7;
 }
 
 /// What changed since the last checkpoint.
 #[derive(Default)]
 pub(crate) struct Dirty {
+    exchanges: super::exchanges::DirtyExchanges,
     lists: Mutex<Lists>,
     /// Objects that a checkpoint holds, so that only those are deleted.
     written: Mutex<BTreeSet<(u8, u64, u64)>>,
@@ -65,6 +69,18 @@ impl Dirty {
         lists.gone_queues.push(session.id);
     }
 
+    pub fn exchange(&self, vhost: u32, id: u64) {
+        self.exchanges.exchange(vhost, id);
+    }
+
+    pub fn exchanges_changed(&self, changes: super::exchanges::Changes) {
+        self.exchanges.give_back(changes);
+    }
+
+    pub fn binding(&self, vhost: u32, binding: &crate::exchange::Binding) {
+        self.exchanges.binding(vhost, binding);
+    }
+
     /// Recovery saw a session end of which only the id is left.
     pub fn session_ended(&self, id: u64) {
         self.lists.lock().gone_sessions.push(id);
@@ -86,7 +102,8 @@ impl Snapshot for CoreSnapshot {
         let Some(core) = self.0.upgrade() else { return Ok(()) };
         let lists = std::mem::take(&mut *core.checkpoint.lists.lock());
         let mut pass = Pass { core: &core, sink, bytes: Vec::new() };
-        let result = pass.all(&lists);
+        let exchanges = core.checkpoint.exchanges.take();
+        let result = pass.all(&lists).and_then(|()| pass.exchanges(&exchanges));
         if result.is_ok() {
             send_pages_away(&core);
         } else {
@@ -100,6 +117,7 @@ impl Snapshot for CoreSnapshot {
                 session.listed.store(false, Ordering::Release);
                 core.checkpoint.session(session);
             }
+            core.checkpoint.exchanges.give_back(exchanges);
             let mut now = core.checkpoint.lists.lock();
             now.gone_queues.extend(&lists.gone_queues);
             now.gone_sessions.extend(&lists.gone_sessions);
@@ -164,6 +182,21 @@ impl Pass<'_> {
             self.retained(&vhost)?;
         }
         Ok(())
+    }
+
+    fn exchanges(&mut self, changes: &super::exchanges::Changes) -> Result<(), SnapshotError> {
+        let mut result = Ok(());
+        super::exchanges::changed_objects(self.core, changes, |key, bytes| {
+            match bytes {
+                Some(bytes) => {
+                    self.bytes = bytes;
+                    result = self.put(key);
+                }
+                None => self.delete(key),
+            }
+            result.is_ok()
+        });
+        result
     }
 
     fn put(&mut self, key: ObjectKey) -> Result<(), SnapshotError> {

@@ -51,7 +51,14 @@ fn a_declared_queue_drops_its_oldest_and_that_survives() {
     c.control(Control::Owner { owner: OWNER, fail_stop: false });
     let spec = QueueSpec { durable: true, max_length: Some(3), ..QueueSpec::default() };
     c.control(Control::Declare(Declare::Queue { owner: OWNER, name: "q".into(), spec: spec.clone(), passive: false }));
-    let bind = Bind { source: "amq.topic".into(), destination: Destination::Queue("q".into()), key: "a".into(), arguments: Vec::new() };
+    let bind = Bind {
+        owner: OwnerIx(1),
+        source: "amq.topic".into(),
+        destination: Destination::Queue("q".into()),
+        key: "a".into(),
+        arguments: Vec::new(),
+        format: 0,
+    };
     c.control(Control::Bind(bind));
     let turn: Vec<Msg> = (0..10).map(|n| msg("a", n.to_string(), 1)).collect();
     let last = c.send(&turn);
@@ -84,7 +91,14 @@ fn what_is_settled_as_it_leaves_does_not_come_back() {
     c.control(Control::Owner { owner: OWNER, fail_stop: false });
     let spec = QueueSpec { durable: true, ..QueueSpec::default() };
     c.control(Control::Declare(Declare::Queue { owner: OWNER, name: "q".into(), spec: spec.clone(), passive: false }));
-    let bind = Bind { source: "amq.topic".into(), destination: Destination::Queue("q".into()), key: "a".into(), arguments: Vec::new() };
+    let bind = Bind {
+        owner: OwnerIx(1),
+        source: "amq.topic".into(),
+        destination: Destination::Queue("q".into()),
+        key: "a".into(),
+        arguments: Vec::new(),
+        format: 0,
+    };
     c.control(Control::Bind(bind));
     c.control(Control::Consume(Consume {
         consumer: CONSUMER,

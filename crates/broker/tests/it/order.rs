@@ -64,7 +64,14 @@ fn nothing_comes_after_the_answer_to_cancel() {
     c.control(Control::Owner { owner: OWNER, fail_stop: false });
     let spec = QueueSpec { durable: true, ..QueueSpec::default() };
     c.control(Control::Declare(Declare::Queue { owner: OWNER, name: "q".into(), spec, passive: false }));
-    let bind = Bind { source: "amq.topic".into(), destination: Destination::Queue("q".into()), key: "a".into(), arguments: Vec::new() };
+    let bind = Bind {
+        owner: OwnerIx(1),
+        source: "amq.topic".into(),
+        destination: Destination::Queue("q".into()),
+        key: "a".into(),
+        arguments: Vec::new(),
+        format: 0,
+    };
     c.control(Control::Bind(bind));
     c.control(Control::Consume(Consume {
         consumer: ConsumerIx(7),

@@ -150,7 +150,14 @@ impl Sim {
         let spec = QueueSpec { durable: true, ..QueueSpec::default() };
         c.control(Control::Declare(Declare::Queue { owner: OWNER, name: "auto".into(), spec, passive: false }));
         let destination = Destination::Queue("auto".into());
-        c.control(Control::Bind(Bind { source: "amq.topic".into(), destination, key: "t.2".into(), arguments: Vec::new() }));
+        c.control(Control::Bind(Bind {
+            owner: OwnerIx(1),
+            source: "amq.topic".into(),
+            destination,
+            key: "t.2".into(),
+            arguments: Vec::new(),
+            format: 0,
+        }));
         c.control(Control::Consume(Consume {
             consumer: CONSUMER,
             owner: OWNER,

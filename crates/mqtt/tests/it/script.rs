@@ -204,7 +204,7 @@ fn message(words: &Words<'_>) -> Arc<Batch> {
 
 fn side(words: &Words<'_>) -> Option<Arc<Side>> {
     let ids = words.get("ids")?;
-    Some(Arc::new(Side { subscriptions: ids.split(',').map(client::number).collect() }))
+    Some(Arc::new(Side { subscriptions: ids.split(',').map(client::number).collect(), ..Side::default() }))
 }
 
 fn delivery_flags(words: &Words<'_>) -> u8 {

@@ -3,11 +3,12 @@
 //! As RabbitMQ does: types are not compared, only values (a byte 1 is a long 1 is 1.0); a void argument asks only that the header
 //! is present; `x-` arguments count only with `all-with-x` and `any-with-x`, `x-match` itself never; no x-match means `all`.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+
+pub use broker_api::Value;
 
 use super::{BindError, BindKey, Binding, Bound, Key, Router};
 use crate::routing::hamt::{Hamt, Owned};
@@ -26,80 +27,6 @@ impl Headers for NoHeaders {
     fn get(&self, _: &[u8]) -> Option<Value<'_>> {
         None
     }
-}
-
-/// A field value. Equality is identity, type included, as it tells bindings apart; [`Value::matches`] is what routing asks.
-#[derive(Clone, Debug)]
-pub enum Value<'a> {
-    Void,
-    Bool(bool),
-    Int(i64),
-    /// What does not fit an `Int`.
-    Uint(u64),
-    Float(f64),
-    /// Long strings and byte arrays.
-    Bytes(Cow<'a, [u8]>),
-    /// Seconds.
-    Timestamp(u64),
-    /// Tables, arrays, decimals: equal if encoded equally. The first byte should be the type.
-    Encoded(Cow<'a, [u8]>),
-}
-
-impl PartialEq for Value<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Value::Void, Value::Void) => true,
-            (Value::Bool(one), Value::Bool(two)) => one == two,
-            (Value::Int(one), Value::Int(two)) => one == two,
-            (Value::Uint(one), Value::Uint(two)) | (Value::Timestamp(one), Value::Timestamp(two)) => one == two,
-            (Value::Float(one), Value::Float(two)) => one.to_bits() == two.to_bits(),
-            (Value::Bytes(one), Value::Bytes(two)) | (Value::Encoded(one), Value::Encoded(two)) => one == two,
-            _ => false,
-        }
-    }
-}
-
-impl Eq for Value<'_> {}
-
-impl Value<'_> {
-    pub fn matches(&self, other: &Value<'_>) -> bool {
-        match (self, other) {
-            (Value::Float(one), Value::Float(two)) => one == two,
-            (Value::Float(float), other) | (other, Value::Float(float)) => {
-                other.integer().is_some_and(|integer| equals_float(integer, *float))
-            }
-            _ => match (self.integer(), other.integer()) {
-                (Some(one), Some(two)) => one == two,
-                _ => self == other,
-            },
-        }
-    }
-
-    fn integer(&self) -> Option<i128> {
-        match self {
-            Value::Int(integer) => Some((*integer).into()),
-            Value::Uint(integer) | Value::Timestamp(integer) => Some((*integer).into()),
-            _ => None,
-        }
-    }
-
-    fn into_owned(self) -> Value<'static> {
-        match self {
-            Value::Void => Value::Void,
-            Value::Bool(value) => Value::Bool(value),
-            Value::Int(value) => Value::Int(value),
-            Value::Uint(value) => Value::Uint(value),
-            Value::Float(value) => Value::Float(value),
-            Value::Bytes(value) => Value::Bytes(value.into_owned().into()),
-            Value::Timestamp(value) => Value::Timestamp(value),
-            Value::Encoded(value) => Value::Encoded(value.into_owned().into()),
-        }
-    }
-}
-
-/// Exact: a float beyond 2^53 equals only the one integer it stands for.
-fn equals_float(integer: i128, float: f64) -> bool {
-    float.fract() == 0.0 && float.abs() < 1e30 && float as i128 == integer
 }
 
 /// The arguments of a binding or an exchange: sorted, so that their order tells no two bindings apart. Cheap to clone.

@@ -1,0 +1,193 @@
+//! Commands on exchanges and bindings.
+
+use super::control::{done, Answer};
+use super::Link;
+use crate::core::Shared;
+use crate::exchange::{Binding, Bindings, Changed, Dest, DestId, Exchange};
+use crate::routing::exchange::by_name;
+use crate::store::exchanges::{binding_gone_record, binding_record, exchange_gone_record, exchange_record};
+use crate::vhost::Vhost;
+use broker_api::{Bind, Destination, ExchangeName, ExchangeSpec, Inequivalent, Refusal, Reply};
+use journal::{Records, Slot, Ticket};
+use std::sync::Arc;
+
+impl Link {
+    pub(super) fn declare_exchange(&mut self, name: ExchangeName, spec: ExchangeSpec, passive: bool) -> Answer {
+        let vhost = self.vhost.clone();
+        let _order = vhost.bindings.lock();
+        let found = vhost.exchange(name.as_str());
+        if passive {
+            let missing = Refusal::NotFound { what: "exchange", name: name.to_string() };
+            return found.ok_or(missing).and_then(|_| done(Reply::Ok));
+        }
+        if name.as_str().is_empty() {
+            return Err(Refusal::AccessRefused("operation not permitted on the default exchange".into()));
+        }
+        if let Some(found) = found {
+            return equivalent(&found, &spec).and_then(|()| done(Reply::Ok));
+        }
+        if name.as_str().starts_with("amq.") {
+            return Err(Refusal::AccessRefused(format!("exchange name '{name}' contains reserved prefix 'amq.*'")));
+        }
+        if by_name::<Dest>(&spec.kind).is_none() {
+            return Err(Refusal::Invalid { what: "exchange type", why: format!("unknown exchange type '{}'", spec.kind) });
+        }
+        let slot = spec.durable.then(|| self.core.log.reserve());
+        let arguments = self.core.arguments(spec.format, &spec.arguments);
+        let made = Exchange::new(self.core.id(), name.clone(), spec, &arguments);
+        let exchange = made.ok_or(Refusal::NotImplemented("this exchange type"))?;
+        vhost.exchanges.insert(name, exchange.clone());
+        let Some(slot) = slot else { return done(Reply::Ok) };
+        self.core.checkpoint.exchange(vhost.id, exchange.id);
+        let ticket = self.fill_with_callback(slot, exchange_record(vhost.id, &exchange));
+        Ok((Reply::Ok, Some(ticket), None))
+    }
+
+    pub(super) fn delete_exchange(&mut self, name: &ExchangeName, if_unused: bool) -> Answer {
+        let vhost = self.vhost.clone();
+        let mut bindings = vhost.bindings.lock();
+        // Deleting what is not there is no error: RabbitMQ answers delete-ok.
+        let Some(exchange) = vhost.exchange(name.as_str()) else { return done(Reply::Ok) };
+        if exchange.is_default() {
+            return Err(Refusal::AccessRefused("operation not permitted on the default exchange".into()));
+        }
+        if exchange.is_fixed() {
+            return Err(Refusal::AccessRefused(format!("deletion of system exchange '{name}' in vhost '{}' not allowed", vhost.name)));
+        }
+        if if_unused && bindings.has_source(exchange.id) {
+            return Err(Refusal::PreconditionFailed(format!("exchange '{name}' in vhost '{}' in use", vhost.name)));
+        }
+        let mut gone = Vec::new();
+        let slot = self.core.log.reserve();
+        self.core.remove_exchanges(&vhost, &mut bindings, vec![exchange], &mut gone);
+        let ticket = self.fill_gone(slot, &gone);
+        Ok((Reply::Ok, ticket, None))
+    }
+
+    /// Writes down that exchanges went, if any of them was written down.
+    pub(super) fn fill_gone(&mut self, slot: Slot, gone: &[u64]) -> Option<Ticket> {
+        if gone.is_empty() {
+            return None;
+        }
+        let mut records = Records::new();
+        exchange_gone_record(&mut records, gone);
+        Some(self.fill_with_callback(slot, records))
+    }
+
+    pub(super) fn bind(&mut self, bind: Bind, on: bool) -> Answer {
+        let vhost = self.vhost.clone();
+        let missing = || Refusal::NotFound { what: "exchange", name: bind.source.to_string() };
+        let to = match &bind.destination {
+            Destination::Queue(name) => Dest::Queue(self.named_queue(name)?),
+            Destination::Exchange(name) => {
+                let not_found = || Refusal::NotFound { what: "exchange", name: name.to_string() };
+                Dest::Exchange(vhost.exchange(name.as_str()).ok_or_else(not_found)?)
+            }
+        };
+        let source = vhost.exchange(bind.source.as_str()).ok_or_else(missing)?;
+        if source.is_default() || matches!(&to, Dest::Exchange(x) if x.is_default()) {
+            return Err(Refusal::AccessRefused("operation not permitted on the default exchange".into()));
+        }
+        let mut bindings = vhost.bindings.lock();
+        let slot = self.core.log.reserve();
+        let Bind { key, arguments, format, .. } = bind;
+        let binding = Binding { source: source.id, to: to.id(), key, format, arguments: arguments.into() };
+        let ticket = if on {
+            self.make_binding(&vhost, &mut bindings, slot, &source, &to, binding)?
+        } else {
+            self.drop_binding(&vhost, &mut bindings, slot, &source, &binding)
+        };
+        Ok((Reply::Ok, ticket, None))
+    }
+
+    fn make_binding(
+        &mut self,
+        vhost: &Vhost,
+        bindings: &mut Bindings,
+        slot: Slot,
+        source: &Arc<Exchange>,
+        to: &Dest,
+        binding: Binding,
+    ) -> Result<Option<Ticket>, Refusal> {
+        let arguments = self.core.arguments(binding.format, &binding.arguments);
+        let changed = vhost.bind(bindings, source, to, binding, &arguments)?;
+        let Some(Changed { binding, .. }) = changed.filter(|c| c.durable) else { return Ok(None) };
+        self.core.checkpoint.binding(vhost.id, &binding);
+        Ok(Some(self.fill_with_callback(slot, binding_record(vhost.id, &binding))))
+    }
+
+    /// A binding that is not there is no error.
+    fn drop_binding(
+        &mut self,
+        vhost: &Vhost,
+        bindings: &mut Bindings,
+        slot: Slot,
+        source: &Arc<Exchange>,
+        binding: &Binding,
+    ) -> Option<Ticket> {
+        let arguments = self.core.arguments(binding.format, &binding.arguments);
+        let same = |b: &&Binding| b.key == binding.key && self.core.arguments(b.format, &b.arguments) == arguments;
+        let found = bindings.between(source.id, binding.to).find(same).cloned()?;
+        vhost.unbind(bindings, source, &found, &arguments);
+        self.core.checkpoint.binding(vhost.id, &found);
+        let mut gone = Vec::new();
+        self.core.auto_delete(vhost, bindings, vec![source.clone()], &mut gone);
+        let mut records = binding_gone_record(vhost.id, &found);
+        exchange_gone_record(&mut records, &gone);
+        Some(self.fill_with_callback(slot, records))
+    }
+}
+
+/// In the order in which RabbitMQ compares.
+fn equivalent(found: &Exchange, spec: &ExchangeSpec) -> Result<(), Refusal> {
+    let current = &found.spec;
+    let name_of = |name: &Option<ExchangeName>| name.as_ref().map_or_else(String::new, ExchangeName::to_string);
+    let differs = |property: &'static str, given: String, current_value: String| {
+        if given == current_value {
+            return Ok(());
+        }
+        let (name, arguments, format) = (found.name.to_string(), current.arguments.clone(), current.format);
+        let inequivalent = Inequivalent { what: "exchange", name, property, given, current: current_value, arguments, format };
+        Err(Refusal::Inequivalent(Box::new(inequivalent)))
+    };
+    differs("type", spec.kind.clone(), current.kind.clone())?;
+    differs("durable", spec.durable.to_string(), current.durable.to_string())?;
+    differs("auto_delete", spec.auto_delete.to_string(), current.auto_delete.to_string())?;
+    differs("internal", spec.internal.to_string(), current.internal.to_string())?;
+    differs("alternate-exchange", name_of(&spec.alternate), name_of(&current.alternate))
+}
+
+impl Shared {
+    /// Removes exchanges, their bindings both ways, and what auto-delete then removes. `gone`: those that the log knows.
+    pub fn remove_exchanges(&self, vhost: &Vhost, bindings: &mut Bindings, first: Vec<Arc<Exchange>>, gone: &mut Vec<u64>) {
+        let mut next = first;
+        while let Some(exchange) = next.pop() {
+            let sources = vhost.remove_exchange(self, bindings, &exchange);
+            if exchange.spec.durable {
+                gone.push(exchange.id);
+                self.checkpoint.exchange(vhost.id, exchange.id);
+            }
+            next.extend(sources.into_iter().filter(|x| is_over(x, bindings)));
+        }
+    }
+
+    /// After these exchanges lost a binding.
+    pub fn auto_delete(&self, vhost: &Vhost, bindings: &mut Bindings, sources: Vec<Arc<Exchange>>, gone: &mut Vec<u64>) {
+        let over: Vec<_> = sources.into_iter().filter(|x| is_over(x, bindings)).collect();
+        self.remove_exchanges(vhost, bindings, over, gone);
+    }
+
+    /// A queue is gone: so are the bindings that led to it. Answers exchanges for the queue's own record.
+    pub fn unbind_queue(&self, vhost: &Vhost, queue: u64) -> Vec<u64> {
+        let mut bindings = vhost.bindings.lock();
+        let mut gone = Vec::new();
+        let sources = vhost.unbind_destination(self, &mut bindings, DestId::Queue(queue));
+        self.auto_delete(vhost, &mut bindings, sources, &mut gone);
+        gone
+    }
+}
+
+/// Auto-delete: it has lost its last binding.
+fn is_over(exchange: &Exchange, bindings: &Bindings) -> bool {
+    exchange.spec.auto_delete && !exchange.is_deleted() && !bindings.has_source(exchange.id)
+}

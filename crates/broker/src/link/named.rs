@@ -1,0 +1,61 @@
+//! Finding the way of a message: through the topic space, or through the exchange that it names.
+
+use super::Link;
+use crate::auth::Principal;
+use crate::exchange::LazyHeaders;
+use crate::route::Route;
+use broker_api::{Batch, Control, Head, Refusal};
+use std::sync::Arc;
+
+const TOPICS: &[u8] = b"amq.topic";
+
+/// The access rules speak of topics. A user whom rules confine reaches queues and exchanges by name only as an administrator, so that no
+/// name leads around a rule.
+pub(super) fn may_use_names(principal: &Principal) -> Result<(), Refusal> {
+    if principal.unrestricted() || principal.administrator() {
+        return Ok(());
+    }
+    Err(Refusal::AccessRefused(format!("{} may use topics only", principal.name())))
+}
+
+/// Commands that act on queues and exchanges by name.
+pub(super) fn uses_names(control: &Control) -> bool {
+    matches!(
+        control,
+        Control::Declare(_)
+            | Control::DeleteExchange { .. }
+            | Control::DeleteQueue { .. }
+            | Control::Bind(_)
+            | Control::Unbind(_)
+            | Control::Purge { .. }
+            | Control::Consume(_)
+            | Control::Take(_)
+    )
+}
+
+impl Link {
+    pub(super) fn check_names(&self) -> Result<(), Refusal> {
+        match self.principal.load().as_ref() {
+            Some(principal) => may_use_names(principal),
+            None => Err(Refusal::AccessRefused("not logged in".into())),
+        }
+    }
+
+    pub(super) fn find_route(&mut self, batch: &Batch, head: &Head) -> Result<Arc<Route>, Refusal> {
+        let publisher = self.publisher_session();
+        let key = batch.key(head);
+        let headers = LazyHeaders::of(&self.core, batch, head);
+        let name = batch.bytes(head.exchange);
+        if head.topic || name == TOPICS {
+            let route = self.routes.route(&self.vhost, head.separator, key, &headers, publisher);
+            return route.map_err(|error| Refusal::Invalid { what: "topic", why: error.to_string() });
+        }
+        let not_found = || Refusal::NotFound { what: "exchange", name: String::from_utf8_lossy(name).into_owned() };
+        let exchange = self.routes.exchange(&self.vhost, name).ok_or_else(not_found)?;
+        if exchange.spec.internal {
+            let text = format!("cannot publish to internal exchange '{}' in vhost '{}'", exchange.name, self.vhost.name);
+            return Err(Refusal::AccessRefused(text));
+        }
+        Ok(self.routes.through(&self.vhost, &exchange, head.separator, key, &headers, publisher))
+    }
+}

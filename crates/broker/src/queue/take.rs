@@ -1,0 +1,105 @@
+//! Single messages for who asks, and consumers that may refuse company.
+
+use super::lane::Next;
+use super::{Consumer, Fill, Gone, Queue, Status};
+use crate::outbox::Outbox;
+use crate::store::Log;
+use broker_api::{DeliverTo, Delivery, Seq, Token, DELIVERY_REDELIVERED};
+use std::sync::Arc;
+
+/// What a [`Queue::take`] came to.
+pub(crate) enum Taken {
+    Done {
+        count: u32,
+        first: Option<Seq>,
+        left: u64,
+    },
+    /// The next message has to be read from here first. Nothing was taken.
+    Read(Seq, u64),
+}
+
+impl Queue {
+    /// `false`: there is an exclusive consumer, or this one wants to be alone and is not.
+    pub fn try_consumer(&self, consumer: Consumer) -> bool {
+        let mut state = self.lock();
+        let taken = if consumer.exclusive { !state.consumers.is_empty() } else { state.consumers.iter().any(|c| c.exclusive) };
+        if taken || state.deleted {
+            return false;
+        }
+        state.consumers.push(consumer);
+        // The first to come stays active where only one may be; elsewhere higher priority goes first.
+        if !self.spec.single_active_consumer {
+            state.consumers.sort_by_key(|c| -c.priority);
+        }
+        true
+    }
+
+    /// Hands up to `max` ready messages, past all credit, to one who asked for them by `token`.
+    #[allow(clippy::too_many_arguments, reason = "a lock is taken in here, and what it guards is needed with all of these")]
+    pub fn take(
+        self: &Arc<Queue>,
+        max: u32,
+        owner: u64,
+        settled: bool,
+        outbox: &Outbox,
+        token: Token,
+        log: &Log,
+        now_s: u32,
+        follow: &mut super::Follow,
+    ) -> Taken {
+        let mut state = self.lock();
+        let mut gone = Fill::new(self.id, Gone::Accepted);
+        let mut expired = Fill::new(self.id, Gone::Expired);
+        let (mut count, mut first) = (0, None);
+        let mut unread = None;
+        while count < max {
+            let (level, position) = match state.next() {
+                Some((level, Next::Ready(position))) => (level, position),
+                Some((level, Next::Away(number))) if count == 0 => {
+                    // Nobody waits here but who asked.
+                    self.read_now(&mut state, level, number, log);
+                    if matches!(state.next(), Some((_, Next::Away(_)))) {
+                        break;
+                    }
+                    continue;
+                }
+                _ => break,
+            };
+            let Some(entry) = state.lanes.get_mut(level).and_then(|lane| lane.get_mut(position)) else { break };
+            if entry.expires_s != 0 && entry.expires_s <= now_s {
+                self.leave(&mut state, level, position, Gone::Expired, &mut expired, follow);
+                continue;
+            }
+            let seq = Seq::new(level, position);
+            let Some(held) = entry.held.clone() else {
+                unread = Some((seq, entry.known_lsn()));
+                break;
+            };
+            let mut flags = entry.flags;
+            if entry.attempts > 0 {
+                flags |= DELIVERY_REDELIVERED;
+            }
+            let (index, side, attempts, granted) = (entry.head, entry.side.clone(), entry.attempts, entry.level);
+            entry.status = Status::Leased;
+            entry.owner = owner;
+            state.taken(level, position);
+            if settled {
+                self.take_out(&mut state, level, position, &mut gone);
+            }
+            let delivery = Delivery { seq, index, side, attempts, level: granted, flags };
+            outbox.run(DeliverTo::Reply(token), self.id, &held.batch, std::iter::once(delivery));
+            first = first.or(Some(seq));
+            count += 1;
+        }
+        for mut fill in [gone, expired] {
+            if fill.is_worth_it() {
+                fill.reserve(self.durable, log);
+                follow.fills.push(fill);
+            }
+        }
+        match unread {
+            Some((seq, lsn)) if count == 0 => Taken::Read(seq, lsn),
+            _ => Taken::Done { count, first, left: state.ready },
+        }
+    }
+}

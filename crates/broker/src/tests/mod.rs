@@ -1,0 +1,301 @@
+//! The core through turns and event batches, on a simulated disk and without threads: every test takes each step itself.
+
+mod exchanges;
+mod moves;
+mod queues;
+
+use crate::open::Steps;
+use crate::{Config, Core};
+use broker_api::{
+    Bind, Broker, ConnectionInfo, Consume, ConsumerIx, Control, CoreSession, Declare, DeliverTo, Delivery, Destination, Event, EventBatch,
+    ExchangeName, ExchangeSpec, Head, HeaderView, Login, LoginStep, Mode, Outcome, OwnerIx, Peer, QueueId, QueueName, QueueSpec, Refusal,
+    Reply, Seq, Settle, Signal, Span, Take, Token, Turn, Value, VhostName, HEAD_CONFIRM, HEAD_DURABLE,
+};
+use journal::sim::{Crash, SimStorage};
+use std::sync::Arc;
+
+/// Headers and arguments for tests: `name=value` lines.
+struct Lines;
+
+impl HeaderView for Lines {
+    fn headers<'a>(&self, origin: &'a [u8], each: &mut dyn FnMut(&'a [u8], Value<'a>)) {
+        for line in origin.split(|b| *b == b'\n') {
+            if let Some(at) = line.iter().position(|b| *b == b'=') {
+                each(&line[..at], Value::Bytes(line[at + 1..].into()));
+            }
+        }
+    }
+    fn arguments<'a>(&self, encoded: &'a [u8], each: &mut dyn FnMut(&'a [u8], Value<'a>)) {
+        self.headers(encoded, each);
+    }
+}
+
+const LINES: u8 = 200;
+
+struct Rig {
+    storage: SimStorage,
+    core: Core,
+    steps: Steps,
+}
+
+/// What came to a client, in plain words.
+#[derive(Clone, PartialEq, Debug)]
+enum Got {
+    Message { to: u32, body: String, seq: Seq, queue: QueueId, delivery: Box<Said> },
+    Refused(u64, Refusal),
+    Returned(u64),
+    Done(u64),
+    Reply(u32, Result<Reply, Refusal>),
+    Ended(u32),
+}
+
+/// What a delivery says beside the body.
+#[derive(Clone, PartialEq, Debug)]
+struct Said {
+    exchange: String,
+    key: String,
+    attempts: u16,
+    flags: u8,
+    moved: Option<broker_api::Moved>,
+}
+
+struct Client {
+    session: Box<dyn CoreSession>,
+    turn: Turn,
+    got: Vec<Got>,
+    token: u32,
+}
+
+fn config() -> Config {
+    Config { sys_interval_secs: 0, header_views: vec![(LINES, Arc::new(Lines))], ..Config::default() }
+}
+
+fn journal_config(storage: &SimStorage) -> journal::Config {
+    journal::Config {
+        segment_bytes: 1 << 20,
+        checkpoint_bytes: 256 << 10,
+        clock: storage.clock(),
+        simulated: true,
+        ..journal::Config::default()
+    }
+}
+
+impl Rig {
+    fn new() -> Rig {
+        Rig::on(SimStorage::new(7))
+    }
+
+    fn on(storage: SimStorage) -> Rig {
+        let (core, steps) =
+            Core::open_stepped(Arc::new(storage.clone()), journal_config(&storage), config(), Box::new(|_| {})).expect("opens");
+        Rig { storage, core, steps }
+    }
+
+    /// Everything that the threads of a running core would do by now.
+    fn settle(&self) {
+        for _ in 0..64 {
+            let busy = [self.steps.commit(), self.steps.read(), self.steps.time()];
+            if !busy.contains(&true) {
+                return;
+            }
+        }
+    }
+
+    fn crash(self, kind: Crash) -> Rig {
+        let Rig { storage, core, steps } = self;
+        storage.crash(kind);
+        drop((core, steps));
+        Rig::on(storage)
+    }
+
+    fn checkpoint(&self) {
+        self.settle();
+        let before = self.core.journal_stats().checkpoints;
+        self.storage.clock().pass_ms(60_000);
+        for _ in 0..64 {
+            let _ = (self.steps.maintain(), self.steps.commit());
+        }
+        assert!(self.core.journal_stats().checkpoints > before, "a checkpoint was made");
+    }
+
+    fn client(&self) -> Client {
+        let peer = Peer::Tcp("127.0.0.1:1".parse().expect("an address"));
+        let info = ConnectionInfo { peer, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: true };
+        let session = self.core.connect(info).expect("connects");
+        let mut client = Client { session, turn: Turn::default(), got: Vec::new(), token: 0 };
+        client.ok(self, Control::Login(Login { vhost: None, step: LoginStep::Anonymous }));
+        client.ok(self, Control::Owner { owner: OwnerIx(1), fail_stop: false });
+        client
+    }
+}
+
+impl Client {
+    fn submit(&mut self, rig: &Rig) {
+        self.session.submit(&mut self.turn);
+        self.pull(rig);
+    }
+
+    fn pull(&mut self, rig: &Rig) {
+        for _ in 0..8 {
+            rig.settle();
+            let mut batch = EventBatch::default();
+            self.session.swap(&mut batch);
+            self.session.written(usize::MAX);
+            for event in &batch.events {
+                self.note(event, &batch);
+            }
+        }
+    }
+
+    fn note(&mut self, event: &Event, all: &EventBatch) {
+        match event {
+            Event::Run { to, queue, batch, start, count } => {
+                let to = match to {
+                    DeliverTo::Consumer(ConsumerIx(ix)) => *ix,
+                    DeliverTo::Reply(Token(token)) => 1000 + token,
+                };
+                for delivery in all.run(*start, *count) {
+                    self.got.push(said(to, *queue, batch, delivery));
+                }
+            }
+            Event::Refused { first, last, why } => self.got.extend((first.0..=last.0).map(|s| Got::Refused(s, why.clone()))),
+            Event::Returned { first, count, .. } => self.got.extend((0..u64::from(*count)).map(|n| Got::Returned(first.0 + n))),
+            Event::Done { through } => self.got.push(Got::Done(through.0)),
+            Event::Reply(token, reply) => self.got.push(Got::Reply(token.0, (**reply).clone())),
+            Event::Signal(Signal::Ended { consumer, .. }) => self.got.push(Got::Ended(consumer.0)),
+            Event::Signal(_) | Event::Direct { .. } => {}
+        }
+    }
+
+    fn ask(&mut self, rig: &Rig, control: Control) -> Result<Reply, Refusal> {
+        self.token += 1;
+        self.turn.control(Token(self.token), control);
+        self.submit(rig);
+        let token = self.token;
+        let at = self.got.iter().position(|g| matches!(g, Got::Reply(t, _) if *t == token)).expect("answered");
+        match self.got.remove(at) {
+            Got::Reply(_, reply) => reply,
+            _ => unreachable!("matched above"),
+        }
+    }
+
+    fn ok(&mut self, rig: &Rig, control: Control) -> Reply {
+        self.ask(rig, control).expect("accepted")
+    }
+
+    fn queue(&mut self, rig: &Rig, name: &str, spec: QueueSpec) -> QueueId {
+        let declare = Declare::Queue { owner: OwnerIx(1), name: QueueName::new(name), spec, passive: false };
+        match self.ok(rig, Control::Declare(declare)) {
+            Reply::Queue { id, .. } => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Ready messages and consumers.
+    fn counts(&mut self, rig: &Rig, name: &str) -> Option<(u64, u32)> {
+        let declare = Declare::Queue { owner: OwnerIx(1), name: QueueName::new(name), spec: QueueSpec::default(), passive: true };
+        match self.ask(rig, Control::Declare(declare)) {
+            Ok(Reply::Queue { ready, consumers, .. }) => Some((ready, consumers)),
+            _ => None,
+        }
+    }
+
+    fn exchange(&mut self, rig: &Rig, name: &str, kind: &str) {
+        let spec = ExchangeSpec { kind: kind.into(), durable: true, ..ExchangeSpec::default() };
+        self.ok(rig, exchange(name, spec));
+    }
+
+    fn bind(&mut self, rig: &Rig, source: &str, to: &str, key: &str) {
+        self.ok(rig, Control::Bind(binding(source, Destination::Queue(QueueName::new(to)), key, b"")));
+    }
+
+    /// Publishes one durable message and answers what came back.
+    fn publish(&mut self, rig: &Rig, exchange: &str, key: &str, body: &str) -> Vec<Got> {
+        self.publish_with(rig, exchange, key, body, |_, _| {})
+    }
+
+    fn publish_with(&mut self, rig: &Rig, exchange: &str, key: &str, body: &str, edit: impl FnOnce(&mut Head, &mut Turn)) -> Vec<Got> {
+        let (exchange, key, body) =
+            (self.turn.intern(exchange.as_bytes()), self.turn.intern(key.as_bytes()), self.turn.intern(body.as_bytes()));
+        let flags = HEAD_DURABLE | HEAD_CONFIRM;
+        let mut head =
+            Head { exchange, key, body, flags, separator: b'.', level: 1, origin: Span::EMPTY, format: LINES, ..Head::default() };
+        edit(&mut head, &mut self.turn);
+        self.turn.publish(head);
+        self.got.clear();
+        self.submit(rig);
+        std::mem::take(&mut self.got)
+    }
+
+    fn consume(&mut self, rig: &Rig, queue: &str, ix: u32, credit: u32) {
+        self.ok(rig, Control::Consume(consume(queue, ix, credit)));
+    }
+
+    fn take(&mut self, rig: &Rig, queue: &str) -> Option<(Seq, String, Said)> {
+        let take = Take { owner: OwnerIx(1), queue: QueueName::new(queue), max: 1, settled: false };
+        self.got.clear();
+        self.ok(rig, Control::Take(take));
+        self.got.drain(..).find_map(|g| match g {
+            Got::Message { seq, body, delivery, .. } => Some((seq, body, *delivery)),
+            _ => None,
+        })
+    }
+
+    fn settle(&mut self, rig: &Rig, queue: QueueId, seq: Seq, outcome: Outcome) {
+        self.turn.settle(Settle { queue, first: seq, count: 1, owner: OwnerIx(1), state: 0, outcome });
+        self.turn.fence();
+        self.submit(rig);
+    }
+
+    /// The bodies that came since, forgetting them.
+    fn bodies(&mut self, rig: &Rig) -> Vec<String> {
+        self.pull(rig);
+        let got = std::mem::take(&mut self.got);
+        got.into_iter().filter_map(|g| if let Got::Message { body, .. } = g { Some(body) } else { None }).collect()
+    }
+}
+
+fn said(to: u32, queue: QueueId, batch: &broker_api::Batch, delivery: &Delivery) -> Got {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let said = Said {
+        exchange: text(delivery.exchange(batch)),
+        key: text(delivery.key(batch)),
+        attempts: delivery.attempts,
+        flags: delivery.flags,
+        moved: delivery.moved().cloned(),
+    };
+    let body = text(batch.body(&batch.heads[delivery.index as usize]));
+    Got::Message { to, body, seq: delivery.seq, queue, delivery: Box::new(said) }
+}
+
+fn exchange(name: &str, spec: ExchangeSpec) -> Control {
+    Control::Declare(Declare::Exchange { owner: OwnerIx(1), name: ExchangeName::new(name), spec, passive: false })
+}
+
+fn binding(source: &str, destination: Destination, key: &str, arguments: &[u8]) -> Bind {
+    Bind {
+        owner: OwnerIx(1),
+        source: ExchangeName::new(source),
+        destination,
+        key: key.into(),
+        arguments: arguments.to_vec(),
+        format: LINES,
+    }
+}
+
+fn consume(queue: &str, ix: u32, credit: u32) -> Consume {
+    Consume {
+        consumer: ConsumerIx(ix),
+        owner: OwnerIx(1),
+        group: None,
+        queue: QueueName::new(queue),
+        credit,
+        mode: Mode::Lease,
+        exclusive: false,
+        priority: 0,
+    }
+}
+
+fn durable() -> QueueSpec {
+    QueueSpec { durable: true, ..QueueSpec::default() }
+}

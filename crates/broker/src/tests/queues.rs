@@ -1,0 +1,154 @@
+//! The life of queues and of those who use them.
+
+use super::*;
+
+#[test]
+fn an_exclusive_queue_is_its_connections_alone_and_goes_with_it() {
+    let rig = Rig::new();
+    let (mut mine, mut other) = (rig.client(), rig.client());
+    mine.queue(&rig, "q", QueueSpec { exclusive: true, ..durable() });
+    let why = other.ask(&rig, Control::Consume(consume("q", 1, 1)));
+    assert!(matches!(why, Err(Refusal::Locked(_))), "{why:?}");
+    assert_eq!(mine.counts(&rig, "q"), Some((0, 0)));
+    drop(mine);
+    assert!(other.counts(&rig, "q").is_none());
+    rig.core.recount().expect("counters are right");
+}
+
+#[test]
+fn auto_delete_comes_after_the_last_consumer_and_not_before_the_first() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    c.queue(&rig, "q", QueueSpec { auto_delete: true, ..durable() });
+    c.publish(&rig, "", "q", "m");
+    assert_eq!(c.counts(&rig, "q"), Some((1, 0)));
+    c.consume(&rig, "q", 1, 0);
+    c.consume(&rig, "q", 2, 0);
+    c.ok(&rig, Control::Cancel { consumer: ConsumerIx(1) });
+    assert_eq!(c.counts(&rig, "q"), Some((1, 1)));
+    c.ok(&rig, Control::Cancel { consumer: ConsumerIx(2) });
+    assert!(c.counts(&rig, "q").is_none());
+    let rig = rig.crash(Crash::PowerCut);
+    assert!(rig.client().counts(&rig, "q").is_none());
+}
+
+#[test]
+fn an_unused_queue_expires_and_a_used_one_does_not() {
+    let rig = Rig::new();
+    let (mut c, mut user) = (rig.client(), rig.client());
+    for queue in ["unused", "used"] {
+        c.queue(&rig, queue, QueueSpec { expires_ms: Some(3_000), ..durable() });
+    }
+    user.consume(&rig, "used", 1, 0);
+    for _ in 0..5 {
+        rig.storage.clock().pass_ms(1_000);
+        c.pull(&rig);
+    }
+    assert!(c.counts(&rig, "unused").is_none());
+    assert_eq!(c.counts(&rig, "used"), Some((0, 1)));
+}
+
+#[test]
+fn deleting_a_queue_tells_its_consumers() {
+    let rig = Rig::new();
+    let (mut c, mut other) = (rig.client(), rig.client());
+    c.queue(&rig, "q", durable());
+    other.consume(&rig, "q", 7, 10);
+    let delete = |if_unused, if_empty| Control::DeleteQueue { owner: OwnerIx(1), name: "q".into(), if_unused, if_empty };
+    assert!(matches!(c.ask(&rig, delete(true, false)), Err(Refusal::PreconditionFailed(_))));
+    c.publish(&rig, "", "q", "m");
+    assert!(matches!(c.ask(&rig, delete(false, true)), Err(Refusal::PreconditionFailed(_))));
+    assert_eq!(c.ok(&rig, delete(false, false)), Reply::Messages(1));
+    other.pull(&rig);
+    assert_eq!(other.got.last(), Some(&Got::Ended(7)));
+    // Again, and it is no error.
+    assert_eq!(c.ok(&rig, delete(false, false)), Reply::Messages(0));
+}
+
+#[test]
+fn taking_and_recovering() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    let queue = c.queue(&rig, "q", durable());
+    for body in ["1", "2", "3"] {
+        c.publish(&rig, "", "q", body);
+    }
+    let (first, body, _) = c.take(&rig, "q").expect("the first");
+    assert_eq!(body, "1");
+    assert_eq!(c.take(&rig, "q").map(|m| m.1).as_deref(), Some("2"));
+    c.settle(&rig, queue, first, Outcome::Accepted);
+    assert_eq!(c.counts(&rig, "q"), Some((1, 0)));
+    c.ok(&rig, Control::Recover { owner: OwnerIx(1) });
+    assert_eq!(c.take(&rig, "q").map(|m| m.1).as_deref(), Some("2"), "in its old place");
+    // What a connection took and did not settle goes back when it ends, without a consumer too.
+    drop(c);
+    let mut c = rig.client();
+    assert_eq!(c.counts(&rig, "q"), Some((2, 0)));
+    assert_eq!(c.ok(&rig, Control::Purge { owner: OwnerIx(1), queue: "q".into() }), Reply::Messages(2));
+    let rig = rig.crash(Crash::PowerCut);
+    assert_eq!(rig.client().counts(&rig, "q"), Some((0, 0)));
+}
+
+#[test]
+fn taking_reads_what_only_the_log_has() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    c.queue(&rig, "q", durable());
+    for n in 0..600 {
+        c.publish(&rig, "", "q", &format!("{n}"));
+    }
+    rig.checkpoint();
+    let rig = rig.crash(Crash::PowerCut);
+    let mut c = rig.client();
+    for n in 0..600 {
+        assert_eq!(c.take(&rig, "q").map(|m| m.1), Some(format!("{n}")));
+    }
+    assert!(c.take(&rig, "q").is_none());
+}
+
+#[test]
+fn an_exclusive_consumer_is_alone() {
+    let rig = Rig::new();
+    let (mut c, mut other) = (rig.client(), rig.client());
+    c.queue(&rig, "q", durable());
+    c.ok(&rig, Control::Consume(Consume { exclusive: true, ..consume("q", 1, 1) }));
+    assert!(matches!(other.ask(&rig, Control::Consume(consume("q", 1, 1))), Err(Refusal::AccessRefused(_))));
+    c.ok(&rig, Control::Cancel { consumer: ConsumerIx(1) });
+    other.consume(&rig, "q", 1, 1);
+    let late = Control::Consume(Consume { exclusive: true, ..consume("q", 2, 1) });
+    assert!(matches!(c.ask(&rig, late), Err(Refusal::AccessRefused(_))));
+}
+
+#[test]
+fn declaring_again_must_mean_the_same() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    c.queue(&rig, "q", QueueSpec { max_length: Some(5), arguments: b"max=5".to_vec(), ..durable() });
+    let mut again = |spec: QueueSpec| {
+        let declare = Declare::Queue { owner: OwnerIx(1), name: "q".into(), spec, passive: false };
+        match c.ask(&rig, Control::Declare(declare)) {
+            Ok(_) => "",
+            Err(Refusal::Inequivalent(why)) => why.property,
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(again(QueueSpec { max_length: Some(5), arguments: b"max=5".to_vec(), ..durable() }), "");
+    assert_eq!(again(QueueSpec { durable: false, ..QueueSpec::default() }), "durable");
+    assert_eq!(again(QueueSpec { auto_delete: true, ..durable() }), "auto_delete");
+    assert_eq!(again(QueueSpec { max_length: Some(6), arguments: b"max=6".to_vec(), ..durable() }), "arguments");
+    assert_eq!(again(durable()), "arguments");
+}
+
+#[test]
+fn priorities_go_first_and_a_consumer_starts_after_its_reply() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    c.queue(&rig, "q", QueueSpec { max_priority: 9, ..durable() });
+    for (body, priority) in [("low", 0), ("high", 9), ("over", 200), ("middle", 5)] {
+        c.publish_with(&rig, "", "q", body, |head, _| head.priority = priority);
+    }
+    c.turn.control(Token(500), Control::Consume(consume("q", 1, 10)));
+    c.submit(&rig);
+    assert!(matches!(c.got[0], Got::Reply(500, Ok(_))), "{:?}", c.got);
+    assert_eq!(c.bodies(&rig), ["high", "over", "middle", "low"]);
+}
