@@ -13,9 +13,9 @@ pub enum Event {
     Confirmed { producer: u16, n: u64 },
     /// A message was handed to the consumer's application.
     Received { consumer: u16, producer: u16, n: u64, dup: bool, connection: u32 },
-    /// Everything that the consumer received up to its `count`-th message is settled durably: its acknowledgements were sent before a
-    /// publish on the same connection that has been confirmed.
-    Settled { consumer: u16, count: u64 },
+    /// What the consumer received on this connection, up to its `count`-th message over all, is settled durably: the acknowledgements were
+    /// sent before a publish on the same connection that has been confirmed. What it received on earlier ones may have died with them.
+    Settled { consumer: u16, connection: u32, count: u64 },
     /// Something arrived that nobody sent: wrong bytes, wrong run.
     Garbage { consumer: u16 },
     /// The broker forgot a session that it had confirmed.
@@ -142,7 +142,8 @@ struct Arrivals {
 struct Seen {
     arrivals: HashMap<(u16, u64), Arrivals>,
     received: u64,
-    settled: u64,
+    /// By connection: up to which position.
+    settled: HashMap<u32, u64>,
     newest: HashMap<u16, u64>,
 }
 
@@ -179,9 +180,10 @@ pub fn check(events: &[Event], producers: &[Producer], consumers: &[Consumer]) -
                     None => verdict.unexpected.add(|| format!("message {n} of producer {producer} at consumer {consumer}")),
                 }
             }
-            Event::Settled { consumer, count } => {
+            Event::Settled { consumer, connection, count } => {
                 if let Some(seen) = seen.get_mut(&consumer) {
-                    seen.settled = seen.settled.max(count);
+                    let settled = seen.settled.entry(connection).or_insert(0);
+                    *settled = count.max(*settled);
                 }
             }
             Event::Garbage { consumer } => verdict.unexpected.add(|| format!("foreign bytes at consumer {consumer}")),
@@ -231,7 +233,7 @@ fn arrival(verdict: &mut Verdict, seen: &mut Seen, plan: &Consumer, delivery: &D
         *newest = n.max(*newest);
         return;
     };
-    if known.position <= seen.settled {
+    if seen.settled.get(&known.connection).is_some_and(|settled| known.position <= *settled) {
         known.done = known.done.max(known.times);
     }
     let same_connection = known.connection == connection;

@@ -201,7 +201,7 @@ impl Consumer {
             Packet::Ack { ack: Ack::Puback, id: FENCE_ID, reason } if reason < 0x80 => {
                 if let Some(count) = self.fence.take() {
                     self.settled = count;
-                    self.pen.note(Event::Settled { consumer: self.plan.id, count });
+                    self.pen.note(Event::Settled { consumer: self.plan.id, connection: self.connection, count });
                     self.world.progress(self.plan.id, |progress| progress.settled = count);
                 }
                 Ok(())

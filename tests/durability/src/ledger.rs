@@ -75,7 +75,7 @@ fn put(out: &mut String, event: &Event) {
         Event::Received { consumer, producer, n, dup, connection } => {
             writeln!(out, "r {consumer} {producer} {n} {} {connection}", u8::from(*dup))
         }
-        Event::Settled { consumer, count } => writeln!(out, "a {consumer} {count}"),
+        Event::Settled { consumer, connection, count } => writeln!(out, "a {consumer} {connection} {count}"),
         Event::Garbage { consumer } => writeln!(out, "g {consumer}"),
         Event::SessionLost { client } => writeln!(out, "l {client}"),
     };
@@ -101,7 +101,7 @@ fn parse(line: &str) -> Result<Event> {
             dup: number()? == 1,
             connection: u32::try_from(number()?)?,
         },
-        "a" => Event::Settled { consumer: id(number()?)?, count: number()? },
+        "a" => Event::Settled { consumer: id(number()?)?, connection: u32::try_from(number()?)?, count: number()? },
         "g" => Event::Garbage { consumer: id(number()?)? },
         "l" => Event::SessionLost { client: id(number()?)? },
         other => bail!("no event '{other}'"),
@@ -119,7 +119,7 @@ mod tests {
             Event::Sent { producer: 1, n: 2 },
             Event::Confirmed { producer: 1, n: 2 },
             Event::Received { consumer: 3, producer: 1, n: 2, dup: true, connection: 4 },
-            Event::Settled { consumer: 3, count: 1 },
+            Event::Settled { consumer: 3, connection: 4, count: 1 },
             Event::Garbage { consumer: 3 },
             Event::SessionLost { client: 3 },
         ];

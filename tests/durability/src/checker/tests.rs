@@ -100,7 +100,7 @@ fn each_of_two_copies_may_come_again_on_a_new_connection_until_it_is_settled() {
     let again = |connection| Event::Received { consumer: 12, producer: 1, n: 100, dup: true, connection };
     events.extend([Event::Sent { producer: 1, n: 100 }, again(2), again(2)]);
     assert!(verdict(&events).is_clean(), "the first came on connection 1 before a crash, then both came");
-    events.push(Event::Settled { consumer: 12, count: 202 });
+    events.push(Event::Settled { consumer: 12, connection: 2, count: 202 });
     events.push(again(3));
     assert_eq!(counts(&events), [0, 0, 0, 0, 1, 0]);
 }
@@ -135,11 +135,19 @@ fn a_message_published_at_qos_1_comes_at_least_once_to_everybody() {
 #[test]
 fn a_settled_message_that_comes_back_is_found() {
     let mut events = honest();
-    events.push(Event::Settled { consumer: 11, count: 199 });
+    events.push(Event::Settled { consumer: 11, connection: 1, count: 199 });
     events.push(Event::Received { consumer: 11, producer: 2, n: 100, dup: true, connection: 2 });
     assert!(verdict(&events).is_clean(), "the 200th was not settled");
     events.push(Event::Received { consumer: 11, producer: 1, n: 100, dup: true, connection: 2 });
     assert_eq!(counts(&events), [0, 0, 0, 0, 1, 0]);
+}
+
+#[test]
+fn a_fence_says_nothing_of_an_earlier_connection() {
+    let mut events = honest();
+    events.push(Event::Settled { consumer: 11, connection: 2, count: 200 });
+    events.push(Event::Received { consumer: 11, producer: 2, n: 100, dup: true, connection: 2 });
+    assert!(verdict(&events).is_clean());
 }
 
 #[test]
