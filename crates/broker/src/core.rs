@@ -55,7 +55,6 @@ pub(crate) struct Counters {
     pub messages_sent: AtomicU64,
     pub messages_dropped: AtomicU64,
     pub bytes_received: AtomicU64,
-    pub bytes_sent: AtomicU64,
     pub connections: AtomicU64,
     pub connections_max_seen: AtomicU64,
     pub connections_total: AtomicU64,

@@ -8,7 +8,7 @@ use crate::store::{Dirty, Log, Recovery};
 use crate::timers::{Timer, Timers};
 use crate::vhost::{TopicTarget, Vhost};
 use broker_api::{Expiry, VhostName};
-use journal::{Failure, Filled, Journal, OpenError, Releases};
+use journal::{Failure, Journal, OpenError};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::{channel, Receiver};
@@ -206,24 +206,12 @@ impl Shared {
         }
         // The next checkpoint begins behind the records that were redone, so it has to hold what they did.
         for queue in recovery.touched_queues.iter().filter_map(|id| self.queues.get(id)) {
-            if queue.has_redo() {
-                let slot = self.log.reserve();
-                let known = queue.finish_redo(&self.log);
-                slot.fill(Filled { releases: Releases { known, ..Releases::default() }, ..Filled::default() });
-            }
             self.checkpoint.queue(&queue);
         }
         for session in recovery.touched_sessions.iter().filter_map(|id| self.sessions.get(id)) {
             self.checkpoint.session(&session);
         }
         for queue in &recovery.ended {
-            // What moved on before it ended is not let go of.
-            let mut known = if queue.has_redo() { queue.finish_redo(&self.log) } else { Vec::new() };
-            let (_, mut end) = queue.end(&self.log);
-            end.releases.known.append(&mut known);
-            if let Some(slot) = end.slot {
-                slot.fill(Filled { releases: end.releases, ..Filled::default() });
-            }
             self.checkpoint.queue_gone(queue);
         }
         recovery.ended_sessions.iter().for_each(|id| self.checkpoint.session_ended(*id));
@@ -300,6 +288,8 @@ impl Shared {
         let was_attached = state.detached_ms == 0;
         if was_attached {
             state.detached_ms = now;
+            session.queue.suspect();
+            state.subscriptions.values().filter_map(|s| s.share.as_ref()).for_each(|share| share.queue.suspect());
         }
         let lives_ms = match state.expiry {
             Some(Expiry::Never) => u64::MAX,

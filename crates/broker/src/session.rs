@@ -57,7 +57,6 @@ pub(crate) struct SessionState {
     pub waiting: Option<Box<WaitingAttach>>,
     pub last_words_of: u64,
     pub ended: bool,
-    pub dirty: bool,
 }
 
 #[derive(Clone)]
@@ -97,17 +96,14 @@ pub(crate) struct Subscription {
 /// One queue for all members of a group that share a filter.
 pub(crate) struct Share {
     pub id: u64,
-    pub group: Box<str>,
-    pub pattern: Box<str>,
-    pub separator: u8,
     pub queue: Arc<Queue>,
     pub members: Mutex<Vec<Arc<Subscription>>>,
     turn: AtomicUsize,
 }
 
 impl Share {
-    pub fn new(id: u64, group: Box<str>, pattern: Box<str>, separator: u8, queue: Arc<Queue>) -> Arc<Share> {
-        Arc::new(Share { id, group, pattern, separator, queue, members: Mutex::default(), turn: AtomicUsize::new(0) })
+    pub fn new(id: u64, queue: Arc<Queue>) -> Arc<Share> {
+        Arc::new(Share { id, queue, members: Mutex::default(), turn: AtomicUsize::new(0) })
     }
 
     /// The member whose turn it is, among those that are connected.
@@ -155,7 +151,6 @@ impl Session {
 
 impl SessionState {
     pub fn apply(&mut self, edit: &StateEdit) {
-        self.dirty = true;
         match &edit.value {
             Some(value) => {
                 self.map.insert(edit.key, StateEntry { value: value.clone(), lease: edit.lease });

@@ -26,9 +26,18 @@ pub trait Apply {
     /// Every object of the checkpoint, in key order. [`ObjectRef::read`] may be put off or left out.
     fn load(&mut self, key: ObjectKey, object: ObjectRef<'_>) -> Result<(), ApplyError>;
 
+    /// Once, between the last object and the first record: where [`Apply::apply`] reads objects that `load` left out.
+    fn objects(&mut self, _objects: Arc<dyn Objects>) {}
+
     /// Every record from the checkpoint's begin, in order, [`KIND_EPOCH_START`] and the journal's other own kinds included. Idempotent:
     /// objects may already contain it. Says which references it released, as it did when it was first written.
     fn apply(&mut self, lsn: Lsn, record: RecordRef<'_>, releases: &mut Vec<Release>) -> Result<(), ApplyError>;
+}
+
+/// The checkpoint's objects, by key, for a state machine that put off reading them.
+pub trait Objects: Send + Sync {
+    /// The object replaces `into`.
+    fn read(&self, key: ObjectKey, into: &mut Vec<u8>) -> Result<(), ObjectError>;
 }
 
 /// An object of the checkpoint, not read yet.
@@ -166,7 +175,7 @@ pub(crate) struct Core {
     pub counters: Counters,
     pub kick: Kick,
     pub spares: Spares,
-    pub pages: Pages,
+    pub pages: Arc<Pages>,
     pub _lock: Box<dyn Lock>,
 }
 

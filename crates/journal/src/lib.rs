@@ -48,7 +48,7 @@ mod wire;
 pub use clock::{Clock, SystemClock};
 pub use config::{Config, SegmentFill};
 pub use error::{ApplyError, CloseError, Failure, Held, ObjectError, OpenError, ReadError, SnapshotError};
-pub use journal::{Apply, Hooks, Journal, ObjectRef, ObjectSink, Snapshot, Space, Stats};
+pub use journal::{Apply, Hooks, Journal, ObjectRef, ObjectSink, Objects, Snapshot, Space, Stats};
 pub use position::{Lsn, ObjectKey, ObjectPlace, Ticket};
 pub use record::{RecordHead, RecordRef, Records};
 pub use ring::{Committed, Filled, Place, Release, Releases, Slot};

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::journal::{count, Core};
+use crate::journal::{count, Core, Objects};
 use crate::segment::Ids;
 use crate::storage::{self, File, Storage};
 use crate::wire::{crc_of, Reader};
@@ -67,6 +67,12 @@ struct PageFile {
 
 fn size_of(place: &ObjectPlace) -> u64 {
     (OBJECT_HEADER + place.len as usize) as u64
+}
+
+impl Objects for Pages {
+    fn read(&self, key: ObjectKey, into: &mut Vec<u8>) -> Result<(), ObjectError> {
+        self.get(key, into)
+    }
 }
 
 impl Pages {

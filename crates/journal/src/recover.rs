@@ -54,8 +54,9 @@ pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Ap
     let (mut roots, highest_root) = checkpoint::read_all(storage.as_ref(), &meta.ids)?;
     let newest = roots.last().cloned();
     let table = newest.as_ref().map(|root| root.objects.clone()).unwrap_or_default();
-    let pages = Pages::open(storage.as_ref(), meta.ids, table)?;
+    let pages = Arc::new(Pages::open(storage.as_ref(), meta.ids, table)?);
     let mut scan = start_scan(newest.as_ref(), &pages, apply)?;
+    apply.objects(pages.clone());
     scan.run(&segments, apply)?;
     let end = scan.end();
     if let Some(root) = newest.as_ref().filter(|root| root.counted > end.lsn) {

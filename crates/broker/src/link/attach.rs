@@ -98,7 +98,6 @@ impl Link {
         state.user = self.user();
         state.expiry = Some(attach.expiry);
         state.detached_ms = 0;
-        state.dirty = true;
         state.logged = true;
         let waiting = WaitingAttach { outbox: self.outbox.clone(), token, live: live.clone(), present: true, ticket: Some(slot.ticket()) };
         // It waits from this moment on: a third connection that comes now must find it, and not be overwritten by it later.
@@ -303,7 +302,6 @@ impl Shared {
                 state.parting = None;
             }
             state.detached_ms = now;
-            state.dirty = true;
             (state.parting.clone(), state.expiry.unwrap_or(Expiry::WithConnection))
         };
         detach_consumers(self, session, live);

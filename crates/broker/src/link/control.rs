@@ -1,6 +1,7 @@
 //! Control commands: everything that changes more than a destination's contents.
 
 use super::named::uses_names;
+use super::publish::Wanted;
 use super::segment::Fills;
 use super::{add_consumer, consumer_of, Link, Owner};
 use crate::auth::LoginOutcome;
@@ -35,9 +36,10 @@ impl Link {
             _ if refused.is_some() => refused.map_or_else(|| done(Reply::Ok), Err),
             Control::Attach(attach) => return self.attach(token, attach),
             Control::EndOwner(end) => return self.end_owner(token, end),
-            Control::Owner { owner, fail_stop } => {
+            Control::Owner { fail_stop: true, .. } => Err(Refusal::NotImplemented("fail-stop owners")),
+            Control::Owner { owner, .. } => {
                 let id = self.core.id();
-                self.owners.push((owner, Owner::Local { id, fail_stop, stopped: false, consumers: Vec::new() }));
+                self.owners.push((owner, Owner::Local { id, consumers: Vec::new() }));
                 done(Reply::Ok)
             }
             Control::Group { group, credit } => {
@@ -150,7 +152,6 @@ impl Link {
             share,
         });
         state.subscriptions.insert(key.clone(), subscription.clone());
-        state.dirty = true;
         Ok((subscription, existed))
     }
 
@@ -170,7 +171,6 @@ impl Link {
         let slot = session.is_durable().then(|| self.core.log.reserve());
         let removed = {
             let mut state = session.state.lock();
-            state.dirty = true;
             state.subscriptions.remove(&key)
         };
         let Some(subscription) = removed else { return done(Reply::Unsubscribed { existed: false }) };
@@ -226,7 +226,8 @@ impl Link {
         }
         let mut fills = Fills::default();
         let mut follow = Follow::default();
-        self.enqueue(&session.queue, &retained.message, level, flags, side, &mut fills, &mut follow);
+        let wanted = Wanted { level, flags, side };
+        self.enqueue(&session.queue, &retained.message, wanted, &mut fills, &mut follow);
         for (slot, filled) in fills.slots {
             slot.fill(filled);
         }
@@ -277,7 +278,7 @@ impl Shared {
                 slot.fill(Filled { records: queue_record(&queue), ..Filled::default() });
                 queue
             });
-            Share::new(self.id(), group, key.pattern.clone(), key.separator, queue)
+            Share::new(self.id(), queue)
         });
         entry.clone()
     }

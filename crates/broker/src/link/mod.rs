@@ -39,7 +39,7 @@ use std::task::{Context, Poll};
 
 /// Who owns leases and state on this connection.
 enum Owner {
-    Local { id: u64, fail_stop: bool, stopped: bool, consumers: Vec<(ConsumerIx, Arc<Queue>)> },
+    Local { id: u64, consumers: Vec<(ConsumerIx, Arc<Queue>)> },
     Session { session: Arc<Session>, live: Arc<Live> },
 }
 
@@ -68,6 +68,8 @@ pub(crate) struct Link {
     last_ticket: Option<Ticket>,
     routes: RouteCache,
     queue_memo: Option<Arc<Queue>>,
+    /// A transaction was asked for.
+    scoped: bool,
     held: VecDeque<HeldTurn>,
     held_bytes: usize,
     /// Queues that go with this connection.
@@ -111,6 +113,7 @@ impl Link {
             last_ticket: None,
             routes: RouteCache::default(),
             queue_memo: None,
+            scoped: false,
             held: VecDeque::new(),
             held_bytes: 0,
             exclusive: Vec::new(),
@@ -153,7 +156,7 @@ impl Link {
     /// The id that an owner's leases carry, if it may still settle.
     fn lease_owner(&self, ix: OwnerIx) -> Option<u64> {
         match self.owner(ix)? {
-            Owner::Local { id, stopped, .. } => (!stopped).then_some(*id),
+            Owner::Local { id, .. } => Some(*id),
             Owner::Session { session, live } => is_current(session, live).then_some(session.id),
         }
     }
@@ -178,7 +181,11 @@ impl Link {
                 Entry::Settle(settle) => segment.settles.push(settle),
                 Entry::Credit(credit) => segment.credits.push(credit),
                 Entry::State(index) => segment.states.push(index),
-                Entry::Scope(_) => {}
+                // There are no transactions yet: what is asked for in one is refused, not done outside it.
+                Entry::Scope(scope) => {
+                    self.run(&mut segment, batch.as_ref(), &mut states);
+                    self.scoped = scope.is_some();
+                }
             }
         }
         self.run(&mut segment, batch.as_ref(), &mut states);

@@ -41,6 +41,13 @@ fn same_way(batch: &Batch, run: &RouteRun, head: &Head) -> bool {
         && (head.topic || batch.bytes(other.exchange) == batch.bytes(head.exchange))
 }
 
+/// How one message goes into one queue.
+pub(super) struct Wanted {
+    pub level: u8,
+    pub flags: u8,
+    pub side: Option<Arc<Side>>,
+}
+
 /// One destination of a run.
 pub(crate) struct Target {
     pub queue: Arc<Queue>,
@@ -105,6 +112,9 @@ impl Link {
     fn refuse(&mut self, batch: &Batch, index: u32) -> Option<Refusal> {
         if self.is_internal() {
             return None;
+        }
+        if self.scoped {
+            return Some(Refusal::NotImplemented("transactions"));
         }
         let head = &batch.heads[index as usize];
         let principal = self.principal.load();
@@ -335,16 +345,8 @@ impl Link {
     }
 
     /// Puts one message of its own into a session's queue, as a record with one reference. Used for what is retained.
-    pub(super) fn enqueue(
-        &mut self,
-        queue: &Arc<Queue>,
-        batch: &Arc<Batch>,
-        level: u8,
-        flags: u8,
-        side: Option<Arc<Side>>,
-        fills: &mut Fills,
-        follow: &mut Follow,
-    ) {
+    pub(super) fn enqueue(&mut self, queue: &Arc<Queue>, batch: &Arc<Batch>, wanted: Wanted, fills: &mut Fills, follow: &mut Follow) {
+        let Wanted { level, flags, side } = wanted;
         let route = Arc::new(Route::default());
         let run = RouteRun { route, first: 0, count: 1, level, durable: true, serial: Serial(0) };
         let place = Arc::new(Place::new());

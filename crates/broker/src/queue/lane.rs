@@ -94,17 +94,6 @@ pub(crate) struct Page {
     pub away: bool,
     /// Bytes of the messages of an away page.
     pub away_bytes: u64,
-    /// What recovery has to do to it once it can be read.
-    pub redo: Vec<Redo>,
-}
-
-pub(crate) enum Redo {
-    Insert(u64, Box<Entry>),
-    Remove(u64),
-    /// Out, but the body stays: another queue has the reference now.
-    Take(u64),
-    /// Counted attempts.
-    Count(u64, u16),
 }
 
 /// What stands next in a lane.
@@ -123,6 +112,8 @@ pub(crate) struct Lane {
     pub next: u64,
     pub cursor: u64,
     pub returned: BTreeSet<u64>,
+    /// What stands before this may have been handed to a connection that a crash cut off: it goes out as redelivered.
+    pub suspect: u64,
     /// The position up to which messages in memory were let go.
     pub trimmed: u64,
     /// Numbers of pages that went away and that the last checkpoint may still hold.
@@ -130,6 +121,7 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
+    #[cfg(test)]
     pub fn starting_at(next: u64) -> Lane {
         Lane { next, cursor: next, ..Lane::default() }
     }
@@ -190,7 +182,7 @@ impl Lane {
         position
     }
 
-    /// Puts an entry back at a position, in recovery; `false` if it is there already, or if its page has to be read first.
+    /// Puts an entry back at a position, in recovery; `false` if it is there already.
     pub fn insert(&mut self, position: u64, entry: Entry) -> bool {
         let (number, within) = (position / PAGE, (position % PAGE) as u16);
         let at = match self.page_index(number) {
@@ -202,10 +194,7 @@ impl Lane {
         };
         self.next = self.next.max(position + 1);
         let page = &mut self.pages[at];
-        if page.away {
-            page.redo.push(Redo::Insert(position, Box::new(entry)));
-            return false;
-        }
+        debug_assert!(!page.away, "a page is read before it is changed");
         if within < page.first {
             let missing = page.first - within;
             page.entries.splice(0..0, (0..missing).map(|_| Entry::gone()));
@@ -290,10 +279,9 @@ impl Lane {
         self.page_index(number).ok().map(|at| &mut self.pages[at])
     }
 
-    /// Puts back the entries of a page that was away; answers what recovery still has to do to it.
-    pub fn install(&mut self, number: u64, entries: Vec<(u64, Entry)>) -> Vec<Redo> {
-        let Some(page) = self.page_mut(number).filter(|p| p.away) else { return Vec::new() };
-        let redo = std::mem::take(&mut page.redo);
+    /// Puts back the entries of a page that was away.
+    pub fn install(&mut self, number: u64, entries: Vec<(u64, Entry)>) {
+        let Some(page) = self.page_mut(number).filter(|p| p.away) else { return };
         *page = Page { dirty: false, ..Page::new(number, 0) };
         for (position, entry) in entries {
             self.insert(position, entry);
@@ -301,7 +289,6 @@ impl Lane {
         if let Some(page) = self.page_mut(number) {
             page.dirty = false;
         }
-        redo
     }
 
     /// All entries that are not gone, in order.
@@ -315,7 +302,7 @@ impl Lane {
 
 impl Page {
     fn new(number: u64, first: u16) -> Page {
-        Page { number, first, entries: Vec::new(), live: 0, dirty: true, away: false, away_bytes: 0, redo: Vec::new() }
+        Page { number, first, entries: Vec::new(), live: 0, dirty: true, away: false, away_bytes: 0 }
     }
 
     pub fn bytes(&self) -> u64 {
@@ -424,9 +411,7 @@ mod tests {
         assert_eq!(lane.pages[0].send_away(), Some(0));
         assert_eq!((lane.pages[0].bytes(), lane.next_ready(3), lane.look(3)), (50, Next::Away(0), Next::Away(0)));
         assert_eq!(lane.push(entry()), PAGE);
-        assert!(!lane.insert(4, entry()), "recovery waits for the page");
-        let redo = lane.install(0, (0..10).map(|p| (p, entry())).collect());
-        assert_eq!(redo.len(), 1);
+        lane.install(0, (0..10).map(|p| (p, entry())).collect());
         assert_eq!((lane.pages[0].live, lane.next_ready(3)), (10, Next::Ready(3)));
     }
 

@@ -9,7 +9,7 @@ mod paging;
 mod take;
 
 pub(crate) use group::Group;
-pub(crate) use lane::{Entry, Held, Lane, Page, Redo, Status, PAGE};
+pub(crate) use lane::{Entry, Held, Lane, Page, Status, PAGE};
 pub(crate) use lanes::Lanes;
 pub(crate) use leave::{Modified, Peek};
 pub(crate) use life::Life;
@@ -41,10 +41,6 @@ pub(crate) struct Bound {
     pub messages: u64,
     pub bytes: u64,
     pub then: AtBound,
-}
-
-impl Bound {
-    pub const NONE: Bound = Bound { messages: u64::MAX, bytes: u64::MAX, then: AtBound::DropOldest };
 }
 
 pub(crate) struct Consumer {
@@ -94,8 +90,6 @@ pub(crate) struct State {
     /// Bytes of messages that are held in memory.
     held_bytes: u64,
     pub deleted: bool,
-    /// Its description or its lanes changed since the last checkpoint.
-    pub dirty: bool,
     pub dropped_messages: u64,
 }
 
@@ -190,7 +184,7 @@ impl Queue {
             loading: AtomicBool::new(false),
             listed: AtomicBool::new(false),
             depth: AtomicU64::new(0),
-            state: Mutex::new(State { dirty: true, ..State::default() }),
+            state: Mutex::new(State::default()),
         })
     }
 
@@ -303,7 +297,9 @@ impl Queue {
                 }
                 _ => break,
             };
-            let Some(entry) = state.lanes.get_mut(level).and_then(|lane| lane.get_mut(position)) else { break };
+            let Some(lane) = state.lanes.get_mut(level) else { break };
+            let suspect = position < lane.suspect;
+            let Some(entry) = lane.get_mut(position) else { break };
             if entry.expires_s != 0 && entry.expires_s <= now_s {
                 self.leave(state, level, position, Gone::Expired, &mut expired, follow);
                 continue;
@@ -318,7 +314,7 @@ impl Queue {
                 }
             }
             let mut flags = entry.flags | extra;
-            if entry.attempts > 0 {
+            if entry.attempts > 0 || suspect {
                 flags |= DELIVERY_REDELIVERED;
             }
             run.push(Delivery {
@@ -556,20 +552,23 @@ impl Queue {
     }
 }
 
-/// Recovery only: no clock, no limits, no slots.
+/// Recovery only: no clock, no limits, no slots. Pages are read before anything in them is changed.
 impl Queue {
+    /// The queue has ended: everything in it is let go of.
+    pub fn recover_end(&self, releases: &mut Vec<Release>) {
+        let mut state = self.lock();
+        state.deleted = true;
+        let mut gone = Fill::new(self.id, Gone::Purged);
+        self.take_all(&mut state, |_| true, &mut gone);
+        releases.append(&mut gone.releases.known);
+    }
+
     pub fn recover_settle(&self, first: Seq, count: u32, releases: &mut Vec<Release>) {
         let mut state = self.lock();
         let mut gone = Fill::new(self.id, Gone::Accepted);
         for i in 0..u64::from(count) {
             let seq = first.plus(i);
-            let page = state.lanes.get_mut(seq.lane()).and_then(|l| l.page_mut(seq.position() / PAGE));
-            match page.filter(|p| p.away) {
-                Some(page) => page.redo.push(Redo::Remove(seq.position())),
-                None => {
-                    self.take_out(&mut state, seq.lane(), seq.position(), &mut gone);
-                }
-            }
+            self.take_out(&mut state, seq.lane(), seq.position(), &mut gone);
         }
         releases.append(&mut gone.releases.known);
     }
@@ -577,20 +576,20 @@ impl Queue {
     /// The reference went to another queue: out of here, and not let go of.
     pub fn recover_take(&self, seq: Seq) {
         let mut state = self.lock();
-        match state.lanes.get_mut(seq.lane()).and_then(|l| l.page_mut(seq.position() / PAGE)).filter(|p| p.away) {
-            Some(page) => page.redo.push(Redo::Take(seq.position())),
-            None => {
-                self.take_out(&mut state, seq.lane(), seq.position(), &mut Fill::new(self.id, Gone::Accepted));
-            }
-        }
+        self.take_out(&mut state, seq.lane(), seq.position(), &mut Fill::new(self.id, Gone::Accepted));
     }
 
     pub fn recover_attempts(&self, seq: Seq, attempts: u16) {
         let mut state = self.lock();
-        let Some(lane) = state.lanes.get_mut(seq.lane()) else { return };
-        match lane.page_mut(seq.position() / PAGE).filter(|p| p.away) {
-            Some(page) => page.redo.push(Redo::Count(seq.position(), attempts)),
-            None => lane.count(seq.position(), attempts),
+        if let Some(lane) = state.lanes.get_mut(seq.lane()) {
+            lane.count(seq.position(), attempts);
+        }
+    }
+
+    /// Somebody was attached when the process died: what is here may have been delivered before, or not (deliveries are not logged).
+    pub fn suspect(&self) {
+        for (_, lane) in self.lock().lanes.iter_mut() {
+            lane.suspect = lane.next;
         }
     }
 

@@ -1,10 +1,9 @@
 //! Pages of references that only the page file has: sending them there, and reading them back before they are needed.
 
-use super::lane::{Next, Redo};
-use super::{Entry, Fill, Follow, Gone, Held, Queue, State, Status, HELD_BYTES, LOAD};
+use super::lane::Next;
+use super::{Entry, Follow, Held, Queue, State, Status, HELD_BYTES, LOAD};
 use crate::store::Log;
 use broker_api::Seq;
-use journal::Release;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -112,57 +111,27 @@ impl Queue {
     }
 }
 
+impl State {
+    fn away(&self) -> Vec<(u8, u64)> {
+        let lanes = self.lanes.iter();
+        lanes.flat_map(|(level, lane)| lane.pages.iter().filter(|p| p.away).map(move |p| (level, p.number))).collect()
+    }
+}
+
 fn install(state: &mut State, level: u8, number: u64, entries: Vec<(u64, Entry)>) {
     if let Some(lane) = state.lanes.get_mut(level) {
         lane.install(number, entries);
     }
 }
 
-/// Recovery: what the log says of pages that are away waits in them until the journal can be read.
+/// Recovery.
 impl Queue {
-    pub fn has_redo(&self) -> bool {
-        self.lock().lanes.iter().any(|(_, lane)| lane.pages.iter().any(|p| !p.redo.is_empty()))
+    /// The pages that only the page file has.
+    pub fn away(&self) -> Vec<(u8, u64)> {
+        self.lock().away()
     }
 
-    /// Reads the pages that recovery has to change and changes them. Answers the bodies let go of.
-    pub fn finish_redo(&self, log: &Log) -> Vec<Release> {
-        let mut state = self.lock();
-        let waiting: Vec<(u8, u64)> = state
-            .lanes
-            .iter()
-            .flat_map(|(level, lane)| lane.pages.iter().filter(|p| !p.redo.is_empty()).map(move |p| (level, p.number)))
-            .collect();
-        let mut gone = Fill::new(self.id, Gone::Accepted);
-        for (level, number) in waiting {
-            let entries = match log.read_page(self.id, level, number) {
-                Ok(entries) => entries,
-                Err(error) => {
-                    tracing::error!(queue = %self.name, level, number, %error, "a page of references cannot be read");
-                    continue;
-                }
-            };
-            let Some(lane) = state.lanes.get_mut(level) else { continue };
-            for redo in lane.install(number, entries) {
-                match redo {
-                    Redo::Insert(position, entry) => self.recover_insert(&mut state, Seq::new(level, position), *entry),
-                    Redo::Remove(position) => {
-                        self.take_out(&mut state, level, position, &mut gone);
-                    }
-                    Redo::Take(position) => {
-                        self.take_out(&mut state, level, position, &mut Fill::new(self.id, Gone::Accepted));
-                    }
-                    Redo::Count(position, attempts) => {
-                        if let Some(lane) = state.lanes.get_mut(level) {
-                            lane.count(position, attempts);
-                        }
-                    }
-                }
-            }
-        }
-        gone.releases.known
-    }
-
-    /// Puts a reference back, unless it is there or its page is away.
+    /// Puts a reference back, unless it is there.
     pub fn recover_insert(&self, state: &mut State, seq: Seq, entry: Entry) {
         let (bytes, expires_s) = (u64::from(entry.bytes), entry.expires_s);
         if state.lanes.open(seq.lane()).insert(seq.position(), entry) {

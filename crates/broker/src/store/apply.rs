@@ -6,12 +6,12 @@ use super::records::{
 use super::snapshot::class;
 use super::wire::Reader;
 use crate::link::NO_SEQ;
-use crate::queue::{session_spec, Bound, Entry, Queue, Status};
+use crate::queue::{session_spec, Bound, Entry, Queue, Status, PAGE};
 use crate::session::{Session, SessionState, StateEntry, SubscriptionKey};
 use crate::vhost::Vhost;
 use ahash::{AHashMap, AHashSet};
 use broker_api::{Expiry, Parting, QueueId, QueueName, Seq, SessionName, StateEdit};
-use journal::{Apply, ApplyError, Lsn, ObjectKey, ObjectRef, RecordRef, Release};
+use journal::{Apply, ApplyError, Lsn, ObjectKey, ObjectRef, Objects, RecordRef, Release};
 use std::sync::Arc;
 
 /// Sequence numbers and ids that a new reign leaves out, so that none given out before a crash is given out again.
@@ -20,7 +20,6 @@ const SKIP: u64 = 1 << 20;
 /// A subscription that is routed once the core stands.
 pub(crate) struct Recovered {
     pub session: Arc<Session>,
-    pub key: SubscriptionKey,
     pub id: u64,
     pub level: u8,
     pub identifier: u32,
@@ -45,6 +44,7 @@ pub(crate) struct Recovery {
     pub ended: Vec<Arc<Queue>>,
     pub ended_sessions: Vec<u64>,
     pub session_bound: Bound,
+    reader: Option<Arc<dyn Objects>>,
     buffer: Vec<u8>,
 }
 
@@ -68,6 +68,7 @@ impl Recovery {
             ended: Vec::new(),
             ended_sessions: Vec::new(),
             session_bound,
+            reader: None,
             buffer: Vec::new(),
         }
     }
@@ -113,6 +114,7 @@ impl Recovery {
                 status: Status::Ready,
             };
             self.touched_queues.insert(queue.id.0);
+            bring(&self.reader, queue, seq);
             insert(queue, seq, entry);
         }
         Some(())
@@ -126,6 +128,7 @@ impl Recovery {
         if let Some(queue) = self.queues.get(&record.queue.0) {
             self.touched_queues.insert(queue.id.0);
             for (first, count) in record.runs {
+                bring_run(&self.reader, queue, first, count);
                 queue.recover_settle(first, count, releases);
             }
         }
@@ -139,6 +142,7 @@ impl Recovery {
         match self.queues.get(&record.source.0) {
             // Not released: it goes on elsewhere.
             Some(source) => {
+                bring(&self.reader, source, record.seq);
                 source.recover_take(record.seq);
                 self.touched_queues.insert(record.source.0);
             }
@@ -168,6 +172,7 @@ impl Recovery {
             durable: true,
             status: Status::Ready,
         };
+        bring(&self.reader, target, record.to);
         insert(target, record.to, entry);
         self.touched_queues.insert(record.target.0);
         Some(())
@@ -177,6 +182,7 @@ impl Recovery {
         let (queue, counts) = read_requeue(r)?;
         let Some(queue) = self.queues.get(&queue.0) else { return Some(()) };
         for (seq, attempts) in counts {
+            bring(&self.reader, queue, seq);
             queue.recover_attempts(seq, attempts);
         }
         self.touched_queues.insert(queue.id.0);
@@ -252,7 +258,7 @@ impl Recovery {
         session
     }
 
-    fn session_gone(&mut self, id: u64) {
+    fn session_gone(&mut self, id: u64, releases: &mut Vec<Release>) {
         self.ended_sessions.push(id);
         if let Some(session) = self.sessions.remove(&id) {
             if let Some(vhost) = self.vhost(session.vhost) {
@@ -260,12 +266,16 @@ impl Recovery {
             }
         }
         self.subscriptions.retain(|(session, _), _| *session != id);
-        self.queue_gone(id);
+        self.queue_gone(id, releases);
     }
 
-    fn queue_gone(&mut self, id: u64) {
+    fn queue_gone(&mut self, id: u64, releases: &mut Vec<Release>) {
         self.exchanges.queue_gone(id);
         if let Some(queue) = self.queues.remove(&id) {
+            for (level, number) in queue.away() {
+                bring(&self.reader, &queue, Seq::new(level, number * PAGE));
+            }
+            queue.recover_end(releases);
             self.ended.push(queue.clone());
             if let Some(vhost) = self.vhost(queue.vhost) {
                 vhost.queues.remove_if(&queue.name, |_, q| Arc::ptr_eq(q, &queue));
@@ -279,7 +289,7 @@ impl Recovery {
         let (no_local, flags) = (r.u8()? != 0, r.u8()?);
         self.saw_id(id);
         if let Some(owner) = self.sessions.get(&session) {
-            let found = Recovered { session: owner.clone(), key: key.clone(), id, level, identifier, no_local, flags };
+            let found = Recovered { session: owner.clone(), id, level, identifier, no_local, flags };
             self.subscriptions.insert((session, key), found);
         }
         Some(())
@@ -335,7 +345,7 @@ impl Recovery {
             kind::QUEUE_GONE => {
                 let id = r.u64()?;
                 releases.append(&mut self.ownerless.remove(&id).unwrap_or_default());
-                self.queue_gone(id);
+                self.queue_gone(id, releases);
             }
             kind::SESSION => {
                 let id = self.session(&mut r, fields)?.id;
@@ -344,7 +354,7 @@ impl Recovery {
             kind::SESSION_GONE => {
                 let id = r.u64()?;
                 releases.append(&mut self.ownerless.remove(&id).unwrap_or_default());
-                self.session_gone(id);
+                self.session_gone(id, releases);
             }
             kind::SUBSCRIPTION => {
                 let session = r.u64()?;
@@ -453,12 +463,36 @@ pub(super) fn read_page(r: &mut Reader<'_>) -> Option<Vec<(u64, Entry)>> {
     Some(entries)
 }
 
+/// Reads the page that an entry stands in, if the checkpoint has it and it was not read yet: what is redone to it has to be told, and
+/// which bodies that lets go of.
+fn bring(reader: &Option<Arc<dyn Objects>>, queue: &Arc<Queue>, seq: Seq) {
+    let Some(number) = queue.lock().away_page(seq) else { return };
+    let Some(reader) = reader else { return };
+    let mut bytes = Vec::new();
+    let read = reader.read(super::snapshot::page_key(queue.id, seq.lane(), number), &mut bytes).map_err(|e| e.to_string());
+    match read.and_then(|()| read_page(&mut Reader::new(&bytes)).ok_or_else(|| "not a page of references".to_string())) {
+        Ok(entries) => queue.page_read(seq.lane(), number, entries),
+        Err(error) => tracing::error!(queue = %queue.name, number, error, "a page of references cannot be read in recovery"),
+    }
+}
+
+fn bring_run(reader: &Option<Arc<dyn Objects>>, queue: &Arc<Queue>, first: Seq, count: u32) {
+    let last = first.plus(u64::from(count.max(1)) - 1);
+    for number in first.position() / PAGE..=last.position() / PAGE {
+        bring(reader, queue, Seq::new(first.lane(), number * PAGE));
+    }
+}
+
 /// Puts a reference back, unless it is there.
 fn insert(queue: &Arc<Queue>, seq: Seq, entry: Entry) {
     queue.recover_insert(&mut queue.lock(), seq, entry);
 }
 
 impl Apply for Recovery {
+    fn objects(&mut self, objects: Arc<dyn Objects>) {
+        self.reader = Some(objects);
+    }
+
     fn load(&mut self, key: ObjectKey, mut object: ObjectRef<'_>) -> Result<(), ApplyError> {
         self.objects.push(key);
         if key.class == class::PAGE {

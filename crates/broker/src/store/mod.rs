@@ -117,10 +117,6 @@ impl Log {
         self.failed.load(Ordering::Acquire)
     }
 
-    pub fn is_full(&self) -> bool {
-        self.gate.full.load(Ordering::Acquire)
-    }
-
     /// Records below this position are committed.
     pub fn committed_lsn(&self) -> u64 {
         self.journal.committed_lsn().0

@@ -1,7 +1,5 @@
 //! Little-endian fields of records and checkpoint objects. Writing appends; reading answers `None` past the end and never panics.
 
-use bytes::Bytes;
-
 pub(crate) struct Writer<'a>(pub &'a mut Vec<u8>);
 
 impl Writer<'_> {
@@ -81,8 +79,5 @@ impl<'a> Reader<'a> {
         let there = self.u8()? != 0;
         let v = self.text()?;
         Some(there.then_some(v))
-    }
-    pub fn owned(&mut self) -> Option<Bytes> {
-        self.bytes().map(Bytes::copy_from_slice)
     }
 }

@@ -11,7 +11,6 @@ pub enum Settled {
     No,
     /// Asked for; durable or not.
     Asked,
-    Sure,
 }
 
 #[derive(Clone, Copy, Debug)]

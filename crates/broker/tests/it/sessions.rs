@@ -155,8 +155,7 @@ fn an_expired_session_lets_go_of_its_messages() {
     drop(p);
     let node = node.restart();
     assert!(!node.has_session("c"));
-    // Known to be wrong (it should be 0): a restart does not see what a page that only the page file has let go of.
-    assert_eq!(node.core.journal_stats().live_references, 50);
+    assert_eq!(node.core.journal_stats().live_references, 0);
 }
 
 #[test]
