@@ -53,7 +53,7 @@ pub struct Serve {
     /// Where everything durable is kept [default: ./carrick-data]
     #[arg(long, value_name = "DIR", env = "CARRICK_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Where to listen, instead of the default listeners; repeatable: mqtt://127.0.0.1:1883, mqtt://[::1]:0, unix:/path
+    /// Where to listen, instead of the default listeners; repeatable: mqtt://127.0.0.1:1883, `mqtt://[::1]:0`, unix:/path
     #[arg(long, value_name = "URL", env = "CARRICK_LISTEN", value_delimiter = ',')]
     pub listen: Vec<String>,
     /// error, warn, info, debug or trace; for single parts: info,gateway=debug [default: info]

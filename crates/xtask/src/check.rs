@@ -50,7 +50,7 @@ fn clippy(context: &Context) -> Result<bool> {
 
 fn doc(context: &Context) -> Result<bool> {
     let mut command = context.cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
-    command.env("RUSTDOCFLAGS", "-D warnings");
+    command.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
     run(context, "doc", command, 20)
 }
 

@@ -1,4 +1,4 @@
-//! Decides from a [`History`] alone whether messages were lost, invented, reordered, repeated or brought back from the dead. It asks the
+//! Decides from a `History` alone whether messages were lost, invented, reordered, repeated or brought back from the dead. It asks the
 //! broker nothing.
 
 use std::collections::{BTreeMap, HashMap};

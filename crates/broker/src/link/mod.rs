@@ -66,7 +66,8 @@ pub(crate) struct Link {
     /// Serials given out so far.
     serial: u64,
     last_ticket: Option<Ticket>,
-    routes: RouteCache,
+    /// Made by the first publish: a connection that only listens needs none.
+    routes: Option<Box<RouteCache>>,
     queue_memo: Option<Arc<Queue>>,
     /// A transaction was asked for.
     scoped: bool,
@@ -111,7 +112,7 @@ impl Link {
             groups: Vec::new(),
             serial: 0,
             last_ticket: None,
-            routes: RouteCache::default(),
+            routes: None,
             queue_memo: None,
             scoped: false,
             held: VecDeque::new(),

@@ -47,15 +47,16 @@ impl Link {
         let headers = LazyHeaders::of(&self.core, batch, head);
         let name = batch.bytes(head.exchange);
         if head.topic || name == TOPICS {
-            let route = self.routes.route(&self.vhost, head.separator, key, &headers, publisher);
+            let route = self.routes.get_or_insert_with(Box::default).route(&self.vhost, head.separator, key, &headers, publisher);
             return route.map_err(|error| Refusal::Invalid { what: "topic", why: error.to_string() });
         }
         let not_found = || Refusal::NotFound { what: "exchange", name: String::from_utf8_lossy(name).into_owned() };
-        let exchange = self.routes.exchange(&self.vhost, name).ok_or_else(not_found)?;
+        let routes = self.routes.get_or_insert_with(Box::default);
+        let exchange = routes.exchange(&self.vhost, name).ok_or_else(not_found)?;
         if exchange.spec.internal {
             let text = format!("cannot publish to internal exchange '{}' in vhost '{}'", exchange.name, self.vhost.name);
             return Err(Refusal::AccessRefused(text));
         }
-        Ok(self.routes.through(&self.vhost, &exchange, head.separator, key, &headers, publisher))
+        Ok(routes.through(&self.vhost, &exchange, head.separator, key, &headers, publisher))
     }
 }
