@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A PUBLISH of version 5 keeps its properties as the one slice they arrived in, fully checked: a broker forwards nearly all of
-//! them untouched, and [`publish::PublishOut`] applies the few edits while it copies.
+//! them untouched, and `PublishOut` applies the few edits while it copies.
 
 mod error;
 mod frame;

@@ -8,8 +8,8 @@
 //!                    Challenged
 //! ```
 //!
-//! What waits for the core is remembered twice: commands by their token ([`Requests`](subscribe::Requests)), publishes and fences by
-//! their serial ([`Incoming`](publish::Incoming)). Both are answered in the order in which they were given.
+//! What waits for the core is remembered twice: commands by their token ([`Requests`]), publishes and fences by
+//! their serial ([`Incoming`]). Both are answered in the order in which they were given.
 
 mod auth;
 mod connect;
