@@ -72,6 +72,9 @@ pub const HEAD_RETAIN: u16 = 8;
 /// `origin` is a whole frame that the same protocol may pass on byte for byte to a consumer that asks for nothing special.
 pub const HEAD_VERBATIM: u16 = 16;
 
+/// The [`Head::format`] of a message without properties; the core makes such messages itself. Formats above it are the protocols' own.
+pub const FORMAT_PLAIN: u8 = 1;
+
 /// What the core looks at in a message. Everything else stays in the origin's own encoding.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Head {

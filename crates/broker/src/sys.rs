@@ -15,9 +15,6 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-/// The format number of a payload without properties, as MQTT 3 has it.
-const PLAIN: u8 = 1;
-
 /// What went over the sockets since the start. The core does not see them: whoever owns them tells.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Traffic {
@@ -70,7 +67,7 @@ impl Shared {
             key: Span::arena(0, topic.len()),
             body: Span::arena(topic.len(), value.len()),
             flags: HEAD_RETAIN,
-            format: PLAIN,
+            format: broker_api::FORMAT_PLAIN,
             separator: b'/',
             topic: true,
             ..Head::default()

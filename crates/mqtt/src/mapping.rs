@@ -23,7 +23,7 @@ use crate::codec::{
 };
 
 /// `Head::format` of publishes from 3.1 and 3.1.1: no properties.
-pub const FORMAT_V3: u8 = 1;
+pub const FORMAT_V3: u8 = broker_api::FORMAT_PLAIN;
 /// `Head::format` of publishes from 5.0: `origin` is the property section without its length.
 pub const FORMAT_V5: u8 = 2;
 
