@@ -1,7 +1,7 @@
-//! Single messages for who asks, and consumers that may refuse company.
+//! Single messages for who asks.
 
 use super::lane::Next;
-use super::{Consumer, Fill, Gone, Queue, Status};
+use super::{Fill, Gone, Queue, Status};
 use crate::outbox::Outbox;
 use crate::store::Log;
 use broker_api::{DeliverTo, Delivery, Seq, Token, DELIVERY_REDELIVERED};
@@ -19,21 +19,6 @@ pub(crate) enum Taken {
 }
 
 impl Queue {
-    /// `false`: there is an exclusive consumer, or this one wants to be alone and is not.
-    pub fn try_consumer(&self, consumer: Consumer) -> bool {
-        let mut state = self.lock();
-        let taken = if consumer.exclusive { !state.consumers.is_empty() } else { state.consumers.iter().any(|c| c.exclusive) };
-        if taken || state.deleted {
-            return false;
-        }
-        state.consumers.push(consumer);
-        // The first to come stays active where only one may be; elsewhere higher priority goes first.
-        if !self.spec.single_active_consumer {
-            state.consumers.sort_by_key(|c| -c.priority);
-        }
-        true
-    }
-
     /// Hands up to `max` ready messages, past all credit, to one who asked for them by `token`.
     #[allow(clippy::too_many_arguments, reason = "a lock is taken in here, and what it guards is needed with all of these")]
     pub fn take(

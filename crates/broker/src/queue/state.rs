@@ -1,0 +1,116 @@
+//! Where the next entry of a queue stands, and entries going back and forth between ready and leased.
+
+use super::lane::Next;
+use super::{Entry, Lane, Page, State, Status, PAGE};
+use broker_api::{Seq, DELIVERY_REDELIVERED};
+
+impl State {
+    /// What to hand out next: the highest level that has something, and there the returned before the fresh.
+    pub(super) fn next(&mut self) -> Option<(u8, Next)> {
+        for (level, lane) in self.lanes.iter_mut().rev() {
+            if let Some(position) = lane.returned.first() {
+                return Some((level, lane.look(*position)));
+            }
+            if lane.cursor < lane.next {
+                match lane.next_ready(lane.cursor) {
+                    Next::Ready(position) => {
+                        lane.cursor = position;
+                        return Some((level, Next::Ready(position)));
+                    }
+                    Next::Away(number) => return Some((level, Next::Away(number))),
+                    Next::Nothing => lane.cursor = lane.next,
+                }
+            }
+        }
+        None
+    }
+
+    /// The one to evict: the oldest of the lowest level.
+    pub(super) fn oldest(&mut self) -> Option<(u8, Next)> {
+        self.lanes.iter().find_map(|(level, lane)| {
+            let next = match lane.returned.first() {
+                Some(position) => lane.look(*position),
+                None => lane.next_ready(lane.cursor),
+            };
+            (next != Next::Nothing).then_some((level, next))
+        })
+    }
+
+    pub(super) fn taken(&mut self, level: u8, position: u64) {
+        if let Some(lane) = self.lanes.get_mut(level) {
+            if position >= lane.cursor {
+                lane.cursor = position + 1;
+            } else {
+                lane.returned.remove(&position);
+            }
+        }
+        self.ready -= 1;
+        self.leased += 1;
+    }
+
+    pub(super) fn return_one(&mut self, level: u8, position: u64, owner: u64, counted: bool) -> bool {
+        let Some(lane) = self.lanes.get_mut(level) else { return false };
+        let Some(entry) = lane.get_mut(position) else { return false };
+        if entry.status != Status::Leased || entry.owner != owner {
+            return false;
+        }
+        entry.status = Status::Ready;
+        entry.owner = 0;
+        if counted {
+            entry.attempts = entry.attempts.saturating_add(1);
+        } else {
+            entry.flags |= DELIVERY_REDELIVERED;
+        }
+        lane.touch(position);
+        // Before the cursor; what lies beyond (a lease pinned in recovery) is met there.
+        if position < lane.cursor {
+            lane.returned.insert(position);
+        }
+        self.leased -= 1;
+        self.ready += 1;
+        true
+    }
+
+    /// Leases an entry to a durable session again, in recovery.
+    pub fn pin(&mut self, seq: Seq, owner: u64) -> bool {
+        let Some(lane) = self.lanes.get_mut(seq.lane()) else { return false };
+        let Some(entry) = lane.get_mut(seq.position()) else { return false };
+        if entry.status != Status::Ready {
+            return false;
+        }
+        entry.status = Status::Leased;
+        entry.owner = owner;
+        lane.returned.remove(&seq.position());
+        self.ready -= 1;
+        self.leased += 1;
+        true
+    }
+
+    /// The page of an entry that recovery wants to lease, if it has to be read first.
+    pub fn away_page(&self, seq: Seq) -> Option<u64> {
+        let lane = self.lanes.get(seq.lane())?;
+        match lane.look(seq.position()) {
+            Next::Away(number) => Some(number),
+            _ => None,
+        }
+    }
+
+    /// Leases an entry to nobody: its message cannot be read. It is handed out again after a restart.
+    pub fn set_aside(&mut self, seq: Seq) {
+        self.pin(seq, 0);
+    }
+
+    pub(super) fn leased_to(&self, owner: u64) -> impl Iterator<Item = Seq> + '_ {
+        self.lanes.iter().flat_map(move |(level, lane)| {
+            let mine = lane.iter().filter(move |(_, e)| e.status == Status::Leased && e.owner == owner);
+            mine.map(move |(position, _)| Seq::new(level, position))
+        })
+    }
+}
+
+impl Lane {
+    pub(super) fn iter_from(&self, position: u64) -> impl Iterator<Item = (u64, &Entry)> {
+        let pages = self.pages.iter().skip_while(move |p| (p.number + 1) * PAGE <= position);
+        pages.flat_map(Page::live_entries).skip_while(move |(p, _)| *p < position)
+    }
+}
