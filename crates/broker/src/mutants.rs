@@ -1,5 +1,5 @@
-//! Deliberate faults of the core (LOG §8). In a build with `--cfg mutants`, `CARRICK_MUTANT` names one of them, and the tests must notice.
-//! In every other build nothing here is ever active.
+//! Deliberate faults of the core. In a build with debug assertions `CARRICK_MUTANT` names one of them, and the simulation in tests/it must
+//! notice. In every other build nothing here is ever active.
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutant {
@@ -9,32 +9,19 @@ pub enum Mutant {
     ExpireOnStep,
 }
 
-/// The core's own, by the names of LOG §8.
+/// By the names that `CARRICK_MUTANT` knows.
 pub const ALL: [(&str, Mutant); 2] = [("settle_before_publish", Mutant::SettleBeforePublish), ("expire_on_step", Mutant::ExpireOnStep)];
 
-#[cfg(not(mutants))]
-pub(crate) fn active(_: Mutant) -> bool {
-    false
-}
-
-#[cfg(mutants)]
+/// Never in a release build: there this is a constant and costs nothing.
 pub(crate) fn active(mutant: Mutant) -> bool {
-    let number = chosen().load(std::sync::atomic::Ordering::Relaxed);
-    number.checked_sub(1).and_then(|at| ALL.get(at)).is_some_and(|(_, active)| *active == mutant)
+    cfg!(debug_assertions) && chosen() == Some(mutant)
 }
 
-#[cfg(mutants)]
-fn chosen() -> &'static std::sync::atomic::AtomicUsize {
-    static CHOSEN: std::sync::OnceLock<std::sync::atomic::AtomicUsize> = std::sync::OnceLock::new();
-    CHOSEN.get_or_init(|| {
-        let name = std::env::var("CARRICK_MUTANT").unwrap_or_default();
-        std::sync::atomic::AtomicUsize::new(ALL.iter().position(|(known, _)| *known == name).map_or(0, |at| at + 1))
+/// One for the whole process: a test that tries a mutant starts itself again with the environment's choice.
+fn chosen() -> Option<Mutant> {
+    static CHOSEN: std::sync::OnceLock<Option<Mutant>> = std::sync::OnceLock::new();
+    *CHOSEN.get_or_init(|| {
+        let name = std::env::var("CARRICK_MUTANT").ok()?;
+        ALL.iter().find(|(known, _)| *known == name).map(|(_, mutant)| *mutant)
     })
-}
-
-/// Lets a test choose, instead of the environment.
-#[cfg(mutants)]
-pub fn choose(mutant: Option<Mutant>) {
-    let number = mutant.and_then(|mutant| ALL.iter().position(|(_, known)| *known == mutant)).map_or(0, |at| at + 1);
-    chosen().store(number, std::sync::atomic::Ordering::Relaxed);
 }

@@ -1,5 +1,5 @@
-//! Deliberate faults (LOG §8). In a build with `--cfg mutants`, `CARRICK_MUTANT` names one of them, and the rigs must notice. In every
-//! other build these are the plain calls.
+//! Deliberate faults. In a build with debug assertions `CARRICK_MUTANT` names one of them, and the rigs must notice: the simulation in
+//! tests/it, and tests/durability with the real binary. In every other build these are the plain calls.
 
 use std::io;
 
@@ -16,7 +16,7 @@ pub enum Mutant {
     SkipDirsync,
 }
 
-/// The journal's own, by the names of LOG §8.
+/// By the names that `CARRICK_MUTANT` knows.
 pub const ALL: [(&str, Mutant); 7] = [
     ("no_sync", Mutant::NoSync),
     ("confirm_before_sync", Mutant::ConfirmBeforeSync),
@@ -27,35 +27,18 @@ pub const ALL: [(&str, Mutant); 7] = [
     ("skip_dirsync", Mutant::SkipDirsync),
 ];
 
-#[cfg(not(mutants))]
-pub fn active(_: Mutant) -> bool {
-    false
-}
-
-#[cfg(mutants)]
+/// Never in a release build: there this is a constant and costs nothing.
 pub fn active(mutant: Mutant) -> bool {
-    use std::sync::atomic::Ordering;
-    let chosen = match chosen().load(Ordering::Relaxed) {
-        0 => return false,
-        number => ALL.get(number - 1),
-    };
-    chosen.is_some_and(|(_, active)| *active == mutant)
+    cfg!(debug_assertions) && chosen() == Some(mutant)
 }
 
-#[cfg(mutants)]
-fn chosen() -> &'static std::sync::atomic::AtomicUsize {
-    static CHOSEN: std::sync::OnceLock<std::sync::atomic::AtomicUsize> = std::sync::OnceLock::new();
-    CHOSEN.get_or_init(|| {
-        let name = std::env::var("CARRICK_MUTANT").unwrap_or_default();
-        std::sync::atomic::AtomicUsize::new(ALL.iter().position(|(known, _)| *known == name).map_or(0, |at| at + 1))
+/// One for the whole process: a test that tries a mutant starts itself again with the environment's choice.
+fn chosen() -> Option<Mutant> {
+    static CHOSEN: std::sync::OnceLock<Option<Mutant>> = std::sync::OnceLock::new();
+    *CHOSEN.get_or_init(|| {
+        let name = std::env::var("CARRICK_MUTANT").ok()?;
+        ALL.iter().find(|(known, _)| *known == name).map(|(_, mutant)| *mutant)
     })
-}
-
-/// Lets a test choose, instead of the environment.
-#[cfg(mutants)]
-pub fn choose(mutant: Option<Mutant>) {
-    let number = mutant.and_then(|mutant| ALL.iter().position(|(_, known)| *known == mutant)).map_or(0, |at| at + 1);
-    chosen().store(number, std::sync::atomic::Ordering::Relaxed);
 }
 
 pub fn sync_data(file: &dyn File) -> io::Result<()> {

@@ -9,6 +9,7 @@
  *   2 a write stops half way and the process is killed   3 a write is short   4 a write fails with EIO
  *   5 every matching sync is preceded by a pause of `parameter` microseconds
  *   6 before an allocation or write, FAULT_BALLAST takes all the space that is left on the disk
+ *   7 every matching write is preceded by a pause of `parameter` microseconds
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -24,7 +25,7 @@
 #include <unistd.h>
 
 enum { MODE, COUNTDOWN, PARAMETER, HITS, CLASSES, FULL, LATER_SYNCS = 10, WORDS = 16 };
-enum { SYNC_EIO = 1, TORN_KILL, SHORT_WRITE, WRITE_EIO, SYNC_PAUSE, FILL };
+enum { SYNC_EIO = 1, TORN_KILL, SHORT_WRITE, WRITE_EIO, SYNC_PAUSE, FILL, WRITE_PAUSE };
 
 static volatile uint64_t *control;
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
@@ -147,6 +148,10 @@ ssize_t pwrite(int fd, const void *bytes, size_t len, off_t at)
     if (!control || control[MODE] == 0)
         return real_pwrite(fd, bytes, len, at);
     int class = class_of(fd);
+    if (control[MODE] == WRITE_PAUSE && (control[CLASSES] >> class & 1)) {
+        hit();
+        usleep((useconds_t)control[PARAMETER]);
+    }
     before_growth(class);
     if (acts(class, TORN_KILL)) {
         real_pwrite(fd, bytes, len / 2, at);

@@ -29,6 +29,7 @@ pub enum Fault {
     WriteEio,
     SyncPause,
     Fill,
+    WritePause,
 }
 
 pub struct Shim {

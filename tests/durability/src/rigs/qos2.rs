@@ -11,22 +11,37 @@ use super::{conclude, Bench, PATIENCE, ROUND_CONFIRMS, START_WITHIN};
 use crate::broker::{Broker, Recipe, SMALL_JOURNAL};
 use crate::load::{Load, Mix};
 use crate::report::Figures;
-use crate::world::{wait_for, World, POINTS};
+use crate::shim::{Class, Fault, Shim};
+use crate::world::{wait_for, Point, World, POINTS};
 
 const PAIRS: u16 = 6;
 
 pub fn rig(bench: &Bench) -> Result<()> {
     let recipe = bench.recipe("qos2", SMALL_JOURNAL)?;
-    run(bench, &recipe, "qos2", bench.scale)
+    let kills = POINTS.iter().cycle().take(POINTS.len() * bench.scale as usize).copied().collect();
+    run(bench, &recipe, "qos2", &Schedule { kills, confirms: ROUND_CONFIRMS })?;
+    run_slow(bench, bench.recipe("qos2-slow", SMALL_JOURNAL)?, "qos2-slow")
 }
 
-/// `times`: how often each boundary is killed at.
-pub fn run(bench: &Bench, recipe: &Recipe, name: &str, times: u64) -> Result<()> {
+/// The boundaries to kill at, one after the other, and how many messages are confirmed before each.
+struct Schedule {
+    kills: Vec<Point>,
+    confirms: u64,
+}
+
+fn run(bench: &Bench, recipe: &Recipe, name: &str, schedule: &Schedule) -> Result<()> {
     let mut load = Load::new(Mix::exactly_once(PAIRS), bench.run(), &recipe.scratch.join("ledger"))?;
     let mut figures = Figures::default();
-    let run = rounds(bench, recipe, &mut load, &mut figures, times);
+    let run = rounds(bench, recipe, &mut load, &mut figures, schedule);
     figures.needs("publisher_ids_wrapped", load.world.wraps.load(Ordering::Relaxed));
     conclude(name, &mut figures, run, load).map(drop)
+}
+
+/// With writes of the log slowed down: what leaves before it is in the log is nearly always ahead of it when the kill comes.
+pub fn run_slow(bench: &Bench, mut recipe: Recipe, name: &str) -> Result<()> {
+    let shim = Shim::attach(&mut recipe)?;
+    shim.arm(Fault::WritePause, &[Class::Segment], 1, 10_000)?;
+    run(bench, &recipe, name, &Schedule { kills: vec![Point::GotPublish, Point::SentPubrec, Point::GotPublish], confirms: 200 })
 }
 
 /// Both sides use up all 65,535 packet ids with two in flight, over kills. Takes minutes: for the soak.
@@ -59,7 +74,7 @@ pub fn wrap(bench: &Bench) -> Result<()> {
     conclude("wrap", &mut figures, run, load).map(drop)
 }
 
-fn rounds(bench: &Bench, recipe: &Recipe, load: &mut Load, figures: &mut Figures, times: u64) -> Result<()> {
+fn rounds(bench: &Bench, recipe: &Recipe, load: &mut Load, figures: &mut Figures, schedule: &Schedule) -> Result<()> {
     let (mut least_confirmed, mut least_in_flight) = (u64::MAX, u64::MAX);
     let broker: Arc<Mutex<Option<Broker>>> = Arc::default();
     let start = |world: &World| -> Result<()> {
@@ -70,35 +85,32 @@ fn rounds(bench: &Bench, recipe: &Recipe, load: &mut Load, figures: &mut Figures
     };
     start(&load.world)?;
     load.begin(START_WITHIN)?;
-    for _ in 0..times {
-        for point in POINTS {
-            let before = load.confirmed();
-            load.confirm_more(ROUND_CONFIRMS, PATIENCE)?;
-            // At the packet, or while the broker is busy with it.
-            let late = bench.random.pause(Duration::ZERO, Duration::from_millis(3)) * u32::from(bench.random.within(0, 2) == 1);
-            let (victim, world) = (broker.clone(), load.world.clone());
-            load.world.arm(
-                point,
-                bench.random.within(1, 200),
-                Box::new(move || {
-                    std::thread::sleep(late);
-                    if let Some(mut broker) = victim.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                        broker.kill9();
-                    }
-                    world.set_addr(None);
-                }),
-            );
-            let gone = || broker.lock().unwrap_or_else(PoisonError::into_inner).is_none();
-            let fired = wait_for(PATIENCE, gone);
-            least_in_flight = least_in_flight.min(load.in_flight());
-            load.world.disarm();
-            ensure!(fired, "no client came past {point:?} for {PATIENCE:?}; last trouble: {}", load.world.trouble());
-            least_confirmed = least_confirmed.min(load.confirmed() - before);
-            start(&load.world)?;
-        }
+    for &point in &schedule.kills {
+        let before = load.confirmed();
+        load.confirm_more(schedule.confirms, PATIENCE)?;
+        // At the packet, or while the broker is busy with it.
+        let late = bench.random.pause(Duration::ZERO, Duration::from_millis(3)) * u32::from(bench.random.within(0, 2) == 1);
+        let (victim, world) = (broker.clone(), load.world.clone());
+        load.world.arm(
+            point,
+            bench.random.within(1, 200),
+            Box::new(move || {
+                std::thread::sleep(late);
+                if let Some(mut broker) = victim.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    broker.kill9();
+                }
+                world.set_addr(None);
+            }),
+        );
+        let gone = || broker.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        let fired = wait_for(PATIENCE, gone);
+        least_in_flight = least_in_flight.min(load.in_flight());
+        load.world.disarm();
+        ensure!(fired, "no client came past {point:?} for {PATIENCE:?}; last trouble: {}", load.world.trouble());
+        least_confirmed = least_confirmed.min(load.confirmed() - before);
+        start(&load.world)?;
     }
-    figures.needs("boundaries", POINTS.len() as u64);
-    figures.needs("kills_at_a_boundary", times * POINTS.len() as u64);
+    figures.needs("kills_at_a_boundary", schedule.kills.len() as u64);
     figures.needs("least_confirmed_in_a_round", least_confirmed);
     figures.needs("least_in_flight_at_the_kill", least_in_flight);
     load.drain(PATIENCE).judge(load)
