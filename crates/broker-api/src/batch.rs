@@ -110,6 +110,12 @@ impl Head {
     pub fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
+
+    /// Of everything that its spans name.
+    pub fn bytes(&self) -> usize {
+        let spans = [self.exchange, self.key, self.origin, self.body, self.user, self.group];
+        spans.iter().map(|span| span.len as usize).sum()
+    }
 }
 
 /// The publishes of one turn. Shared by everything that still refers to one of them; the unit of reference counting.
@@ -149,6 +155,11 @@ impl Batch {
     #[inline]
     pub fn body(&self, head: &Head) -> &[u8] {
         self.bytes(head.body)
+    }
+
+    /// Bytes of one message: key, properties, body and what else it names.
+    pub fn message_bytes(&self, index: u32) -> usize {
+        self.heads.get(index as usize).map_or(0, Head::bytes)
     }
 
     /// Memory that this batch keeps alive.

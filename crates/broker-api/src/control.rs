@@ -226,7 +226,8 @@ pub struct Take {
 #[derive(Clone, Debug)]
 pub enum Control {
     Login(Login),
-    /// An owner that dies with this connection. `fail_stop`: after a refusal its remaining entries are skipped until it ends.
+    /// An owner that dies with this connection. `fail_stop`: after a refusal its remaining entries are skipped until it ends, those of
+    /// this turn too (see "Fail-stop owners" in the crate's documentation).
     Owner {
         owner: OwnerIx,
         fail_stop: bool,
@@ -270,10 +271,44 @@ pub enum Control {
     Recover {
         owner: OwnerIx,
     },
-    /// Everything in the scope of this transaction takes effect, as one.
-    Commit(TxIx),
+    /// Everything in the scope of this transaction takes effect, as one. One in which a publish was refused, or that grew past its bound,
+    /// is refused with that reason, and forgotten. A transaction without entries is committed at once.
+    Commit {
+        owner: OwnerIx,
+        tx: TxIx,
+    },
     /// Publishes of the scope are forgotten; its settlements did not happen, and the leases stay with their owner.
-    Rollback(TxIx),
+    Rollback {
+        owner: OwnerIx,
+        tx: TxIx,
+    },
+}
+
+impl Control {
+    /// The owner that this command belongs to, where it is one that stops with its owner.
+    pub fn owner(&self) -> Option<OwnerIx> {
+        match self {
+            Control::Login(_)
+            | Control::Owner { .. }
+            | Control::Attach(_)
+            | Control::EndOwner(_)
+            | Control::Group { .. }
+            | Control::Cancel { .. } => None,
+            Control::Subscribe(Subscribe { owner, .. })
+            | Control::Unsubscribe { owner, .. }
+            | Control::Declare(Declare::Exchange { owner, .. } | Declare::Queue { owner, .. })
+            | Control::DeleteExchange { owner, .. }
+            | Control::DeleteQueue { owner, .. }
+            | Control::Bind(Bind { owner, .. })
+            | Control::Unbind(Bind { owner, .. })
+            | Control::Purge { owner, .. }
+            | Control::Consume(Consume { owner, .. })
+            | Control::Take(Take { owner, .. })
+            | Control::Recover { owner }
+            | Control::Commit { owner, .. }
+            | Control::Rollback { owner, .. } => Some(*owner),
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]

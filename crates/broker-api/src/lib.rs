@@ -16,6 +16,36 @@
 //! 5. between replies and `Done` there is no order: who needs one asks for it with [`Entry::Fence`];
 //! 6. [`Signal::Superseded`] is the last event of its owner.
 //!
+//! # Fail-stop owners
+//!
+//! [`Control::Owner`] with `fail_stop` makes an owner (an AMQP channel, a STOMP connection) that stops at the first refusal of a command of
+//! its own, whatever the reason, or of a publish for a reason that [`Refusal::stops_publisher`] names. What stands behind the refused
+//! entry, in this turn or a later one, is skipped until [`Control::EndOwner`]:
+//!
+//! - publishes whose [`Head::owner`] it is are answered with [`Event::Refused`] and [`Refusal::OwnerEnded`], in ranges, before the `Done`
+//!   that covers them;
+//! - its settlements and the credit of its consumers change nothing;
+//! - its commands ([`Control::owner`]) are answered with [`Refusal::OwnerEnded`], in their turn;
+//! - fences, credit groups and the entries of other owners go on.
+//!
+//! Its consumers are taken off their queues at once, so nothing more is handed out in its name; its leases stay until it ends and go back
+//! to their places then, and its open transactions are forgotten then.
+//!
+//! # Transactions
+//!
+//! Between [`Entry::Scope`]`(Some(tx))` and the next `Scope`, publishes and settlements are collected instead of taking effect; several
+//! transactions may be open, and a turn may go back and forth between them. A transaction belongs to the owner of its first entry.
+//!
+//! - A publish is checked when it comes: `Refused` at once where it has no exchange or no permission, and the transaction cannot be
+//!   committed any more. Its `Done` says that it was taken in, nothing else. It is routed at the commit.
+//! - A settled delivery stays leased until the commit.
+//! - [`Control::Commit`] makes all of it one set of records: after a crash all of it happened, or nothing. `Returned`, and `Refused` with
+//!   [`Refusal::QueueFull`] for what a full queue rejected, come before its reply. Nothing that it published or dead-lettered is handed
+//!   to anybody before the commit point has passed it, and when the reply is there, all of it is there.
+//! - What the open transactions of a connection hold in memory is bounded; a publish past the bound is refused with
+//!   [`Limit::Transaction`], a settlement past it makes the commit answer so.
+//! - When the owner or the connection ends, its open transactions are forgotten.
+//!
 //! Names chosen by the session ([`OwnerIx`], [`ConsumerIx`], [`GroupIx`], [`Token`]) are never reused within a connection, so a
 //! handle is its own incarnation and pipelined commands wait for no reply.
 

@@ -16,6 +16,8 @@ pub enum Limit {
     Disk,
     Retained,
     SessionState,
+    /// What the open transactions of one connection may hold, or what one record set may.
+    Transaction,
 }
 
 /// Something was declared again, and differently: what each protocol needs for its own text.
@@ -65,4 +67,12 @@ pub enum Refusal {
     /// The store failed; nothing is confirmed any more.
     #[error("the store has failed")]
     StoreFailed,
+}
+
+impl Refusal {
+    /// Does a publish that is refused for this reason stop a fail-stop owner? What the publisher did wrong does; what it met (a full queue,
+    /// a bound of ours, a failed store) is the message's fate alone. Of a *command* every refusal stops.
+    pub fn stops_publisher(&self) -> bool {
+        !matches!(self, Refusal::QueueFull | Refusal::LimitReached(_) | Refusal::StoreFailed | Refusal::OwnerEnded)
+    }
 }

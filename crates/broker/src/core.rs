@@ -1,6 +1,7 @@
 //! The broker: what all connections share.
 
 use crate::auth::{self, Auth};
+use crate::dead_letter::How;
 use crate::link::Link;
 use crate::outbox::Outbox;
 use crate::queue::{AtBound, Bound, Follow, Queue};
@@ -21,6 +22,8 @@ pub struct Config {
     /// Messages that one session's queue keeps; at the bound new ones are dropped and counted.
     pub session_queue_messages: u64,
     pub session_queue_bytes: u64,
+    /// Bytes that the open transactions of one connection may hold in memory, all together.
+    pub transaction_bytes: usize,
     pub sessions_max: u64,
     pub retained_max: u64,
     pub connections_max: u64,
@@ -38,6 +41,7 @@ impl Default for Config {
             auth: auth::Config::default(),
             session_queue_messages: u64::MAX,
             session_queue_bytes: u64::MAX,
+            transaction_bytes: 32 << 20,
             sessions_max: 1_000_000,
             retained_max: 10_000_000,
             connections_max: u64::MAX,
@@ -71,6 +75,14 @@ impl Counters {
     }
 }
 
+/// What the reader thread is asked to do.
+pub(crate) enum Job {
+    /// This queue's next messages have to be read from the log.
+    Load(Arc<Queue>),
+    /// This transaction has passed the commit point.
+    Reveal(Arc<crate::link::Commit>),
+}
+
 pub(crate) struct Shared {
     pub config: Config,
     pub log: Log,
@@ -86,8 +98,8 @@ pub(crate) struct Shared {
     pub timers: Timers,
     pub counters: Counters,
     pub sys: crate::sys::Sys,
-    /// Queues whose next messages have to be read from the log.
-    pub loader: std::sync::mpsc::Sender<Arc<Queue>>,
+    /// For the reader thread.
+    pub loader: std::sync::mpsc::Sender<Job>,
     pub checkpoint: crate::store::Dirty,
     pub started_ms: u64,
     pub stopping: AtomicBool,
@@ -175,10 +187,10 @@ impl Shared {
             }
             for queue in load {
                 // The reader thread ends only with the process.
-                let _ = self.loader.send(queue);
+                let _ = self.loader.send(Job::Load(queue));
             }
             for leaving in leaving {
-                self.dead_letter(leaving, &mut next, &mut |slot, filled| slot.fill(filled));
+                self.dead_letter(leaving, &mut next, &mut How::Own(&mut |slot, filled| slot.fill(filled)));
             }
             let now_s = self.now_s();
             for queue in pump {

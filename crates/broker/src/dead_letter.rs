@@ -7,15 +7,44 @@
 
 use crate::core::{Counters, Shared};
 use crate::exchange::LazyHeaders;
-use crate::link::{append_one, copy_out, one_run, targets_of, write_records, RouteRun, Target};
-use crate::queue::{Follow, Gone, Held, Leaving, Peek, Queue};
+use crate::link::{append_one, copy_out, one_run, targets_of, write_records, Bundle, Hidden, RouteRun, Target};
+use crate::queue::{Fill, Follow, Gone, Held, Leaving, Peek, Queue};
 use crate::route::{compute, syntax};
 use crate::routing::exchange::Key;
 use crate::store::records::{Move, LEVEL};
-use crate::store::{kind, push_settle, reason};
+use crate::store::{kind, reason};
 use broker_api::{Batch, Death, DeathReason, Moved, Side, Span};
-use journal::{Filled, Place, Records, Releases, Slot};
+use journal::{Filled, Slot};
 use std::sync::Arc;
+
+/// Whose slot holds a move, and who may see what arrived.
+pub(crate) enum How<'a> {
+    /// Its own, given to this.
+    Own(&'a mut dyn FnMut(Slot, Filled)),
+    /// A transaction's, by whose commit it happens; nobody sees it before.
+    Shared(&'a mut Bundle, &'a mut Hidden),
+}
+
+impl How<'_> {
+    fn hidden(&mut self) -> Option<&mut Hidden> {
+        match self {
+            How::Own(_) => None,
+            How::Shared(_, hidden) => Some(hidden),
+        }
+    }
+
+    /// The message is gone, and goes nowhere.
+    fn dropped(&mut self, gone: Fill) {
+        match self {
+            How::Own(fill) => {
+                if let Some((slot, filled)) = crate::store::settle_filled(gone, &[]) {
+                    fill(slot, filled);
+                }
+            }
+            How::Shared(bundle, _) => bundle.gone(gone),
+        }
+    }
+}
 
 /// Where a message goes next, decided without any lock.
 struct Plan {
@@ -26,7 +55,7 @@ struct Plan {
 }
 
 impl Shared {
-    pub fn dead_letter(&self, leaving: Leaving, next: &mut Follow, fill: &mut dyn FnMut(Slot, Filled)) {
+    pub fn dead_letter(&self, leaving: Leaving, next: &mut Follow, how: &mut How<'_>) {
         let Leaving { queue, seq, why } = leaving;
         let Some(peek) = queue.peek_moving(seq) else { return };
         let (held, head) = match &peek.held {
@@ -40,14 +69,14 @@ impl Shared {
         };
         let Some(plan) = self.plan(&queue, &held.batch, head, &peek, why) else {
             tracing::debug!(queue = %queue.name, why = reason(why), "dropped: its dead-letter exchange is not there");
-            return self.drop_moving(&queue, seq, why, fill);
+            return self.drop_moving(&queue, seq, why, how);
         };
         let only_one = plan.targets.len() == 1 && plan.run.route.sessions.is_empty() && plan.run.route.shares.is_empty();
         let logged = peek.durable && peek.lsn != 0 && plan.targets.iter().all(|t| t.ordinal.is_some());
         if only_one && logged {
-            self.hand_over(&queue, seq, why, plan, &held, head, next, fill);
+            self.hand_over(&queue, seq, why, plan, &held, head, next, how);
         } else {
-            self.move_copy(&queue, seq, why, plan, &held.batch, head, next, fill);
+            self.move_copy(&queue, seq, why, plan, &held.batch, head, next, how);
         }
     }
 
@@ -69,11 +98,9 @@ impl Shared {
         Some(Plan { moved, separator, run, targets })
     }
 
-    fn drop_moving(&self, queue: &Arc<Queue>, seq: broker_api::Seq, why: Gone, fill: &mut dyn FnMut(Slot, Filled)) {
+    fn drop_moving(&self, queue: &Arc<Queue>, seq: broker_api::Seq, why: Gone, how: &mut How<'_>) {
         if let Some((_, gone)) = queue.end_move(seq, why, false, &self.log) {
-            if let Some((slot, filled)) = crate::store::settle_filled(gone, &[]) {
-                fill(slot, filled);
-            }
+            how.dropped(gone);
         }
         Counters::add(&self.counters.messages_dropped, 1);
         self.checkpoint.queue(queue);
@@ -90,11 +117,12 @@ impl Shared {
         held: &Arc<Held>,
         head: u32,
         next: &mut Follow,
-        fill: &mut dyn FnMut(Slot, Filled),
+        how: &mut How<'_>,
     ) {
         let Plan { moved, targets, .. } = plan;
         let target = &targets[0].queue;
         let Some((mut entry, mut gone)) = source.end_move(seq, why, true, &self.log) else { return };
+        // In a transaction this one stays void.
         let Some(slot) = gone.slot.take() else { return };
         let message = &held.batch.heads[head as usize];
         let subscriptions = targets[0].side.as_ref().map_or_else(Vec::new, |side| side.subscriptions.clone());
@@ -116,23 +144,28 @@ impl Shared {
         };
         let mut state = target.lock();
         let arrived = target.make_room(&mut state, entry.bytes, &self.log, next).then(|| target.adopt(&mut state, entry, message.priority));
-        let mut records = Records::new();
-        let releases = match arrived {
-            Some(to) => {
-                records.push(kind::MOVE, LEVEL, 0, 0, |out| Move { to, ..record }.write(out));
-                target.pump_locked(&mut state, &self.log, self.now_s(), next);
-                Releases::default()
-            }
-            None => {
-                push_settle(&mut records, &gone);
-                gone.releases
-            }
+        if let (Some(to), Some(hidden)) = (arrived, how.hidden()) {
+            hidden.hide(target, &mut state, to);
+        }
+        let mut own = Bundle::default();
+        let bundle = match how {
+            How::Own(_) => &mut own,
+            How::Shared(bundle, _) => bundle,
         };
+        match arrived {
+            Some(to) => {
+                bundle.records.push(kind::MOVE, LEVEL, 0, 0, |out| Move { to, ..record }.write(out));
+                target.pump_locked(&mut state, &self.log, self.now_s(), next);
+            }
+            None => bundle.gone(gone),
+        }
         self.arm(target, &mut state);
         drop(state);
         self.checkpoint.queue(source);
         self.checkpoint.queue(target);
-        fill(slot, Filled { records, releases, ..Filled::default() });
+        if let How::Own(fill) = how {
+            fill(slot, own.filled());
+        }
     }
 
     /// A copy with its own references, and the source's settlement, in one slot.
@@ -146,63 +179,65 @@ impl Shared {
         batch: &Batch,
         head: u32,
         next: &mut Follow,
-        fill: &mut dyn FnMut(Slot, Filled),
+        how: &mut How<'_>,
     ) {
         let wants_slot = plan.targets.iter().any(|t| t.ordinal.is_some());
         let Some((_, mut gone)) = source.end_move(seq, why, wants_slot, &self.log) else { return };
         let slot = gone.slot.take();
-        let (mut records, place, mut releases) = self.put_copy(plan, batch, head, next);
-        push_settle(&mut records, &gone);
-        releases.known.append(&mut gone.releases.known);
-        releases.pending.append(&mut gone.releases.pending);
         self.checkpoint.queue(source);
-        if let Some(slot) = slot {
-            fill(slot, Filled { records, place: Some(place), releases, done: None });
+        match how {
+            How::Own(fill) => {
+                let mut bundle = Bundle::default();
+                self.put_copy(plan, batch, head, next, &mut bundle, None);
+                bundle.gone(gone);
+                if let Some(slot) = slot {
+                    fill(slot, bundle.filled());
+                }
+            }
+            How::Shared(bundle, hidden) => {
+                self.put_copy(plan, batch, head, next, bundle, Some(hidden));
+                bundle.gone(gone);
+            }
         }
     }
 
-    /// Puts an edited copy where the plan says; its records are left to the caller.
-    fn put_copy(&self, plan: Plan, batch: &Batch, head: u32, next: &mut Follow) -> (Records, Arc<Place>, Releases) {
+    /// Puts an edited copy where the plan says; its records go into the bundle.
+    fn put_copy(&self, plan: Plan, batch: &Batch, head: u32, next: &mut Follow, bundle: &mut Bundle, mut hidden: Option<&mut Hidden>) {
         let Plan { moved, separator, run, mut targets } = plan;
         let copy = Arc::new(edited(batch, head, &moved, separator, self.now_ms()));
         for target in &mut targets {
             let subscriptions = target.side.as_ref().map_or_else(Vec::new, |side| side.subscriptions.clone());
             target.side = Some(Arc::new(Side { subscriptions, moved: Some(Box::new(moved.clone())) }));
         }
-        let place = Arc::new(Place::new());
-        let held = Arc::new(Held { batch: copy.clone(), place: Some(place.clone()) });
-        let (mut records, mut releases) = (Records::new(), Releases::default());
-        let written = write_records(&mut records, &copy, &run, &mut targets, None);
+        let held = Arc::new(Held { batch: copy.clone(), place: Some(bundle.place.clone()) });
+        let written = write_records(&mut bundle.records, &copy, &run, &mut targets, None);
         for target in &targets {
             let mut state = target.queue.lock();
-            append_one(target, &held, &written, &mut records, &mut releases, &run, &mut state, self, next);
+            append_one(target, &held, &written, bundle, hidden.as_deref_mut(), &run, &mut state, self, next);
             target.queue.pump_locked(&mut state, &self.log, self.now_s(), next);
             drop(state);
             self.checkpoint.queue(&target.queue);
         }
-        for t in run.route.sessions.iter().filter(|t| t.level.min(run.level) == 0) {
-            if let Some(live) = t.session.active().as_ref().and_then(|live| live.as_ref()) {
-                live.outbox.direct(live.consumer, &copy, 0, 1, t.side.clone(), t.flags);
-            }
+        match hidden {
+            Some(hidden) => hidden.direct(copy, run),
+            None => self.deliver_direct(&copy, &run),
         }
-        (records, place, releases)
     }
 
     /// A message that a full queue refused, where the queue wants such messages dead-lettered. It was in no queue, so this is a publish.
-    pub fn dead_letter_refused(
-        &self,
-        queue: &Arc<Queue>,
-        batch: &Arc<Batch>,
-        head: u32,
-        next: &mut Follow,
-        fill: &mut dyn FnMut(Slot, Filled),
-    ) {
+    pub fn dead_letter_refused(&self, queue: &Arc<Queue>, batch: &Arc<Batch>, head: u32, next: &mut Follow, how: &mut How<'_>) {
         let peek = Peek { held: None, head, lsn: 0, side: None, durable: false };
         let Some(plan) = self.plan(queue, batch, head, &peek, Gone::Evicted) else { return };
-        let slot = plan.targets.iter().any(|t| t.ordinal.is_some()).then(|| self.log.reserve());
-        let (records, place, releases) = self.put_copy(plan, batch, head, next);
-        if let Some(slot) = slot {
-            fill(slot, Filled { records, place: Some(place), releases, done: None });
+        match how {
+            How::Own(fill) => {
+                let slot = plan.targets.iter().any(|t| t.ordinal.is_some()).then(|| self.log.reserve());
+                let mut bundle = Bundle::default();
+                self.put_copy(plan, batch, head, next, &mut bundle, None);
+                if let Some(slot) = slot {
+                    fill(slot, bundle.filled());
+                }
+            }
+            How::Shared(bundle, hidden) => self.put_copy(plan, batch, head, next, bundle, Some(hidden)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Bringing the core up: recovery, what every lost connection leaves behind, and the threads.
 
 use crate::auth::{Auth, ConfigError};
-use crate::core::{Config, Core, Counters, Shared};
+use crate::core::{Config, Core, Counters, Job, Shared};
 use crate::queue::{AtBound, Bound, Follow, Queue, Wanted};
 use crate::session::{Session, Subscription};
 use crate::store::{Dirty, Log, Recovery};
@@ -60,7 +60,7 @@ impl Core {
         journal_config: journal::Config,
         config: Config,
         on_failure: Box<dyn Fn(&Failure) + Send + Sync>,
-    ) -> Result<(Core, Receiver<Arc<Queue>>), CoreError> {
+    ) -> Result<(Core, Receiver<Job>), CoreError> {
         let auth = Auth::new(&config.auth)?;
         let vhost = Vhost::new(0, VhostName::new("/"));
         let bound = Bound { messages: config.session_queue_messages, bytes: config.session_queue_bytes, then: AtBound::DropNewest };
@@ -97,7 +97,7 @@ impl Core {
 /// What the threads of a running core do, one step at a time. Each answers whether there was something to do.
 pub struct Steps {
     shared: Arc<Shared>,
-    to_load: Mutex<Receiver<Arc<Queue>>>,
+    to_load: Mutex<Receiver<Job>>,
 }
 
 impl Steps {
@@ -114,8 +114,8 @@ impl Steps {
     /// The reader: fetches from the log for one queue.
     pub fn read(&self) -> bool {
         match self.to_load.lock().try_recv() {
-            Ok(queue) => {
-                self.shared.load(&queue);
+            Ok(job) => {
+                self.shared.on_job(job);
                 true
             }
             Err(_) => false,
@@ -134,7 +134,7 @@ impl Steps {
     }
 }
 
-fn start_threads(shared: &Arc<Shared>, to_load: Receiver<Arc<Queue>>) -> std::io::Result<()> {
+fn start_threads(shared: &Arc<Shared>, to_load: Receiver<Job>) -> std::io::Result<()> {
     let weak = Arc::downgrade(shared);
     std::thread::Builder::new().name("broker-read".into()).spawn(move || read_back(&weak, &to_load))?;
     let weak = Arc::downgrade(shared);
@@ -142,11 +142,11 @@ fn start_threads(shared: &Arc<Shared>, to_load: Receiver<Arc<Queue>>) -> std::io
     Ok(())
 }
 
-/// Fetches from the log what queues are to deliver next.
-fn read_back(shared: &Weak<Shared>, to_load: &Receiver<Arc<Queue>>) {
-    while let Ok(queue) = to_load.recv() {
+/// Fetches from the log what queues are to deliver next, and shows what transactions did.
+fn read_back(shared: &Weak<Shared>, to_load: &Receiver<Job>) {
+    while let Ok(job) = to_load.recv() {
         let Some(shared) = shared.upgrade() else { return };
-        shared.load(&queue);
+        shared.on_job(job);
     }
 }
 
@@ -162,6 +162,17 @@ fn keep_time(shared: &Weak<Shared>) {
 }
 
 impl Shared {
+    fn on_job(&self, job: Job) {
+        match job {
+            Job::Load(queue) => self.load(&queue),
+            Job::Reveal(commit) => {
+                let mut follow = Follow::default();
+                commit.reveal(self, &mut follow);
+                self.follow_up(follow);
+            }
+        }
+    }
+
     fn load(&self, queue: &Arc<Queue>) {
         let wanted = match queue.wanted() {
             Wanted::Nothing => Vec::new(),

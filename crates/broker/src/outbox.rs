@@ -29,6 +29,8 @@ pub(crate) enum Work {
     Start(Arc<Queue>, ConsumerIx),
     /// Publishes that were held may go on.
     Resume,
+    /// This transaction has passed the commit point: what it did shows before its answer is read.
+    Reveal(Arc<crate::link::Commit>),
 }
 
 enum Held {

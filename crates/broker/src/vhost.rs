@@ -68,7 +68,17 @@ impl Vhost {
     }
 
     pub fn stripe(&self, key: &[u8]) -> &Mutex<()> {
-        let hash = key.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
-        &self.stripes[hash as usize % STRIPES]
+        &self.stripes[stripe_of(key)]
     }
+
+    /// The stripes of several topics, each once and in the order in which they have to be taken.
+    pub fn stripes<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> Vec<&Mutex<()>> {
+        let stripes: std::collections::BTreeSet<usize> = keys.map(stripe_of).collect();
+        stripes.into_iter().map(|at| &self.stripes[at]).collect()
+    }
+}
+
+fn stripe_of(key: &[u8]) -> usize {
+    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    hash as usize % STRIPES
 }

@@ -70,9 +70,13 @@ fn limit_reached(limit: Limit) -> Answer {
         Limit::TopicLevels => Answer::new(QuotaExceeded, TopicNameInvalid, TopicFilterInvalid, Close),
         // 0x95 cannot stand in an acknowledgement (MQTT 5.0, table 2-6).
         Limit::MessageSize => Answer::new(PacketTooLarge, QuotaExceeded, QuotaExceeded, Close),
-        Limit::QueueLength | Limit::Sessions | Limit::Subscriptions | Limit::Queues | Limit::Retained | Limit::SessionState => {
-            Answer::new(QuotaExceeded, QuotaExceeded, QuotaExceeded, Withhold)
-        }
+        Limit::QueueLength
+        | Limit::Sessions
+        | Limit::Subscriptions
+        | Limit::Queues
+        | Limit::Retained
+        | Limit::SessionState
+        | Limit::Transaction => Answer::new(QuotaExceeded, QuotaExceeded, QuotaExceeded, Withhold),
     }
 }
 
@@ -119,8 +123,20 @@ mod tests {
             Refusal::StoreFailed,
         ];
         use Limit::*;
-        let limits =
-            [QueueLength, Connections, Sessions, Subscriptions, Queues, MessageSize, TopicLevels, Memory, Disk, Retained, SessionState];
+        let limits = [
+            QueueLength,
+            Connections,
+            Sessions,
+            Subscriptions,
+            Queues,
+            MessageSize,
+            TopicLevels,
+            Memory,
+            Disk,
+            Retained,
+            SessionState,
+            Transaction,
+        ];
         all.extend(limits.map(Refusal::LimitReached));
         all
     }

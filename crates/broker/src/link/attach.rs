@@ -193,6 +193,7 @@ impl Link {
     pub(super) fn end_owner(&mut self, token: Token, end: EndOwner) {
         if let Some(at) = self.owners.iter().position(|(ix, _)| *ix == end.owner) {
             let (_, owner) = self.owners.remove(at);
+            self.transactions.forget_owner(end.owner);
             self.end(owner, end.expiry, end.parting);
         }
         self.outbox.reply_at(None, token, Ok(Reply::Ok), None);

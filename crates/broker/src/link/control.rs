@@ -3,6 +3,7 @@
 use super::named::uses_names;
 use super::publish::Wanted;
 use super::segment::Fills;
+use super::stop::Stop;
 use super::{add_consumer, consumer_of, Link, Owner};
 use crate::auth::LoginOutcome;
 use crate::core::{Counters, Shared};
@@ -29,6 +30,10 @@ pub(super) fn done(reply: Reply) -> Answer {
 
 impl Link {
     pub(super) fn control(&mut self, token: Token, control: Control) {
+        let owner = control.owner().filter(|_| self.may_stop);
+        if owner.is_some_and(|owner| self.is_stopped(owner, self.serial)) {
+            return self.outbox.reply_at(None, token, Err(Refusal::OwnerEnded), None);
+        }
         let refused = if uses_names(&control) { self.check_names().err() } else { None };
         let answer = match control {
             Control::Login(login) => return self.login(token, login),
@@ -36,10 +41,10 @@ impl Link {
             _ if refused.is_some() => refused.map_or_else(|| done(Reply::Ok), Err),
             Control::Attach(attach) => return self.attach(token, attach),
             Control::EndOwner(end) => return self.end_owner(token, end),
-            Control::Owner { fail_stop: true, .. } => Err(Refusal::NotImplemented("fail-stop owners")),
-            Control::Owner { owner, .. } => {
+            Control::Owner { owner, fail_stop } => {
                 let id = self.core.id();
-                self.owners.push((owner, Owner::Local { id, consumers: Vec::new() }));
+                self.may_stop |= fail_stop;
+                self.owners.push((owner, Owner::Local { id, consumers: Vec::new(), stop: Stop::new(fail_stop) }));
                 done(Reply::Ok)
             }
             Control::Group { group, credit } => {
@@ -59,11 +64,17 @@ impl Link {
             Control::DeleteExchange { name, if_unused, .. } => self.delete_exchange(&name, if_unused),
             Control::Take(take) => self.take(token, &take),
             Control::Recover { owner } => self.recover(owner),
-            Control::Commit(_) | Control::Rollback(_) => Err(Refusal::NotImplemented("transactions")),
+            Control::Commit { owner, tx } => self.commit(owner, tx),
+            Control::Rollback { owner, tx } => self.rollback(owner, tx),
         };
         match answer {
             Ok((reply, ticket, work)) => self.outbox.reply_at(ticket, token, Ok(reply), work),
-            Err(refusal) => self.outbox.reply_at(None, token, Err(refusal), None),
+            Err(refusal) => {
+                self.outbox.reply_at(None, token, Err(refusal), None);
+                if let Some(owner) = owner {
+                    self.stop(owner, self.serial);
+                }
+            }
         }
     }
 
@@ -221,7 +232,7 @@ impl Link {
         let side = (subscription.identifier != 0)
             .then(|| Arc::new(broker_api::Side { subscriptions: vec![subscription.identifier], ..Default::default() }));
         if level == 0 {
-            self.direct(session, &retained.message, 0, 1, side, flags);
+            self.core.direct(session, &retained.message, 0, 1, side, flags);
             return;
         }
         let mut fills = Fills::default();

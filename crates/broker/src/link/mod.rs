@@ -7,15 +7,19 @@
 pub(crate) const INTERNAL: &str = "internal";
 
 mod attach;
+mod commit;
 mod control;
 mod exchanges;
 mod named;
 mod publish;
 mod queues;
+mod scope;
 mod segment;
+mod stop;
 
 pub(crate) use attach::{add_consumer, consumer_of};
-pub(crate) use publish::{append_one, copy_out, one_run, store_retained, targets_of, write_records, RouteRun, Target, NO_SEQ};
+pub(crate) use commit::{Commit, Hidden};
+pub(crate) use publish::{append_one, copy_out, one_run, store_retained, targets_of, write_records, Bundle, RouteRun, Target, NO_SEQ};
 
 use crate::auth::{LoginState, Principal};
 use crate::core::{Counters, Shared};
@@ -27,7 +31,7 @@ use crate::vhost::Vhost;
 use arc_swap::ArcSwapOption;
 use broker_api::{
     Batch, ConnectionInfo, ConsumerIx, CoreSession, Entry, EventBatch, GroupIx, OwnerIx, QueueId, Refusal, Serial, SessionName, StateEdit,
-    Turn,
+    Turn, TxIx,
 };
 use broker_api::{HEAD_DURABLE, HEAD_RETAIN};
 use journal::Ticket;
@@ -39,7 +43,7 @@ use std::task::{Context, Poll};
 
 /// Who owns leases and state on this connection.
 enum Owner {
-    Local { id: u64, consumers: Vec<(ConsumerIx, Arc<Queue>)> },
+    Local { id: u64, consumers: Vec<(ConsumerIx, Arc<Queue>)>, stop: stop::Stop },
     Session { session: Arc<Session>, live: Arc<Live> },
 }
 
@@ -69,8 +73,13 @@ pub(crate) struct Link {
     /// Made by the first publish: a connection that only listens needs none.
     routes: Option<Box<RouteCache>>,
     queue_memo: Option<Arc<Queue>>,
-    /// A transaction was asked for.
-    scoped: bool,
+    /// There is an owner that a refusal stops.
+    may_stop: bool,
+    /// The transaction that what comes now belongs to.
+    scope: Option<TxIx>,
+    /// The same for what is submitted, which may wait behind held publishes.
+    scope_submitted: Option<TxIx>,
+    transactions: scope::Transactions,
     held: VecDeque<HeldTurn>,
     held_bytes: usize,
     /// Queues that go with this connection.
@@ -114,7 +123,10 @@ impl Link {
             last_ticket: None,
             routes: None,
             queue_memo: None,
-            scoped: false,
+            may_stop: false,
+            scope: None,
+            scope_submitted: None,
+            transactions: scope::Transactions::default(),
             held: VecDeque::new(),
             held_bytes: 0,
             exclusive: Vec::new(),
@@ -173,19 +185,25 @@ impl Link {
                 Entry::Publish { first, count } => {
                     let serial = Serial(self.serial + 1);
                     self.serial += u64::from(count);
-                    segment.publishes.push((first, count, serial));
+                    match (self.scope, &batch) {
+                        (Some(tx), Some(batch)) => segment.fenced |= self.collect_publishes(tx, batch, (first, count, serial), &states),
+                        _ => segment.publishes.push((first, count, serial)),
+                    }
                 }
                 Entry::Fence => {
                     self.serial += 1;
                     segment.fenced = true;
                 }
-                Entry::Settle(settle) => segment.settles.push(settle),
+                Entry::Settle(settle) => match self.scope {
+                    Some(tx) => self.collect_settle(tx, settle, &states),
+                    None => segment.settles.push((self.serial, settle)),
+                },
                 Entry::Credit(credit) => segment.credits.push(credit),
                 Entry::State(index) => segment.states.push(index),
-                // There are no transactions yet: what is asked for in one is refused, not done outside it.
+                // What came before may stop the owner of what comes.
                 Entry::Scope(scope) => {
                     self.run(&mut segment, batch.as_ref(), &mut states);
-                    self.scoped = scope.is_some();
+                    self.scope = scope;
                 }
             }
         }
@@ -194,7 +212,7 @@ impl Link {
 
     fn resume(&mut self) {
         while let Some(turn) = self.held.pop_front() {
-            if !self.may_publish_now(turn.batch.as_deref()) {
+            if !self.may_publish_now(turn.batch.as_deref(), &turn.entries) {
                 self.held.push_front(turn);
                 self.core.log.when_publishers_may_go_on(&self.outbox);
                 return;
@@ -206,9 +224,9 @@ impl Link {
     }
 
     /// `false` = the journal takes no publishes that are logged now.
-    fn may_publish_now(&self, batch: Option<&Batch>) -> bool {
+    fn may_publish_now(&self, batch: Option<&Batch>, entries: &[Entry]) -> bool {
         let logged = HEAD_DURABLE | HEAD_RETAIN;
-        let durable = batch.is_some_and(|b| b.heads.iter().any(|h| h.flags & logged != 0));
+        let durable = batch.is_some_and(|b| b.heads.iter().any(|h| h.flags & logged != 0)) || self.commits_publishes(entries);
         !durable || !self.core.log.holds_publishers()
     }
 
@@ -222,8 +240,12 @@ impl Link {
         let mut segment = Segment::default();
         for entry in entries {
             match entry {
+                Entry::Scope(scope) => {
+                    self.scope_submitted = scope;
+                    waiting.push(entry);
+                }
                 // An edit in the settlement's record stays with it; a bare one keeps its place.
-                Entry::Settle(settle) => segment.settles.push(settle),
+                Entry::Settle(settle) if self.scope_submitted.is_none() => segment.settles.push((self.serial, settle)),
                 Entry::Credit(credit) => segment.credits.push(credit),
                 other => waiting.push(other),
             }
@@ -257,10 +279,11 @@ impl CoreSession for Link {
         let entries = std::mem::take(&mut turn.entries);
         let states = std::mem::take(&mut turn.states);
         turn.clear();
-        if !self.held.is_empty() || !self.may_publish_now(batch.as_deref()) {
+        if !self.held.is_empty() || !self.may_publish_now(batch.as_deref(), &entries) {
             self.hold(batch, entries, states);
         } else {
             self.process(batch, entries, states);
+            self.scope_submitted = self.scope;
         }
     }
 
@@ -281,6 +304,7 @@ impl CoreSession for Link {
                 Work::Retained(session, subscription) => self.send_retained(&session, &subscription),
                 Work::Start(queue, consumer) => queue.activate(self.outbox.id, consumer, &self.core.log, now_s, &mut follow),
                 Work::Resume => self.resume(),
+                Work::Reveal(commit) => commit.reveal(&self.core, &mut follow),
             }
         }
         self.core.follow_up(follow);

@@ -1,17 +1,20 @@
 //! Publishing: route every head, write its record, then visit each destination once.
 
+use super::commit::Hidden;
 use super::segment::Fills;
+use super::stop::Skipped;
 use super::Link;
-use crate::core::Counters;
+use crate::core::{Counters, Shared};
+use crate::dead_letter::How;
 use crate::mutants::{self, Mutant};
-use crate::queue::{AtBound, Follow, Held, Incoming, Queue};
+use crate::queue::{AtBound, Fill, Follow, Held, Incoming, Queue};
 use crate::route::Route;
 use crate::session::{Live, Session};
-use crate::store::records::{kind, patch_seq, write_edits, write_publish, Reference, LEVEL};
-use crate::store::{retain_record, Log};
+use crate::store::records::{kind, patch_seq, write_edits, write_publish, Reference, LEVEL, REFERENCE};
+use crate::store::{push_retain, push_settle, Log};
 use crate::vhost::{RetainedMessage, Vhost};
 use broker_api::{
-    Batch, Event, Head, Limit, Refusal, Seq, Serial, Side, StateEdit, HEAD_CONFIRM, HEAD_DURABLE, HEAD_MANDATORY, HEAD_RETAIN,
+    Batch, Event, Head, Limit, OwnerIx, Refusal, Seq, Serial, Side, StateEdit, HEAD_CONFIRM, HEAD_DURABLE, HEAD_MANDATORY, HEAD_RETAIN,
 };
 use journal::{Filled, Place, RecordHead, Records};
 use std::sync::Arc;
@@ -29,6 +32,23 @@ pub(crate) struct RouteRun {
     durable: bool,
     /// Of the first head; the others follow.
     serial: Serial,
+}
+
+impl RouteRun {
+    /// Bytes that it may take in the log, at most.
+    pub fn log_bytes(&self, batch: &Batch) -> usize {
+        let targets = targets_of(self);
+        let parts = targets.len().div_ceil(REFERENCES_MAX).max(1);
+        let sides: usize = targets.iter().filter_map(|t| t.side.as_ref()).map(|side| 16 + 4 * side.subscriptions.len()).sum();
+        let bodies: usize = (self.first..self.first + self.count).map(|i| batch.message_bytes(i) + 128).sum();
+        parts * bodies + self.count as usize * (targets.len() * REFERENCE + sides)
+    }
+
+    /// Does it go to somebody for whom no queue keeps it?
+    pub fn has_direct(&self) -> bool {
+        let at_most_once = |level: u8| level.min(self.level) == 0;
+        self.route.sessions.iter().any(|t| at_most_once(t.level)) || self.route.shares.iter().any(|s| at_most_once(s.level()))
+    }
 }
 
 /// May a head take the route of this run?
@@ -82,39 +102,50 @@ impl Link {
         let mut runs: Vec<RouteRun> = Vec::new();
         let mut wants_confirm = false;
         let mut total = 0;
+        let mut skipped = Skipped::default();
         for (first, count, serial) in publishes {
             total += u64::from(*count);
             for index in *first..*first + *count {
                 let head = &batch.heads[index as usize];
                 wants_confirm |= head.has(HEAD_CONFIRM);
                 let serial = Serial(serial.0 + u64::from(index - first));
+                if self.is_stopped(OwnerIx(head.owner), serial.0) {
+                    skipped.add(serial, self);
+                    continue;
+                }
                 if let Some(refusal) = self.refuse(batch, index).or_else(|| self.refuse_edit(head, states)) {
-                    self.outbox.push(Event::Refused { first: serial, last: serial, why: refusal });
+                    self.refuse_publish(head.owner, serial, refusal);
                     continue;
                 }
                 if head.has(HEAD_RETAIN) {
                     // Its store and its queues change under one lock, so what was gathered goes first.
-                    self.stage(batch, &runs, states, fills, follow);
+                    self.stage(batch, &mut runs, states, fills, follow);
                     runs.clear();
                     self.publish_retained(batch, index, serial, states, fills, follow);
                     continue;
                 }
-                self.gather(batch, index, serial, &mut runs);
+                self.gather_or_say(batch, index, serial, &mut runs);
             }
         }
-        self.stage(batch, &runs, states, fills, follow);
+        skipped.say(self);
+        self.stage(batch, &mut runs, states, fills, follow);
         if !self.is_internal() {
             Counters::add(&self.core.counters.messages_received, total);
         }
         Staged { wants_confirm }
     }
 
-    fn refuse(&mut self, batch: &Batch, index: u32) -> Option<Refusal> {
+    fn gather_or_say(&mut self, batch: &Arc<Batch>, index: u32, serial: Serial, runs: &mut Vec<RouteRun>) {
+        match self.gather(batch, index, serial, runs) {
+            Ok(true) => self.returned(batch, index, serial),
+            Ok(false) => {}
+            Err(why) => self.refuse_publish(batch.heads[index as usize].owner, serial, why),
+        }
+    }
+
+    pub(super) fn refuse(&mut self, batch: &Batch, index: u32) -> Option<Refusal> {
         if self.is_internal() {
             return None;
-        }
-        if self.scoped {
-            return Some(Refusal::NotImplemented("transactions"));
         }
         let head = &batch.heads[index as usize];
         let principal = self.principal.load();
@@ -134,35 +165,28 @@ impl Link {
         self.core.log.failed().then_some(Refusal::StoreFailed)
     }
 
-    /// Adds a head to the run before it, or starts one.
-    fn gather(&mut self, batch: &Arc<Batch>, index: u32, serial: Serial, runs: &mut Vec<RouteRun>) {
+    /// Adds a head to the run before it, or starts one. `true`: it must not go nowhere, and does.
+    pub(super) fn gather(&mut self, batch: &Batch, index: u32, serial: Serial, runs: &mut Vec<RouteRun>) -> Result<bool, Refusal> {
         let head = &batch.heads[index as usize];
         let durable = head.has(HEAD_DURABLE);
         if let Some(run) = runs.last_mut() {
             let same = same_way(batch, run, head);
             let next = run.first + run.count == index && run.serial.0 + u64::from(run.count) == serial.0;
             if same && next && run.level == head.level && run.durable == durable && head.state == 0 {
-                if run.route.is_empty() && head.has(HEAD_MANDATORY) {
-                    self.returned(batch, index, serial);
-                }
                 run.count += 1;
-                return;
+                return Ok(run.route.is_empty() && head.has(HEAD_MANDATORY));
             }
         }
         let route = match runs.iter().rev().take(4).find(|r| same_way(batch, r, head)) {
             Some(run) => run.route.clone(),
-            None => match self.find_route(batch, head) {
-                Ok(route) => route,
-                Err(why) => return self.outbox.push(Event::Refused { first: serial, last: serial, why }),
-            },
+            None => self.find_route(batch, head)?,
         };
-        if route.is_empty() && head.has(HEAD_MANDATORY) {
-            self.returned(batch, index, serial);
-        }
+        let nowhere = route.is_empty() && head.has(HEAD_MANDATORY);
         runs.push(RouteRun { route, first: index, count: 1, level: head.level, durable, serial });
+        Ok(nowhere)
     }
 
-    fn returned(&self, batch: &Arc<Batch>, index: u32, serial: Serial) {
+    pub(super) fn returned(&self, batch: &Arc<Batch>, index: u32, serial: Serial) {
         self.outbox.push(Event::Returned { first: serial, count: 1, batch: batch.clone(), index });
     }
 
@@ -174,43 +198,67 @@ impl Link {
     }
 
     /// Stages gathered runs: records, direct deliveries, references, deliveries from queues.
-    fn stage(&mut self, batch: &Arc<Batch>, runs: &[RouteRun], states: &mut [StateEdit], fills: &mut Fills, follow: &mut Follow) {
-        if runs.is_empty() {
-            return;
-        }
-        let place = Arc::new(Place::new());
-        let held = Arc::new(Held { batch: batch.clone(), place: Some(place.clone()) });
-        let mut records = Records::new();
-        let mut releases = journal::Releases::default();
-        let mut work: Vec<(Vec<Target>, Written, &RouteRun)> = Vec::with_capacity(runs.len());
-        let mut edits = Vec::new();
-        for run in runs {
-            let mut targets = targets_of(run);
-            let edit = self.edit_of(batch, run, states);
-            let logged = edit.as_ref().filter(|(session, _)| session.is_durable()).map(|(session, edit)| (session.id, edit));
-            let written = write_records(&mut records, batch, run, &mut targets, logged);
-            edits.extend(edit);
-            work.push((targets, written, run));
-        }
+    fn stage(&mut self, batch: &Arc<Batch>, runs: &mut Vec<RouteRun>, states: &[StateEdit], fills: &mut Fills, follow: &mut Follow) {
+        self.stage_with(Bundle::default(), batch, runs, states, fills, follow);
+    }
+
+    /// The same, beside records that are in the slot already.
+    fn stage_with(
+        &mut self,
+        mut bundle: Bundle,
+        batch: &Arc<Batch>,
+        runs: &mut Vec<RouteRun>,
+        states: &[StateEdit],
+        fills: &mut Fills,
+        follow: &mut Follow,
+    ) {
         // The slot is reserved before anything changes in memory (LOG §2), so that no checkpoint holds more than it waits for. What is
-        // kept nowhere needs none.
+        // kept nowhere needs none. (One that turns out to stay empty is void and costs next to nothing.)
+        let edited = runs.iter().any(|run| batch.heads[run.first as usize].state != 0);
+        let mut slot = edited.then(|| self.core.log.reserve());
+        let edits = if edited { self.claim_edits(batch, runs, states) } else { Vec::new() };
+        let work = prepare(&mut bundle, batch, runs, &edits);
         let late = mutants::active(Mutant::SettleBeforePublish);
-        let mut slot = (!records.is_empty() && !late).then(|| self.core.log.reserve());
-        for (session, edit) in &edits {
-            session.state.lock().apply(edit);
-            self.core.checkpoint.session(session);
+        if slot.is_none() && !bundle.records.is_empty() && !late {
+            slot = Some(self.core.log.reserve());
+        }
+        if let Some(topic) = &bundle.retains {
+            topic.store(&self.vhost, batch);
         }
         for (_, _, run) in &work {
-            self.deliver_direct(batch, run);
+            self.core.deliver_direct(batch, run);
         }
+        let refused = self.append_all(batch, &work, &mut bundle, None, follow);
+        if late && !bundle.records.is_empty() && slot.is_none() {
+            slot = Some(self.core.log.reserve());
+        }
+        if let Some(slot) = slot {
+            fills.push(slot, bundle.filled());
+        }
+        for (_, index, queue) in refused.iter().filter(|(_, _, queue)| queue.spec.dead_letter_refused) {
+            self.core.dead_letter_refused(queue, batch, *index, follow, &mut How::Own(&mut |slot, filled| fills.push(slot, filled)));
+        }
+        self.say_full(refused);
+    }
+
+    /// Appends references, each destination visited once. Answers what full queues rejected: serial, head and queue.
+    pub(super) fn append_all(
+        &self,
+        batch: &Arc<Batch>,
+        work: &[Work<'_>],
+        bundle: &mut Bundle,
+        mut hidden: Option<&mut Hidden>,
+        follow: &mut Follow,
+    ) -> Vec<Rejected> {
         let now_s = self.core.now_s();
         let log = &self.core.log;
+        let held = Arc::new(Held { batch: batch.clone(), place: Some(bundle.place.clone()) });
         let mut visit: Vec<(u64, usize, usize)> = work
             .iter()
             .enumerate()
             .flat_map(|(w, (targets, _, _))| targets.iter().enumerate().map(move |(t, x)| (x.queue.id.0, w, t)))
             .collect();
-        if runs.len() > 1 {
+        if work.len() > 1 {
             visit.sort_by_key(|(id, _, _)| *id);
         }
         let mut refused = Vec::new();
@@ -222,9 +270,9 @@ impl Link {
             let mut state = queue.lock();
             for (_, w, t) in &visit[at..end] {
                 let (targets, written, run) = &work[*w];
-                let target = &targets[*t];
-                let (records, releases, refused) = (&mut records, &mut releases, &mut refused);
-                Append { queue: &queue, target, held: &held, written, records, releases, refused }.run(run, &mut state, log, follow);
+                let (target, hidden) = (&targets[*t], hidden.as_deref_mut());
+                Append { queue: &queue, target, held: &held, written, bundle, hidden, refused: &mut refused }
+                    .run(run, &mut state, log, follow);
             }
             self.core.arm(&queue, &mut state);
             queue.pump_locked(&mut state, log, now_s, follow);
@@ -232,22 +280,11 @@ impl Link {
             self.core.checkpoint.queue(&queue);
             at = end;
         }
-        if late && !records.is_empty() {
-            slot = Some(self.core.log.reserve());
-        }
-        if let Some(slot) = slot {
-            fills.push(slot, Filled { records, place: Some(place), releases, done: None });
-        }
-        if !refused.is_empty() {
-            self.say_refused(batch, refused, fills, follow);
-        }
+        refused
     }
 
     /// Publishes that at least one full queue rejected, each once.
-    fn say_refused(&self, batch: &Arc<Batch>, mut refused: Vec<(u64, u32, Arc<Queue>)>, fills: &mut Fills, follow: &mut Follow) {
-        for (_, index, queue) in refused.iter().filter(|(_, _, queue)| queue.spec.dead_letter_refused) {
-            self.core.dead_letter_refused(queue, batch, *index, follow, &mut |slot, filled| fills.push(slot, filled));
-        }
+    pub(super) fn say_full(&self, mut refused: Vec<Rejected>) {
         refused.sort_unstable_by_key(|(serial, _, _)| *serial);
         refused.dedup_by_key(|(serial, _, _)| *serial);
         for (serial, _, _) in refused {
@@ -255,15 +292,28 @@ impl Link {
         }
     }
 
-    /// The state edit of a run's first head, if it may be made, and its session.
-    fn edit_of(&self, batch: &Batch, run: &RouteRun, states: &[StateEdit]) -> Option<(Arc<Session>, StateEdit)> {
-        let index = batch.heads[run.first as usize].state.checked_sub(1)?;
-        let edit = states.get(index as usize)?;
-        Some((self.editable(edit)?, edit.clone()))
+    /// Makes the edits that belong to publishes, now that a slot behind them is reserved. A publish whose session was taken over since it was
+    /// looked at is taken out of its run and refused: an exactly-once publish without its identifier comes again.
+    pub(super) fn claim_edits(&self, batch: &Batch, runs: &mut Vec<RouteRun>, states: &[StateEdit]) -> Edits {
+        let mut edits = Vec::new();
+        runs.retain_mut(|run| {
+            let head = &batch.heads[run.first as usize];
+            let Some(edit) = head.state.checked_sub(1).and_then(|i| states.get(i as usize)) else { return true };
+            if let Some(session) = self.claim(edit) {
+                edits.push((run.first, session, edit.clone()));
+                return true;
+            }
+            self.outbox.push(Event::Refused { first: run.serial, last: run.serial, why: Refusal::OwnerEnded });
+            run.first += 1;
+            run.count -= 1;
+            run.serial.0 += 1;
+            run.count > 0
+        });
+        edits
     }
 
     /// A publish whose edit may not be made is not made either: an exactly-once publish without its identifier comes again.
-    fn refuse_edit(&self, head: &Head, states: &[StateEdit]) -> Option<Refusal> {
+    pub(super) fn refuse_edit(&self, head: &Head, states: &[StateEdit]) -> Option<Refusal> {
         let edit = states.get(head.state.checked_sub(1)? as usize)?;
         match self.editable(edit) {
             Some(_) => None,
@@ -272,8 +322,77 @@ impl Link {
         }
     }
 
+    /// A retained publish changes the store before it is enqueued, both under the topic's lock and by one slot: an exactly-once publish must
+    /// not come back from a crash with its identifier known and its value lost.
+    fn publish_retained(
+        &mut self,
+        batch: &Arc<Batch>,
+        index: u32,
+        serial: Serial,
+        states: &[StateEdit],
+        fills: &mut Fills,
+        follow: &mut Follow,
+    ) {
+        let owner = batch.heads[index as usize].owner;
+        let topic = match self.may_retain(batch, index) {
+            Ok(topic) => topic,
+            Err(why) => return self.refuse_publish(owner, serial, why),
+        };
+        let vhost = self.vhost.clone();
+        let _order = vhost.stripe(&topic.key).lock();
+        let mut bundle = Bundle::default();
+        bundle.retain(vhost.id, batch, &topic);
+        bundle.retains = Some(topic);
+        let mut runs = Vec::new();
+        self.gather_or_say(batch, index, serial, &mut runs);
+        self.stage_with(bundle, batch, &mut runs, states, fills, follow);
+    }
+
+    /// Is there a topic to retain this by, and room?
+    pub(super) fn may_retain(&self, batch: &Batch, index: u32) -> Result<Retains, Refusal> {
+        let head = &batch.heads[index as usize];
+        let key = batch.key(head);
+        let invalid = |_| Refusal::Invalid { what: "topic", why: "not a topic name".into() };
+        let name = crate::routing::Name::parse(crate::route::syntax(head.separator), key).map_err(invalid)?;
+        let store = &self.vhost.retained;
+        let full = store.len() as u64 >= self.core.config.retained_max;
+        if full && head.body.len > 0 && store.get(&name).is_none() {
+            return Err(Refusal::LimitReached(Limit::Retained));
+        }
+        // What the broker says of itself is not worth a record.
+        let logged = !key.starts_with(b"$SYS/");
+        Ok(Retains { key: key.to_vec(), index, logged })
+    }
+
+    /// Puts one message of its own into a session's queue, as a record with one reference. Used for what is retained.
+    pub(super) fn enqueue(&mut self, queue: &Arc<Queue>, batch: &Arc<Batch>, wanted: Wanted, fills: &mut Fills, follow: &mut Follow) {
+        let Wanted { level, flags, side } = wanted;
+        let route = Arc::new(Route::default());
+        let run = RouteRun { route, first: 0, count: 1, level, durable: true, serial: Serial(0) };
+        let mut bundle = Bundle::default();
+        let held = Arc::new(Held { batch: batch.clone(), place: Some(bundle.place.clone()) });
+        let slot = queue.durable.then(|| self.core.log.reserve());
+        let ordinal = queue.durable.then_some((0, 0));
+        let mut targets = vec![Target { queue: queue.clone(), level, flags, side, ordinal }];
+        let written = write_records(&mut bundle.records, batch, &run, &mut targets, None);
+        let mut state = queue.lock();
+        append_one(&targets[0], &held, &written, &mut bundle, None, &run, &mut state, &self.core, follow);
+        queue.pump_locked(&mut state, &self.core.log, self.core.now_s(), follow);
+        drop(state);
+        self.core.checkpoint.queue(queue);
+        if let Some(slot) = slot {
+            fills.push(slot, bundle.filled());
+        }
+    }
+
+    fn is_internal(&self) -> bool {
+        self.info.protocol == "internal"
+    }
+}
+
+impl Shared {
     /// At most once: straight to the connections that are there.
-    fn deliver_direct(&self, batch: &Arc<Batch>, run: &RouteRun) {
+    pub fn deliver_direct(&self, batch: &Arc<Batch>, run: &RouteRun) {
         let mut sent = 0u64;
         let mut dropped = 0u64;
         for target in run.route.sessions.iter().filter(|t| t.level.min(run.level) == 0) {
@@ -291,14 +410,14 @@ impl Link {
                 sent += 1;
             }
         }
-        Counters::add(&self.core.counters.messages_sent, sent);
+        Counters::add(&self.counters.messages_sent, sent);
         if dropped > 0 {
-            Counters::add(&self.core.counters.messages_dropped, dropped);
+            Counters::add(&self.counters.messages_dropped, dropped);
         }
     }
 
     /// Sends to a session's connection what need not be kept.
-    pub(super) fn direct(&self, session: &Session, batch: &Arc<Batch>, first: u32, count: u32, side: Option<Arc<Side>>, flags: u8) -> bool {
+    pub fn direct(&self, session: &Session, batch: &Arc<Batch>, first: u32, count: u32, side: Option<Arc<Side>>, flags: u8) -> bool {
         let Some(live) = session.active() else { return false };
         let Some(live): Option<&Arc<Live>> = live.as_ref() else { return false };
         let taken = live.outbox.direct(live.consumer, batch, first, count, side, flags);
@@ -307,70 +426,70 @@ impl Link {
         }
         taken
     }
+}
 
-    /// A retained publish changes the store before it is enqueued, both under the topic's lock.
-    fn publish_retained(
-        &mut self,
-        batch: &Arc<Batch>,
-        index: u32,
-        serial: Serial,
-        states: &mut [StateEdit],
-        fills: &mut Fills,
-        follow: &mut Follow,
-    ) {
-        let vhost = self.vhost.clone();
-        let head = batch.heads[index as usize];
-        let key = batch.key(&head).to_vec();
-        let Ok(name) = crate::routing::Name::parse(crate::route::syntax(head.separator), &key) else {
-            let why = Refusal::Invalid { what: "topic", why: "not a topic name".into() };
-            return self.outbox.push(Event::Refused { first: serial, last: serial, why });
-        };
-        let full = vhost.retained.len() as u64 >= self.core.config.retained_max;
-        if full && head.body.len > 0 && vhost.retained.get(&name).is_none() {
-            return self.outbox.push(Event::Refused { first: serial, last: serial, why: Refusal::LimitReached(Limit::Retained) });
-        }
-        let _order = vhost.stripe(&key).lock();
-        // What the broker says of itself is not worth a record.
-        let logged = !key.starts_with(b"$SYS/");
-        let slot = logged.then(|| self.core.log.reserve());
-        store_retained(&vhost, &name, batch, index, logged);
-        if let Some(slot) = slot {
-            let records = retain_record(vhost.id, batch, &head);
-            fills.push(slot, Filled { records, ..Filled::default() });
-            self.core.checkpoint.retained(&vhost);
-        }
-        let mut runs = Vec::new();
-        self.gather(batch, index, serial, &mut runs);
-        self.stage(batch, &runs, states, fills, follow);
+/// A publish that a full queue rejected: its serial, its head, the queue.
+pub(super) type Rejected = (u64, u32, Arc<Queue>);
+/// A run with where it goes and where its records are.
+pub(super) type Work<'a> = (Vec<Target>, Written, &'a RouteRun);
+/// Edits that were made, by the head that each belongs to.
+pub(super) type Edits = Vec<(u32, Arc<Session>, StateEdit)>;
+
+/// What one slot of the log is going to hold.
+#[derive(Default)]
+pub(crate) struct Bundle {
+    pub records: Records,
+    pub place: Arc<Place>,
+    pub releases: journal::Releases,
+    /// A topic whose retained message this replaces.
+    pub(super) retains: Option<Retains>,
+}
+
+impl Bundle {
+    pub fn filled(self) -> Filled {
+        Filled { records: self.records, place: Some(self.place), releases: self.releases, done: None }
     }
 
-    /// Puts one message of its own into a session's queue, as a record with one reference. Used for what is retained.
-    pub(super) fn enqueue(&mut self, queue: &Arc<Queue>, batch: &Arc<Batch>, wanted: Wanted, fills: &mut Fills, follow: &mut Follow) {
-        let Wanted { level, flags, side } = wanted;
-        let route = Arc::new(Route::default());
-        let run = RouteRun { route, first: 0, count: 1, level, durable: true, serial: Serial(0) };
-        let place = Arc::new(Place::new());
-        let held = Arc::new(Held { batch: batch.clone(), place: Some(place.clone()) });
-        let slot = queue.durable.then(|| self.core.log.reserve());
-        let ordinal = queue.durable.then_some((0, 0));
-        let mut targets = vec![Target { queue: queue.clone(), level, flags, side, ordinal }];
-        let mut records = Records::new();
-        let mut releases = journal::Releases::default();
-        let written = write_records(&mut records, batch, &run, &mut targets, None);
-        let mut state = queue.lock();
-        let log = &self.core.log;
-        append_one(&targets[0], &held, &written, &mut records, &mut releases, &run, &mut state, &self.core, follow);
-        queue.pump_locked(&mut state, log, self.core.now_s(), follow);
-        drop(state);
-        self.core.checkpoint.queue(queue);
-        if let Some(slot) = slot {
-            fills.push(slot, Filled { records, place: Some(place), releases, done: None });
-        }
+    /// What left a queue by this slot, instead of by one of its own.
+    pub fn gone(&mut self, mut gone: Fill) {
+        push_settle(&mut self.records, &gone);
+        self.releases.known.append(&mut gone.releases.known);
+        self.releases.pending.append(&mut gone.releases.pending);
     }
 
-    fn is_internal(&self) -> bool {
-        self.info.protocol == "internal"
+    pub(super) fn retain(&mut self, vhost: u32, batch: &Batch, topic: &Retains) {
+        if topic.logged {
+            push_retain(&mut self.records, vhost, batch, &batch.heads[topic.index as usize]);
+        }
     }
+}
+
+/// A retained publish that may be made.
+pub(super) struct Retains {
+    pub key: Vec<u8>,
+    pub index: u32,
+    pub logged: bool,
+}
+
+impl Retains {
+    pub fn store(&self, vhost: &Vhost, batch: &Batch) {
+        let separator = batch.heads[self.index as usize].separator;
+        if let Ok(name) = crate::routing::Name::parse(crate::route::syntax(separator), &self.key) {
+            store_retained(vhost, &name, batch, self.index, self.logged);
+        }
+    }
+}
+
+/// Writes the records of gathered runs, sequence numbers left open.
+pub(super) fn prepare<'a>(bundle: &mut Bundle, batch: &Batch, runs: &'a [RouteRun], edits: &Edits) -> Vec<Work<'a>> {
+    let mut work = Vec::with_capacity(runs.len());
+    for run in runs {
+        let mut targets = targets_of(run);
+        let edit = edits.iter().find(|(head, session, _)| *head == run.first && session.is_durable());
+        let written = write_records(&mut bundle.records, batch, run, &mut targets, edit.map(|(_, session, edit)| (session.id, edit)));
+        work.push((targets, written, run));
+    }
+    work
 }
 
 /// Replaces or removes what is retained. The value is a copy of its own, so that it pins no turn.
@@ -477,15 +596,15 @@ pub(crate) fn append_one(
     target: &Target,
     held: &Arc<Held>,
     written: &Written,
-    records: &mut Records,
-    releases: &mut journal::Releases,
+    bundle: &mut Bundle,
+    hidden: Option<&mut Hidden>,
     run: &RouteRun,
     state: &mut crate::queue::State,
     core: &crate::core::Shared,
     follow: &mut Follow,
 ) {
     let mut refused = Vec::new();
-    Append { queue: &target.queue, target, held, written, records, releases, refused: &mut refused }.run(run, state, &core.log, follow);
+    Append { queue: &target.queue, target, held, written, bundle, hidden, refused: &mut refused }.run(run, state, &core.log, follow);
     core.arm(&target.queue, state);
 }
 
@@ -506,10 +625,11 @@ struct Append<'a> {
     target: &'a Target,
     held: &'a Arc<Held>,
     written: &'a Written,
-    records: &'a mut Records,
-    releases: &'a mut journal::Releases,
-    /// Serial, head and queue where a queue that rejects was full.
-    refused: &'a mut Vec<(u64, u32, Arc<Queue>)>,
+    bundle: &'a mut Bundle,
+    /// Part of a transaction: handed to nobody before the commit point.
+    hidden: Option<&'a mut Hidden>,
+    /// Where a queue that rejects was full.
+    refused: &'a mut Vec<Rejected>,
 }
 
 impl Append<'_> {
@@ -521,12 +641,12 @@ impl Append<'_> {
                 (offset, fields, ordinal)
             });
             let head = &self.held.batch.heads[index as usize];
-            if !self.queue.make_room(state, head.key.len + head.body.len, log, follow) {
+            if !self.has_room(state, head.key.len + head.body.len, log, follow) {
                 if self.queue.bound.then == AtBound::Reject && !state.deleted {
                     self.refused.push((run.serial.0 + u64::from(n), index, self.queue.clone()));
                 }
                 if let (Some((offset, _, ordinal)), Some(place)) = (record, &self.held.place) {
-                    self.releases.pending.push((place.clone(), offset, ordinal));
+                    self.bundle.releases.pending.push((place.clone(), offset, ordinal));
                 }
                 continue;
             }
@@ -546,8 +666,19 @@ impl Append<'_> {
                 },
             );
             if record.is_some() {
-                patch_seq(self.records.bytes_mut(), fields as usize, usize::from(ordinal), seq);
+                patch_seq(self.bundle.records.bytes_mut(), fields as usize, usize::from(ordinal), seq);
+            }
+            if let Some(hidden) = &mut self.hidden {
+                hidden.hide(self.queue, state, seq);
             }
         }
+    }
+
+    fn has_room(&self, state: &mut crate::queue::State, bytes: u32, log: &Log, follow: &mut Follow) -> bool {
+        // What a transaction makes too much is dropped when it shows, the oldest first.
+        if self.hidden.is_some() && self.queue.bound.then == AtBound::DropOldest {
+            return !state.deleted;
+        }
+        self.queue.make_room(state, bytes, log, follow)
     }
 }

@@ -194,8 +194,10 @@ impl Link {
     pub(super) fn recover(&mut self, owner: OwnerIx) -> Answer {
         let id = self.lease_owner(owner).ok_or(Refusal::OwnerEnded)?;
         let mut follow = Follow::default();
+        let settled = self.transactions.settled_by(owner);
         for queue in self.leased_queues(id) {
-            queue.give_back_all(id, |_| false);
+            // What an open transaction has settled stays, until it is committed or rolled back.
+            queue.give_back_all(id, |seq| settled.contains(&(queue.id, seq)));
             follow.pump.push(queue);
         }
         self.core.follow_up(follow);

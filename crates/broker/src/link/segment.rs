@@ -2,7 +2,9 @@
 
 use super::publish::Staged;
 use super::{Link, Owner};
+use crate::dead_letter::How;
 use crate::queue::{Fill, Follow, Gone, Modified, Queue};
+use crate::session::{Live, SessionState};
 use crate::store::{edits_record, requeue_record, settle_filled};
 use broker_api::{Batch, Credit, CreditTo, Outcome, Serial, Settle, StateEdit};
 use journal::{Filled, Records, Slot, Ticket};
@@ -15,7 +17,8 @@ const MOVES_MAX: usize = 4096;
 pub(super) struct Segment {
     /// (first head, count, serial of the first)
     pub publishes: Vec<(u32, u32, Serial)>,
-    pub settles: Vec<Settle>,
+    /// With the serial behind which each stands.
+    pub settles: Vec<(u64, Settle)>,
     pub credits: Vec<Credit>,
     /// Edits with records of their own, by index.
     pub states: Vec<u32>,
@@ -67,8 +70,10 @@ impl Link {
             }
         }
         self.bare_states(segment, states, &mut fills);
-        for settle in segment.settles.drain(..) {
-            self.settle(&settle, states, &mut fills, &mut follow);
+        for (after, settle) in segment.settles.drain(..) {
+            if !self.is_stopped(settle.owner, after) {
+                self.settle(&settle, states, &mut fills, &mut follow);
+            }
         }
         for credit in segment.credits.drain(..) {
             self.credit(credit, &mut follow);
@@ -77,7 +82,7 @@ impl Link {
         let mut moves = 0;
         while !follow.leaving.is_empty() && moves < MOVES_MAX {
             for leaving in std::mem::take(&mut follow.leaving) {
-                self.core.dead_letter(leaving, &mut follow, &mut |slot, filled| fills.push(slot, filled));
+                self.core.dead_letter(leaving, &mut follow, &mut How::Own(&mut |slot, filled| fills.push(slot, filled)));
                 moves += 1;
             }
         }
@@ -153,11 +158,21 @@ impl Link {
     /// The session that an edit is for, if this connection may still edit it: while attached, and once more after it was superseded.
     pub(super) fn editable(&self, edit: &StateEdit) -> Option<Arc<crate::session::Session>> {
         let Owner::Session { session, live } = self.owner(edit.owner)? else { return None };
-        let state = session.state.lock();
-        let last_words = state.waiting.is_some() && state.last_words_of == live.incarnation;
-        let may = !state.ended && (state.incarnation == live.incarnation || last_words) && (edit.value.is_none() || !state.is_full());
-        drop(state);
+        let may = may_edit(&session.state.lock(), live, edit);
         may.then(|| session.clone())
+    }
+
+    /// Makes an edit if this connection may: both under one lock, so that no takeover comes between.
+    pub(super) fn claim(&self, edit: &StateEdit) -> Option<Arc<crate::session::Session>> {
+        let Owner::Session { session, live } = self.owner(edit.owner)? else { return None };
+        let mut state = session.state.lock();
+        if !may_edit(&state, live, edit) {
+            return None;
+        }
+        state.apply(edit);
+        drop(state);
+        self.core.checkpoint.session(session);
+        Some(session.clone())
     }
 
     fn settle(&mut self, settle: &Settle, states: &[StateEdit], fills: &mut Fills, follow: &mut Follow) {
@@ -248,4 +263,9 @@ impl Link {
             })
             .collect()
     }
+}
+
+fn may_edit(state: &SessionState, live: &Live, edit: &StateEdit) -> bool {
+    let last_words = state.waiting.is_some() && state.last_words_of == live.incarnation;
+    !state.ended && (state.incarnation == live.incarnation || last_words) && (edit.value.is_none() || !state.is_full())
 }

@@ -4,6 +4,7 @@ mod append;
 mod consumer;
 mod follow;
 mod group;
+mod hidden;
 mod lane;
 mod lanes;
 mod leave;
@@ -65,6 +66,8 @@ pub(crate) struct State {
     pub expiring: bool,
     /// Bytes of messages that are held in memory.
     held_bytes: u64,
+    /// Messages of transactions that have not passed the commit point: nothing behind them in their lane is handed out either.
+    barriers: Vec<hidden::Barrier>,
     pub deleted: bool,
     pub dropped_messages: u64,
 }

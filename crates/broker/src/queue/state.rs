@@ -1,5 +1,6 @@
 //! Where the next entry of a queue stands, and entries going back and forth between ready and leased.
 
+use super::hidden::is_behind;
 use super::lane::Next;
 use super::{Entry, Lane, Page, State, Status, PAGE};
 use broker_api::{Seq, DELIVERY_REDELIVERED};
@@ -9,10 +10,14 @@ impl State {
     pub(super) fn next(&mut self) -> Option<(u8, Next)> {
         for (level, lane) in self.lanes.iter_mut().rev() {
             if let Some(position) = lane.returned.first() {
+                if is_behind(&self.barriers, level, *position) {
+                    continue;
+                }
                 return Some((level, lane.look(*position)));
             }
             if lane.cursor < lane.next {
                 match lane.next_ready(lane.cursor) {
+                    Next::Ready(position) if is_behind(&self.barriers, level, position) => {}
                     Next::Ready(position) => {
                         lane.cursor = position;
                         return Some((level, Next::Ready(position)));

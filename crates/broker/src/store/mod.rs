@@ -220,11 +220,21 @@ pub(crate) fn edits_record(edits: &[(u64, &StateEdit)]) -> Records {
     one(kind::STATE, |w| records::write_edits(w.0, edits))
 }
 
-pub(crate) fn retain_record(vhost: u32, batch: &Batch, head: &Head) -> Records {
-    one(kind::RETAIN, |w| {
+/// A retained message, as a record among others of its slot.
+pub(crate) fn push_retain(records: &mut Records, vhost: u32, batch: &Batch, head: &Head) {
+    records.push(kind::RETAIN, LEVEL, 0, 0, |out| {
+        let mut w = Writer(out);
         w.u32(vhost);
-        write_message(w, batch, head, batch.arrived_ms);
-    })
+        write_message(&mut w, batch, head, batch.arrived_ms);
+    });
+}
+
+pub(crate) fn push_edits(records: &mut Records, edits: &[(u64, &StateEdit)]) {
+    records.push(kind::STATE, LEVEL, 0, 0, |out| records::write_edits(out, edits));
+}
+
+pub(crate) fn push_requeue(records: &mut Records, queue: QueueId, counts: &[(broker_api::Seq, u16)]) {
+    records.push(kind::REQUEUE, LEVEL, 0, 0, |out| records::write_requeue(out, queue, counts));
 }
 
 /// A session without its subscriptions and its map; those have records of their own.

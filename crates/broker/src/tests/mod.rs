@@ -3,13 +3,15 @@
 mod exchanges;
 mod moves;
 mod queues;
+mod stop;
+mod transactions;
 
 use crate::open::Steps;
 use crate::{Config, Core};
 use broker_api::{
-    Bind, Broker, ConnectionInfo, Consume, ConsumerIx, Control, CoreSession, Declare, DeliverTo, Delivery, Destination, Event, EventBatch,
-    ExchangeName, ExchangeSpec, Head, HeaderView, Login, LoginStep, Mode, Outcome, OwnerIx, Peer, QueueId, QueueName, QueueSpec, Refusal,
-    Reply, Seq, Settle, Signal, Span, Take, Token, Turn, Value, VhostName, HEAD_CONFIRM, HEAD_DURABLE,
+    Bind, Broker, ConnectionInfo, Consume, ConsumerIx, Control, CoreSession, Declare, DeliverTo, Delivery, Destination, Entry, Event,
+    EventBatch, ExchangeName, ExchangeSpec, Head, HeaderView, Login, LoginStep, Mode, Outcome, OwnerIx, Peer, QueueId, QueueName,
+    QueueSpec, Refusal, Reply, Seq, Settle, Signal, Span, Take, Token, Turn, TxIx, Value, VhostName, HEAD_CONFIRM, HEAD_DURABLE,
 };
 use journal::sim::{Crash, SimStorage};
 use std::sync::Arc;
@@ -86,8 +88,12 @@ impl Rig {
     }
 
     fn on(storage: SimStorage) -> Rig {
+        Rig::with(storage, config())
+    }
+
+    fn with(storage: SimStorage, config: Config) -> Rig {
         let (core, steps) =
-            Core::open_stepped(Arc::new(storage.clone()), journal_config(&storage), config(), Box::new(|_| {})).expect("opens");
+            Core::open_stepped(Arc::new(storage.clone()), journal_config(&storage), config, Box::new(|_| {})).expect("opens");
         Rig { storage, core, steps }
     }
 
@@ -119,12 +125,17 @@ impl Rig {
     }
 
     fn client(&self) -> Client {
+        self.client_of(false)
+    }
+
+    /// Logged in, with owner 1.
+    fn client_of(&self, fail_stop: bool) -> Client {
         let peer = Peer::Tcp("127.0.0.1:1".parse().expect("an address"));
         let info = ConnectionInfo { peer, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: true };
         let session = self.core.connect(info).expect("connects");
         let mut client = Client { session, turn: Turn::default(), got: Vec::new(), token: 0 };
         client.ok(self, Control::Login(Login { vhost: None, step: LoginStep::Anonymous }));
-        client.ok(self, Control::Owner { owner: OwnerIx(1), fail_stop: false });
+        client.ok(self, Control::Owner { owner: OwnerIx(1), fail_stop });
         client
     }
 }
@@ -145,6 +156,56 @@ impl Client {
                 self.note(event, &batch);
             }
         }
+    }
+
+    /// Sends what the turn holds, and lets nothing else happen.
+    fn send(&mut self) {
+        self.session.submit(&mut self.turn);
+    }
+
+    /// Takes what is there now, without any step of the core's threads.
+    fn look(&mut self) -> Vec<Got> {
+        let mut batch = EventBatch::default();
+        self.session.swap(&mut batch);
+        self.session.written(usize::MAX);
+        for event in &batch.events {
+            self.note(event, &batch);
+        }
+        std::mem::take(&mut self.got)
+    }
+
+    /// Everything that came since, forgetting it.
+    fn all(&mut self, rig: &Rig) -> Vec<Got> {
+        self.pull(rig);
+        std::mem::take(&mut self.got)
+    }
+
+    /// Appends a durable publish of owner 1 to the turn.
+    fn put(&mut self, exchange: &str, key: &str, body: &str) {
+        self.put_with(exchange, key, body, |_| {});
+    }
+
+    fn put_with(&mut self, exchange: &str, key: &str, body: &str, edit: impl FnOnce(&mut Head)) {
+        let [exchange, key, body] = [exchange, key, body].map(|text| self.turn.intern(text.as_bytes()));
+        let flags = HEAD_DURABLE | HEAD_CONFIRM;
+        let mut head = Head { exchange, key, body, flags, separator: b'.', level: 1, format: LINES, owner: 1, ..Head::default() };
+        edit(&mut head);
+        self.turn.publish(head);
+    }
+
+    fn put_settle(&mut self, queue: QueueId, seq: Seq, outcome: Outcome) {
+        self.turn.settle(Settle { queue, first: seq, count: 1, owner: OwnerIx(1), state: 0, outcome });
+    }
+
+    fn scope(&mut self, tx: Option<u32>) {
+        self.turn.entries.push(Entry::Scope(tx.map(TxIx)));
+    }
+
+    /// Appends a command; answers its token.
+    fn put_control(&mut self, control: Control) -> u32 {
+        self.token += 1;
+        self.turn.control(Token(self.token), control);
+        self.token
     }
 
     fn note(&mut self, event: &Event, all: &EventBatch) {

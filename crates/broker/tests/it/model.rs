@@ -108,6 +108,45 @@ impl Line {
     }
 }
 
+/// A transaction whose commit was asked for: what it published, and what it settled, by line.
+#[derive(Default, Debug)]
+pub struct Transaction {
+    pub published: Vec<Id>,
+    pub settled: Vec<(usize, Id)>,
+    /// Answered, or something that it published was seen: from then on it must have happened.
+    pub sure: bool,
+}
+
+impl Transaction {
+    /// After a crash all of it is there, or nothing. `there`: what the lines hold now; `lines`: what they held before.
+    pub fn after_crash(&self, lines: &[Line], there: &[BTreeSet<Id>]) -> Result<bool, String> {
+        let mut evidence = Vec::new();
+        for (line, there) in lines.iter().zip(there) {
+            for id in &self.published {
+                // What was settled since may be gone for that reason.
+                match line.sent.get(id) {
+                    Some(_) if there.contains(id) => evidence.push((true, *id, line.name)),
+                    Some(sent) if sent.settled == Settled::No => evidence.push((false, *id, line.name)),
+                    _ => {}
+                }
+            }
+        }
+        for (line, id) in &self.settled {
+            let (line, there) = (&lines[*line], &there[*line]);
+            match line.sent.get(id) {
+                Some(_) if there.contains(id) => evidence.push((false, *id, line.name)),
+                Some(sent) if sent.confirmed => evidence.push((true, *id, line.name)),
+                _ => {}
+            }
+        }
+        let happened = self.sure || evidence.first().is_some_and(|(happened, _, _)| *happened);
+        match evidence.iter().find(|(other, _, _)| *other != happened) {
+            None => Ok(happened),
+            Some(other) => Err(format!("{self:?} is torn: {other:?} tells against the rest")),
+        }
+    }
+}
+
 /// One state edit, and the publish in whose record it was.
 #[derive(Clone, Debug)]
 pub struct Edit {
@@ -207,6 +246,23 @@ mod tests {
         assert!(l.deliver((0, 1)).is_err_and(|e| e.contains("again")));
         l.sure_settled((0, 1));
         assert!(l.after_crash(&[(0, 1), (0, 2)].into()).is_err_and(|e| e.contains("rose")));
+    }
+
+    #[test]
+    fn it_sees_a_torn_transaction_and_a_lost_one() {
+        let mut sent = line();
+        sent.publish((0, 4));
+        sent.ask_settle((0, 1));
+        let lines = [sent];
+        let mut tx = Transaction { published: vec![(0, 3), (0, 4)], settled: vec![(0, (0, 1))], sure: false };
+        let look = |tx: &Transaction, there: &[Id]| tx.after_crash(&lines, &[there.iter().copied().collect()]);
+        assert_eq!(look(&tx, &[(0, 2), (0, 3), (0, 4)]), Ok(true));
+        assert_eq!(look(&tx, &[(0, 1), (0, 2)]), Ok(false));
+        assert!(look(&tx, &[(0, 2), (0, 3)]).is_err_and(|e| e.contains("torn")), "half of what it published");
+        assert!(look(&tx, &[(0, 1), (0, 2), (0, 3), (0, 4)]).is_err(), "published and not settled");
+        assert!(look(&tx, &[(0, 2)]).is_err(), "settled and not published");
+        tx.sure = true;
+        assert!(look(&tx, &[(0, 1), (0, 2)]).is_err(), "answered and not there");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The core on a simulated disk: random work, and crashes at random points, from a seed. The model stands beside it and is checked after every
-//! crash (LOG §7, 5, 8, 10): confirmed is never lost, settled and confirmed never comes again, FIFO per producer, counters equal a recount,
+//! crash (LOG §7, 5, 8, 10): transactions happened whole or not at all, confirmed is never lost, settled and confirmed never comes again, FIFO per producer, counters equal a recount,
 //! the state map and what it is in one record with agree, retained values never go back.
 
-use crate::model::{Edit, Id, Line, Map, Retained, Settled};
+use crate::model::{Edit, Id, Line, Map, Retained, Settled, Transaction};
 use crate::support::*;
 use broker_api::*;
 use journal::sim::{Crash, Injected, Rng};
@@ -51,6 +51,10 @@ struct Tally {
     in_flight: u64,
     resumed: u64,
     torn_tails: u64,
+    commits: u64,
+    /// Commits that a crash left undecided, and how it decided them.
+    commits_kept: u64,
+    commits_lost: u64,
     checkpoints: u64,
     evacuations: u64,
     rotations: u64,
@@ -80,6 +84,19 @@ struct Consumer {
     map: Map,
     /// Of keys that stand in the map.
     pins: BTreeMap<u64, (usize, Id)>,
+    /// As a producer, in transactions.
+    next: u32,
+    /// The last transaction of this connection, and what is in the one that is open now.
+    tx: u32,
+    open: Option<Open>,
+    /// Asked for in this reign, with the token that the answer bears while it is awaited.
+    commits: Vec<(Option<u32>, Transaction)>,
+}
+
+/// What an open transaction has collected.
+struct Open {
+    published: Vec<(Id, u64)>,
+    settled: Vec<(usize, Id, Got, Option<u64>)>,
 }
 
 struct Sim {
@@ -190,7 +207,8 @@ impl Sim {
     fn operation(&mut self, node: &Node) -> Result<(), String> {
         let steps = node.steps.clone().expect("stepped");
         match self.rng.below(100) {
-            0..30 => self.publish(),
+            0..24 => self.publish(),
+            24..30 => self.transact(),
             30..34 => self.publish_retained(),
             34..37 => self.drop_key(),
             37..55 => self.settle(),
@@ -252,6 +270,68 @@ impl Sim {
         }
         let messages: Vec<Msg> = turn.into_iter().map(|(_, m)| m).collect();
         producer.client.as_mut().expect("connected").send(&messages);
+    }
+
+    /// A session takes part as consumer and producer in one: it settles and publishes in a scope, and commits, rolls back, or leaves it open.
+    fn transact(&mut self) {
+        let n = self.rng.below(3) as usize;
+        let consumer = &mut self.consumers[n];
+        let Some(client) = &mut consumer.client else { return };
+        let begins = consumer.open.is_none();
+        let ends = !begins || self.rng.chance(60);
+        let commits = self.rng.chance(75);
+        let now = client.session.now_ms();
+        if begins {
+            consumer.tx += 1;
+        }
+        let open = consumer.open.get_or_insert_with(|| Open { published: Vec::new(), settled: Vec::new() });
+        let (mut publishes, mut settles) = (Vec::new(), Vec::new());
+        if begins {
+            for _ in 0..self.rng.below(4) {
+                let (topic, id) = (self.rng.below(TOPICS), ((PRODUCERS + n) as u32, consumer.next));
+                consumer.next += 1;
+                publishes.push(msg(&format!("t/{topic}"), body(&mut self.rng, id), 1 + (id.1 % 2) as u8));
+                open.published.push((id, topic));
+            }
+            let count = self.rng.below(4) as usize;
+            while let Some(at) = consumer.out.iter().position(|o| o.3.is_none()).filter(|_| settles.len() < count) {
+                let taken = consumer.out.remove(at);
+                settles.push((taken.2.queue, taken.2.seq.unwrap()));
+                open.settled.push(taken);
+            }
+        }
+        let tx = TxIx(consumer.tx);
+        let token = client.turn(|turn, token| {
+            turn.entries.push(Entry::Scope(Some(tx)));
+            publishes.iter().for_each(|m| m.put(turn, now));
+            for (queue, seq) in settles {
+                turn.settle(Settle { queue, first: seq, count: 1, owner: OWNER, state: 0, outcome: Outcome::Accepted });
+            }
+            turn.entries.push(Entry::Scope(None));
+            if ends {
+                let control = if commits { Control::Commit { owner: OWNER, tx } } else { Control::Rollback { owner: OWNER, tx } };
+                turn.control(Token(token), control);
+            }
+        });
+        if !ends {
+            return;
+        }
+        let Some(Open { published, settled }) = consumer.open.take() else { return };
+        if !commits {
+            // The leases are where they were.
+            consumer.out.extend(settled);
+            return;
+        }
+        let mut asked = Transaction::default();
+        for (id, topic) in published {
+            asked.published.push(id);
+            (0..self.lines.len()).filter(|l| wants(*l, topic)).for_each(|l| self.lines[l].publish(id));
+        }
+        for (line, id, _, _) in settled {
+            asked.settled.push((line, id));
+            self.lines[line].ask_settle(id);
+        }
+        consumer.commits.push((Some(token), asked));
     }
 
     fn publish_retained(&mut self) {
@@ -349,7 +429,8 @@ impl Sim {
         // Serials start again with the next connection: what this one asked for may still become durable, but nobody is told.
         consumer.settling.clear();
         consumer.map.edits.iter_mut().for_each(|e| e.serial = u64::MAX);
-        for (line, id, _, _) in consumer.out.drain(..) {
+        consumer.forget_tokens();
+        for (line, id, _, _) in consumer.out.drain(..).chain(consumer.open.take().map(|open| open.settled).unwrap_or_default()) {
             self.lines[line].give_back(id);
         }
     }
@@ -369,6 +450,7 @@ impl Sim {
                 let id = parse(&got)?;
                 self.lines[AUTO].deliver(id)?;
                 self.lines[AUTO].ask_settle(id);
+                seen_of(&mut self.consumers, id);
                 self.tally.settled += 1;
             }
         }
@@ -402,10 +484,17 @@ impl Sim {
     }
 
     fn hear_consumer(&mut self, n: usize) -> Result<(), String> {
-        let consumer = &mut self.consumers[n];
-        let Some(client) = &mut consumer.client else { return Ok(()) };
-        client.hear_one();
-        for seen in std::mem::take(&mut client.log) {
+        let mut heard = Vec::new();
+        if let Some(client) = &mut self.consumers[n].client {
+            client.hear_one();
+            heard = std::mem::take(&mut client.log);
+        }
+        for seen in heard {
+            if let Seen::Got(got) = &seen {
+                seen_of(&mut self.consumers, parse(got)?);
+            }
+            let consumer = &mut self.consumers[n];
+            let Some(client) = &mut consumer.client else { return Ok(()) };
             match seen {
                 Seen::Got(got) => {
                     let id = parse(&got)?;
@@ -427,7 +516,16 @@ impl Sim {
                     consumer.map.done(through);
                 }
                 Seen::Reply(_, Ok(Reply::Attached(attached))) => client.queue = attached.queue,
-                Seen::Reply(..) | Seen::Signal(_) => {}
+                Seen::Reply(token, Ok(Reply::Ok)) => {
+                    let Some((awaited, tx)) = consumer.commits.iter_mut().find(|(t, _)| *t == Some(token)) else { continue };
+                    (*awaited, tx.sure) = (None, true);
+                    self.tally.commits += 1;
+                    for id in &tx.published {
+                        self.lines.iter_mut().for_each(|line| line.confirm(*id));
+                    }
+                    tx.settled.iter().for_each(|(line, id)| self.lines[*line].sure_settled(*id));
+                }
+                Seen::Refused(_, _, Refusal::StoreFailed) | Seen::Reply(..) | Seen::Signal(_) => {}
                 other => return Err(format!("a consumer heard {other:?}")),
             }
         }
@@ -449,7 +547,8 @@ impl Sim {
         for c in &mut self.consumers {
             c.client = None;
             c.settling.clear();
-            for (line, id, _, _) in c.out.drain(..) {
+            c.forget_tokens();
+            for (line, id, _, _) in c.out.drain(..).chain(c.open.take().map(|open| open.settled).unwrap_or_default()) {
                 self.lines[line].give_back(id);
             }
         }
@@ -498,6 +597,12 @@ impl Sim {
             let found: BTreeSet<u64> = producer.client.as_ref().map(|c| keys(&c.state).into_iter().collect()).unwrap_or_default();
             let lines = &self.lines;
             producer.map.after_crash(&found, |id| known(lines, &there, id)).map_err(|e| format!("producer {p}: {e}"))?;
+        }
+        for (_, tx) in self.consumers.iter_mut().flat_map(|c| c.commits.drain(..)) {
+            let happened = tx.after_crash(&self.lines, &there)?;
+            self.tally.commits_kept += u64::from(happened && !tx.sure);
+            let empty = tx.published.is_empty() && tx.settled.is_empty();
+            self.tally.commits_lost += u64::from(!happened && !empty);
         }
         for (line, there) in self.lines.iter_mut().zip(&there) {
             line.after_crash(there)?;
@@ -604,7 +709,12 @@ impl Producer {
 
 impl Consumer {
     fn new() -> Consumer {
-        Consumer { client: None, out: Vec::new(), settling: Vec::new(), map: Map::default(), pins: BTreeMap::new() }
+        let (map, pins) = (Map::default(), BTreeMap::new());
+        Consumer { client: None, out: Vec::new(), settling: Vec::new(), map, pins, next: 0, tx: 0, open: None, commits: Vec::new() }
+    }
+    /// Tokens start again with the next connection; what was asked for may still happen.
+    fn forget_tokens(&mut self) {
+        self.commits.iter_mut().for_each(|(token, _)| *token = None);
     }
     fn attach(&mut self, node: &Node, name: &str, credit: u32) {
         let mut client = Client::named(node, name).send();
@@ -613,9 +723,30 @@ impl Consumer {
     }
 }
 
+/// Somebody was handed this: the transaction that published it has passed the commit point, or a crash must not undo it.
+fn seen_of(consumers: &mut [Consumer], id: Id) {
+    let all = consumers.iter_mut().flat_map(|c| &mut c.commits);
+    all.filter(|(_, tx)| tx.published.contains(&id)).for_each(|(_, tx)| tx.sure = true);
+}
+
 fn add(into: &mut Tally, t: &Tally) {
     macro_rules! sum { ($($field:ident),*) => { $(into.$field += t.$field;)* } }
-    sum!(seeds, operations, crashes, confirmed, settled, in_flight, resumed, torn_tails, checkpoints, evacuations, rotations);
+    sum!(
+        seeds,
+        operations,
+        crashes,
+        confirmed,
+        settled,
+        in_flight,
+        resumed,
+        torn_tails,
+        commits,
+        commits_kept,
+        commits_lost,
+        checkpoints,
+        evacuations,
+        rotations
+    );
     macro_rules! injected { ($($field:ident),*) => { $(into.injected.$field += t.injected.$field;)* } }
     injected!(kills, power_cuts, sectors_lost, sectors_kept, names_lost, cut_short);
 }
@@ -676,8 +807,9 @@ fn crashes_at_random_points() {
     println!("{:.1} s: {tally:?}", started.elapsed().as_secs_f64());
     let Tally { crashes, confirmed, settled, in_flight, resumed, torn_tails, checkpoints, evacuations, rotations, injected, .. } = tally;
     let counts = [crashes, confirmed, settled, in_flight, resumed, torn_tails, checkpoints, evacuations, rotations];
+    let counts = counts.into_iter().chain([tally.commits, tally.commits_kept, tally.commits_lost]);
     let faults = [injected.kills, injected.power_cuts, injected.sectors_lost, injected.sectors_kept, injected.cut_short];
-    assert!(counts.iter().chain(&faults).all(|n| *n > 0), "something never happened: {tally:?}");
+    assert!(counts.chain(faults).all(|n| n > 0), "something never happened: {tally:?}");
     assert!(confirmed > 1000 && settled > 1000);
 }
 

@@ -218,6 +218,7 @@ impl Msg {
             state,
             separator: b'/',
             topic: true,
+            owner: OWNER.0,
             expires_ms: if self.expires_secs > 0 { now_ms + self.expires_secs * 1000 } else { 0 },
             ..Head::default()
         });

@@ -1,4 +1,0 @@
-//! The codec against another one, and conversations with a session.
-
-mod codec;
-mod oracle;
