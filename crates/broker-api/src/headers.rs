@@ -82,6 +82,11 @@ pub trait HeaderView: Send + Sync {
     /// The headers among a message's encoded properties (`Head.origin`), in their order.
     fn headers<'a>(&self, origin: &'a [u8], each: &mut dyn FnMut(&'a [u8], Value<'a>));
 
+    /// A property of the message that is no header, by its name in AMQP 0-9-1 (`correlation_id`, `message_id`, `timestamp`).
+    fn property<'a>(&self, _origin: &'a [u8], _name: &[u8]) -> Option<Value<'a>> {
+        None
+    }
+
     /// Encoded arguments of a binding, an exchange or a queue.
     fn arguments<'a>(&self, encoded: &'a [u8], each: &mut dyn FnMut(&'a [u8], Value<'a>));
 }

@@ -183,6 +183,10 @@ impl Headers for LazyHeaders<'_> {
         });
         all.iter().find(|(other, _)| *other == name).map(|(_, value)| value.clone())
     }
+
+    fn property(&self, name: &[u8]) -> Option<Value<'_>> {
+        self.view?.property(self.origin, name)
+    }
 }
 
 /// A binding, as the list and the log have it.

@@ -32,8 +32,9 @@ impl Link {
         if by_name::<Dest>(&spec.kind).is_none() {
             return Err(Refusal::Invalid { what: "exchange type", why: format!("unknown exchange type '{}'", spec.kind) });
         }
-        let slot = spec.durable.then(|| self.core.log.reserve());
         let arguments = self.core.arguments(spec.format, &spec.arguments);
+        crate::routing::exchange::check(&spec.kind, &arguments).map_err(Refusal::PreconditionFailed)?;
+        let slot = spec.durable.then(|| self.core.log.reserve());
         let made = Exchange::new(self.core.id(), name.clone(), spec, &arguments);
         let exchange = made.ok_or(Refusal::NotImplemented("this exchange type"))?;
         vhost.exchanges.insert(name, exchange.clone());

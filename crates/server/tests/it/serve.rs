@@ -117,3 +117,26 @@ fn clients_are_told_where_to_go_when_the_broker_stops() {
     assert_eq!((first, body[0]), (0xe0, 156), "DISCONNECT, use another server: {body:?}");
     assert!(body.ends_with(b"other.example:1883"), "{body:?}");
 }
+
+/// systemd's `Type=notify`: ready only once clients can connect, and stopping as soon as it was asked to.
+#[test]
+fn the_service_manager_is_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("bound");
+    socket.set_read_timeout(Some(LIMIT)).expect("a timeout");
+    let hear = || {
+        let mut words = [0; 256];
+        let len = socket.recv(&mut words).expect("told in time");
+        String::from_utf8_lossy(&words[..len]).into_owned()
+    };
+    let mut command = command(dir.path(), &["serve", "--listen", "mqtt://127.0.0.1:0"]);
+    let carrick = start_command({
+        command.env("NOTIFY_SOCKET", &path);
+        command
+    });
+    assert!(hear().lines().any(|line| line == "READY=1"));
+    assert_eq!(login(&mut carrick.connect(), CONNECT), CONNACK);
+    assert_eq!(carrick.stop(), Some(0));
+    assert!(hear().lines().any(|line| line == "STOPPING=1"));
+}

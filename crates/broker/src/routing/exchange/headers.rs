@@ -19,6 +19,11 @@ use crate::routing::topic::Syntax;
 pub trait Headers {
     /// The first header with this name.
     fn get(&self, name: &[u8]) -> Option<Value<'_>>;
+
+    /// A property of the message by its name in AMQP 0-9-1.
+    fn property(&self, _name: &[u8]) -> Option<Value<'_>> {
+        None
+    }
 }
 
 pub struct NoHeaders;

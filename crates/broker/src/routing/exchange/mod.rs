@@ -4,6 +4,7 @@
 
 mod direct;
 mod fanout;
+mod hashed;
 mod headers;
 mod table;
 mod topic;
@@ -12,6 +13,7 @@ use std::cell::OnceCell;
 
 pub use direct::Direct;
 pub use fanout::Fanout;
+pub use hashed::Hashed;
 pub use headers::{Arguments, Headers, HeadersExchange, NoHeaders, Value};
 pub use table::Binding;
 pub use topic::Topic;
@@ -43,7 +45,7 @@ pub trait Router<D: Clone>: Send + Sync {
         self.len() == 0
     }
 
-    /// Whether `route` looks at the headers: routes of this exchange cannot be remembered by key.
+    /// Whether `route` looks at more than the key: routes of this exchange cannot be remembered by key.
     fn reads_headers(&self) -> bool {
         false
     }
@@ -70,6 +72,11 @@ pub enum BindError {
     MatchKind(String),
     #[error("Invalid x-match field type; expected longstr")]
     MatchKindType,
+    /// The binding key of a consistent-hash exchange is a weight.
+    #[error("The binding key must be an integer: {0:?}")]
+    Weight(String),
+    #[error("The binding key must be greater than 0")]
+    WeightTooSmall,
 }
 
 /// A binding key or topic filter and how it is spelled. Only a topic exchange reads more than bytes in it.
@@ -125,7 +132,7 @@ impl<'a> Key<'a> {
 pub type Constructor<D> = fn(&Arguments) -> Box<dyn Router<D>>;
 
 /// The types there are, for error texts and the management API.
-pub const TYPES: &[&str] = &["direct", "fanout", "headers", "topic"];
+pub const TYPES: &[&str] = &["direct", "fanout", "headers", "topic", "x-consistent-hash", "x-modulus-hash", "x-random"];
 
 /// The registry.
 pub fn by_name<D: Clone + Send + Sync + 'static>(name: &str) -> Option<Constructor<D>> {
@@ -134,6 +141,17 @@ pub fn by_name<D: Clone + Send + Sync + 'static>(name: &str) -> Option<Construct
         "fanout" => |_| Box::new(Fanout::default()),
         "headers" => |_| Box::new(HeadersExchange::default()),
         "topic" => |_| Box::new(Topic::default()),
+        "x-consistent-hash" => |arguments| Box::new(Hashed::consistent(arguments)),
+        "x-modulus-hash" => |_| Box::new(Hashed::modulus()),
+        "x-random" => |_| Box::new(Hashed::random()),
         _ => return None,
     })
+}
+
+/// What is wrong with the arguments that an exchange is declared with.
+pub fn check(name: &str, arguments: &Arguments) -> Result<(), String> {
+    match name {
+        "x-consistent-hash" => hashed::check(arguments),
+        _ => Ok(()),
+    }
 }

@@ -78,7 +78,8 @@ fn one_pattern_in_two_spellings() {
 
 #[test]
 fn a_deleted_destination_takes_its_bindings_along() {
-    for kind in TYPES {
+    // The keys of a consistent-hash exchange are weights: see below.
+    for kind in TYPES.iter().filter(|kind| **kind != "x-consistent-hash") {
         let exchange = exchange(kind);
         for key in ["", "a.b", "a.*", "#"] {
             bind(&exchange, key, 1);
@@ -171,11 +172,89 @@ fn only_the_headers_exchange_asks_for_headers() {
     }
     for kind in TYPES {
         let exchange = exchange(kind);
-        bind(&exchange, "a", 1);
+        bind(&exchange, "1", 1);
         if exchange.reads_headers() {
-            assert_eq!(*kind, "headers");
+            assert!(["headers", "x-random"].contains(kind), "{kind}");
         } else {
-            assert_eq!(routed(&exchange, &Key::amqp(b"a"), &Untouchable), [1]);
+            assert_eq!(routed(&exchange, &Key::amqp(b"1"), &Untouchable), [1]);
         }
+    }
+}
+
+fn consistent(arguments: &[Header]) -> Exchange {
+    by_name::<u64>("x-consistent-hash").expect("a known type")(&self::arguments(arguments))
+}
+
+/// Where each of so many keys goes; each goes to exactly one.
+fn spread(exchange: &Exchange, keys: u32) -> Vec<u64> {
+    (0..keys)
+        .map(|n| routed(exchange, &Key::amqp(format!("key.{n}").as_bytes()), &NoHeaders))
+        .map(|to| {
+            assert_eq!(to.len(), 1);
+            to[0]
+        })
+        .collect()
+}
+
+#[test]
+fn consistent_hashing_follows_the_weights_and_moves_little() {
+    let exchange = consistent(&[]);
+    assert_eq!(routed(&exchange, &Key::amqp(b"a"), &NoHeaders), [0u64; 0]);
+    for (id, weight) in [(1, "1"), (2, "1"), (3, "2")] {
+        assert_eq!(bind(&exchange, weight, id), Bound::New);
+    }
+    let before = spread(&exchange, 8000);
+    let share = |of: &[u64], id: u64| of.iter().filter(|to| **to == id).count();
+    assert!((1800..2200).contains(&share(&before, 1)) && (3700..4300).contains(&share(&before, 3)));
+    assert_eq!(before, spread(&exchange, 8000), "one key, one destination");
+    bind(&exchange, "1", 4);
+    let with = spread(&exchange, 8000);
+    for (old, new) in before.iter().zip(&with) {
+        assert!(old == new || *new == 4, "only what the new one wins moves");
+    }
+    assert_eq!(exchange.unbind_all(4), 1);
+    assert_eq!(before, spread(&exchange, 8000));
+    for (key, wrong) in [("a", BindError::Weight("a".into())), ("0", BindError::WeightTooSmall), ("", BindError::Weight(String::new()))] {
+        assert_eq!(exchange.bind(BindKey::amqp(key.as_bytes()), &Arguments::NONE, 5, 5), Err(wrong));
+    }
+}
+
+#[test]
+fn consistent_hashing_by_a_header_or_a_property_does_not_look_at_the_key() {
+    struct Message(&'static str);
+    impl Headers for Message {
+        fn get(&self, name: &[u8]) -> Option<Value<'_>> {
+            (name == b"customer").then(|| bytes(self.0))
+        }
+        fn property(&self, name: &[u8]) -> Option<Value<'_>> {
+            (name == b"message_id").then(|| bytes(self.0))
+        }
+    }
+    for named in [("hash-header", bytes("customer")), ("hash-property", bytes("message_id"))] {
+        let exchange = consistent(&[named]);
+        assert!(exchange.reads_headers());
+        (1..=8).for_each(|id| assert_eq!(bind(&exchange, "10", id), Bound::New));
+        let to = |who, key: &str| routed(&exchange, &Key::amqp(key.as_bytes()), &Message(who));
+        let first: Vec<_> = ["ann", "bob", "cyd", "dan", "eve", "fay"].map(|who| to(who, "a")).into();
+        assert_eq!(first, ["ann", "bob", "cyd", "dan", "eve", "fay"].map(|who| to(who, "b")));
+        assert!(first.iter().any(|to| *to != first[0]), "they are spread");
+    }
+    use crate::routing::exchange::check;
+    let wrong = check("x-consistent-hash", &arguments(&[("hash-header", bytes("a")), ("hash-property", bytes("message_id"))]));
+    assert_eq!(wrong, Err("hash-header and hash-property are mutually exclusive".into()));
+    let wrong = check("x-consistent-hash", &arguments(&[("hash-property", bytes("app_id"))]));
+    assert_eq!(wrong, Err("Unsupported property: app_id".into()));
+}
+
+#[test]
+fn modulus_and_random_choose_one() {
+    for kind in ["x-modulus-hash", "x-random"] {
+        let exchange = exchange(kind);
+        (1..=4).for_each(|id| assert_eq!(bind(&exchange, "any", id), Bound::New));
+        let to = spread(&exchange, 4000);
+        for id in 1..=4 {
+            assert!((800..1200).contains(&to.iter().filter(|to| **to == id).count()), "{kind}: {id}");
+        }
+        assert_eq!(to == spread(&exchange, 4000), kind == "x-modulus-hash");
     }
 }
