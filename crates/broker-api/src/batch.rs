@@ -1,6 +1,7 @@
 //! A turn's publishes, frozen: one block of received bytes and a table of heads that point into it.
 
 use bytes::Bytes;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where a [`Span`] points: the turn's block, its arena, or a buffer of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -127,6 +128,28 @@ pub struct Batch {
     pub heads: Vec<Head>,
     /// Broker time at which the turn was submitted.
     pub arrived_ms: u64,
+    /// Counts its memory where the core watches how much there is.
+    pub counted: Option<Counted>,
+}
+
+/// Memory that is counted in `total` for as long as this lives.
+#[derive(Debug)]
+pub struct Counted {
+    bytes: u64,
+    total: &'static AtomicU64,
+}
+
+impl Counted {
+    pub fn new(bytes: u64, total: &'static AtomicU64) -> Counted {
+        total.fetch_add(bytes, Ordering::Relaxed);
+        Counted { bytes, total }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Batch {

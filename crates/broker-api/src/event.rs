@@ -122,6 +122,10 @@ pub enum Signal {
         consumer: ConsumerIx,
         why: EndReason,
     },
+    /// Of the consumers of a queue that serves only one at a time, it is this one now.
+    Active {
+        consumer: ConsumerIx,
+    },
     Drained {
         consumer: ConsumerIx,
         unused: u32,

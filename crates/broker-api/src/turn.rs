@@ -176,6 +176,7 @@ impl Turn {
             big: std::mem::take(&mut self.big),
             heads: std::mem::take(&mut self.heads),
             arrived_ms,
+            counted: None,
         }
     }
 

@@ -4,7 +4,7 @@ use crate::auth::{self, Auth};
 use crate::dead_letter::How;
 use crate::link::Link;
 use crate::outbox::Outbox;
-use crate::queue::{AtBound, Bound, Follow, Queue};
+use crate::queue::{ms_until, tick_of, AtBound, Bound, Follow, Queue};
 use crate::session::Session;
 use crate::store::Log;
 use crate::timers::Timers;
@@ -27,6 +27,8 @@ pub struct Config {
     pub sessions_max: u64,
     pub retained_max: u64,
     pub connections_max: u64,
+    /// Bytes of messages in memory above which publishers wait.
+    pub memory_high: u64,
     /// Seconds between updates of `$SYS`; 0 = none.
     pub sys_interval_secs: u64,
     /// Grace for a will whose connection was lost by our own restart.
@@ -45,6 +47,7 @@ impl Default for Config {
             sessions_max: 1_000_000,
             retained_max: 10_000_000,
             connections_max: u64::MAX,
+            memory_high: u64::MAX,
             sys_interval_secs: 10,
             restart_will_delay_secs: 5,
             header_views: Vec::new(),
@@ -85,6 +88,7 @@ pub(crate) enum Job {
 
 pub(crate) struct Shared {
     pub config: Config,
+    pub memory: crate::memory::Memory,
     pub log: Log,
     pub auth: Auth,
     pub vhosts: DashMap<VhostName, Arc<Vhost>, RandomState>,
@@ -110,8 +114,9 @@ impl Shared {
         self.log.now_ms()
     }
 
+    /// Now, as queues count it: see `queue::tick`.
     pub fn now_s(&self) -> u32 {
-        (self.now_ms() / 1000) as u32
+        tick_of(self.now_ms())
     }
 
     pub fn id(&self) -> u64 {
@@ -157,16 +162,19 @@ impl Shared {
     /// Tells the timer when a queue's heads are to be looked at, if something came that expires earlier than it knows. Under the queue's lock.
     pub fn arm(&self, queue: &Queue, state: &mut crate::queue::State) {
         if std::mem::take(&mut state.wants_alarm) {
-            self.timers.add(u64::from(state.alarm_s) * 1000, crate::timers::Timer::Heads { queue: queue.id.0 });
+            let now = self.now_ms();
+            self.timers.add(now + ms_until(state.alarm, now), crate::timers::Timer::Heads { queue: queue.id.0 });
         }
     }
 
-    /// The second of a queue's heads has come.
+    /// The time of a queue's heads has come.
     pub fn expire_heads(&self, id: u64) {
         let Some(queue) = self.queue(QueueId(id)) else { return };
         let mut follow = Follow::default();
-        if let Some(next_s) = queue.expire_heads(&self.log, self.now_s(), &mut follow) {
-            self.timers.add(u64::from(next_s) * 1000, crate::timers::Timer::Heads { queue: id });
+        let now = self.now_ms();
+        if let Some(next) = queue.expire(&self.log, tick_of(now), &mut follow) {
+            // Not at once even if more is due: others have their turn.
+            self.timers.add(now + ms_until(next, now).max(1), crate::timers::Timer::Heads { queue: id });
         }
         self.checkpoint.queue(&queue);
         self.follow_up(follow);
@@ -222,6 +230,11 @@ impl Core {
     pub fn close(&self) -> Result<(), journal::CloseError> {
         self.0.timers.stop();
         self.0.log.close()
+    }
+
+    /// Bytes of messages that are in memory, for metrics and tests.
+    pub fn memory_held(&self) -> u64 {
+        self.0.memory.held()
     }
 
     /// The log's counters, for metrics.

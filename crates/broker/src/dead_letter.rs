@@ -127,7 +127,7 @@ impl Shared {
         let message = &held.batch.heads[head as usize];
         let subscriptions = targets[0].side.as_ref().map_or_else(Vec::new, |side| side.subscriptions.clone());
         entry.arrives(held, head, Arc::new(Side { subscriptions, moved: Some(Box::new(moved)) }));
-        entry.expires_s = crate::queue::expiry_secs(0, self.now_ms(), target.spec.message_ttl_ms);
+        entry.expires = crate::queue::expiry_tick(0, self.now_ms(), target.spec.message_ttl_ms);
         let record = Move {
             source: source.id,
             seq,
@@ -137,7 +137,7 @@ impl Shared {
             lsn: entry.lsn,
             ordinal: entry.ordinal,
             bytes: entry.bytes,
-            expires_s: entry.expires_s,
+            expires: entry.expires,
             level: entry.level,
             flags: entry.flags,
             side: entry.side.clone(),

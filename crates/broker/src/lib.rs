@@ -20,7 +20,8 @@ pub use open::Steps;
 
 pub mod auth;
 mod dead_letter;
-pub mod mutants;
+pub mod memory;
+mod mutants;
 mod open;
 mod store;
 mod sys;

@@ -4,7 +4,7 @@ use crate::auth::{Auth, ConfigError};
 use crate::core::{Config, Core, Counters, Job, Shared};
 use crate::queue::{AtBound, Bound, Follow, Queue, Wanted};
 use crate::session::{Session, Subscription};
-use crate::store::{Dirty, Log, Recovery};
+use crate::store::{push_handed, Dirty, Log, Recovery};
 use crate::timers::{Timer, Timers};
 use crate::vhost::{TopicTarget, Vhost};
 use broker_api::{Expiry, VhostName};
@@ -71,6 +71,7 @@ impl Core {
         let (log, door) = Log::new(journal, clock, on_failure);
         let (loader, to_load) = channel();
         let shared = Arc::new(Shared {
+            memory: crate::memory::Memory::new(config.memory_high),
             config,
             log,
             auth,
@@ -261,13 +262,16 @@ impl Shared {
         for session in sessions {
             self.session_after_restart(&session, now);
         }
+        if !self.log.journal().was_clean() {
+            self.suspect_named_queues();
+        }
         self.drop_orphan_shares();
         let queues: Vec<Arc<Queue>> = self.queues.iter().map(|q| q.clone()).collect();
         for queue in queues {
             let mut state = queue.lock();
             if queue.spec.message_ttl_ms.is_some() && state.ready > 0 {
                 // Its pages may be away, and nobody knows what in them expires.
-                state.expires(self.now_s() + 1);
+                state.expires(self.now_s().wrapping_add(10).max(1));
             }
             self.arm(&queue, &mut state);
             drop(state);
@@ -275,6 +279,21 @@ impl Shared {
         }
         if self.config.sys_interval_secs > 0 {
             self.timers.add(now, Timer::Sys);
+        }
+    }
+
+    /// After a crash nobody knows who consumed from queues that have a name, nor how far.
+    fn suspect_named_queues(&self) {
+        let vhosts: Vec<Arc<Vhost>> = self.vhosts.iter().map(|v| v.clone()).collect();
+        for queue in vhosts.iter().flat_map(|v| v.queues.iter().map(|q| q.clone()).collect::<Vec<_>>()) {
+            if !queue.durable || queue.depth.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let slot = self.log.reserve();
+            let mut records = journal::Records::new();
+            push_handed(&mut records, queue.id, &queue.suspect());
+            self.checkpoint.queue(&queue);
+            slot.fill(journal::Filled { records, ..Default::default() });
         }
     }
 
@@ -297,10 +316,13 @@ impl Shared {
         let slot = self.log.reserve();
         let mut state = session.state.lock();
         let was_attached = state.detached_ms == 0;
+        let mut records = journal::Records::new();
         if was_attached {
             state.detached_ms = now;
-            session.queue.suspect();
-            state.subscriptions.values().filter_map(|s| s.share.as_ref()).for_each(|share| share.queue.suspect());
+            push_handed(&mut records, session.queue.id, &session.queue.suspect());
+            for share in state.subscriptions.values().filter_map(|s| s.share.as_ref()) {
+                push_handed(&mut records, share.queue.id, &share.queue.suspect());
+            }
         }
         let lives_ms = match state.expiry {
             Some(Expiry::Never) => u64::MAX,
@@ -331,7 +353,7 @@ impl Shared {
             self.timers.add(at, Timer::Expiry { session: id, incarnation });
         }
         if was_attached {
-            self.log_meta(slot, session);
+            self.log_meta(slot, session, records);
         }
     }
 
@@ -357,6 +379,7 @@ impl Shared {
                 self.publish_sys();
                 self.timers.add(self.now_ms() + self.config.sys_interval_secs * 1000, Timer::Sys);
             }
+            Timer::Memory => self.look_at_memory(),
             Timer::Heads { queue } => self.expire_heads(queue),
             Timer::QueueExpiry { queue } => self.queue_may_expire(queue),
         }

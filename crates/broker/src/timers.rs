@@ -22,6 +22,8 @@ pub(crate) enum Timer {
     QueueExpiry {
         queue: u64,
     },
+    /// Look whether publishers that wait for memory may go on.
+    Memory,
     /// Update what the broker says of itself.
     Sys,
     /// Look for expired messages at the heads of queues whose second has come.

@@ -158,6 +158,7 @@ pub(crate) struct Core {
     pub config: Config,
     pub ids: Ids,
     pub boot_id: u64,
+    pub was_clean: bool,
     pub epoch: u64,
     pub ring: Arc<Ring>,
     pub catalog: RwLock<Catalog>,
@@ -349,6 +350,11 @@ impl Journal {
 
     pub fn epoch(&self) -> u64 {
         self.core.epoch
+    }
+
+    /// Whether the reign before this one ended by [`Journal::close`]. A new store counts as clean.
+    pub fn was_clean(&self) -> bool {
+        self.core.was_clean
     }
 
     /// The highest level of records that may be written now.

@@ -69,7 +69,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Ap
 
     meta.epoch = meta.epoch.max(end.epoch) + 1;
     meta.boot_id = storage.random();
-    meta.clean = false;
+    let was_clean = std::mem::replace(&mut meta.clean, false);
     meta.update(storage.as_ref()).map_err(OpenError::io("writing meta"))?;
     announce(apply, &meta, begun.tip.lsn)?;
 
@@ -82,6 +82,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Ap
         ring: Arc::new(Ring::new(config.staging_bytes)),
         ids: meta.ids,
         boot_id: meta.boot_id,
+        was_clean,
         epoch: meta.epoch,
         catalog: RwLock::new(homes.catalog),
         live: Mutex::new(homes.live),

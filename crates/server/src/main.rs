@@ -7,6 +7,7 @@ mod config;
 mod limits;
 mod listeners;
 mod logging;
+mod memory;
 mod protocols;
 mod serve;
 mod wiring;

@@ -5,10 +5,10 @@ use crate::core::Shared;
 use crate::outbox::Work;
 use crate::queue::{session_spec, Consumer, Follow, Group, Queue};
 use crate::session::{Live, Session, SessionState, Subscription, WaitingAttach};
-use crate::store::{session_gone_record, session_record};
+use crate::store::{push_handed, push_session, session_gone_record, session_record};
 use crate::timers::Timer;
 use broker_api::{Attach, Attached, EndOwner, Expiry, Limit, Parting, PartingFate, Refusal, Reply, Side, Signal, Token};
-use journal::{Filled, Slot, Ticket};
+use journal::{Filled, Records, Slot, Ticket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
@@ -265,6 +265,18 @@ pub(crate) fn consumer_of(session: &Session, live: &Live, shared: Option<&Subscr
     }
 }
 
+/// What has been handed out of the queues that a session consumes from and is still there.
+fn handed_records(session: &Session) -> Records {
+    let mut records = Records::new();
+    push_handed(&mut records, session.queue.id, &session.queue.mark_handed());
+    let shares: Vec<Arc<Queue>> =
+        session.state.lock().subscriptions.values().filter_map(|s| s.share.as_ref().map(|s| s.queue.clone())).collect();
+    for queue in shares {
+        push_handed(&mut records, queue.id, &queue.mark_handed());
+    }
+    records
+}
+
 /// Takes a lost connection's consumers off the session's queue and off shared ones, whose leases go to other members.
 fn detach_consumers(core: &Arc<Shared>, session: &Arc<Session>, live: &Arc<Live>) {
     session.queue.remove_consumer(live.outbox.id, None);
@@ -305,6 +317,7 @@ impl Shared {
             state.detached_ms = now;
             (state.parting.clone(), state.expiry.unwrap_or(Expiry::WithConnection))
         };
+        let handed = handed_records(session);
         detach_consumers(self, session, live);
         let lives_secs = match expiry {
             Expiry::WithConnection | Expiry::Seconds(0) => 0,
@@ -331,14 +344,15 @@ impl Shared {
             let at = now + u64::from(lives_secs) * 1000;
             self.timers.add(at, Timer::Expiry { session: session.id, incarnation: live.incarnation });
         }
-        self.log_meta(slot, session);
+        self.log_meta(slot, session, handed);
     }
 
     /// Writes down what changed of a session after this slot was reserved.
-    pub fn log_meta(&self, slot: Slot, session: &Arc<Session>) {
+    pub fn log_meta(&self, slot: Slot, session: &Arc<Session>, mut records: Records) {
         if session.state.lock().logged {
             self.checkpoint.session(session);
-            slot.fill(Filled { records: session_record(session), ..Filled::default() });
+            push_session(&mut records, session);
+            slot.fill(Filled { records, ..Filled::default() });
         }
     }
 

@@ -349,7 +349,7 @@ impl Shared {
         };
         if let Some(parting) = parting {
             self.fire(session, parting);
-            self.log_meta(slot, session);
+            self.log_meta(slot, session, journal::Records::new());
         }
     }
 }

@@ -82,6 +82,8 @@ pub(crate) struct Link {
     transactions: scope::Transactions,
     held: VecDeque<HeldTurn>,
     held_bytes: usize,
+    /// The connection was told that its publishes are held.
+    blocked: bool,
     /// Queues that go with this connection.
     exclusive: Vec<Arc<Queue>>,
     /// Where owners of this connection may hold leases: by consuming, whether they still do or not, and by taking.
@@ -129,6 +131,7 @@ impl Link {
             transactions: scope::Transactions::default(),
             held: VecDeque::new(),
             held_bytes: 0,
+            blocked: false,
             exclusive: Vec::new(),
             leasing: Vec::new(),
             client: SessionName::new(""),
@@ -174,7 +177,11 @@ impl Link {
         }
     }
 
-    fn process(&mut self, batch: Option<Arc<Batch>>, mut entries: Vec<Entry>, mut states: Vec<StateEdit>) {
+    fn process(&mut self, mut batch: Option<Arc<Batch>>, mut entries: Vec<Entry>, mut states: Vec<StateEdit>) {
+        // Not before: turns that wait for memory must not be what it is short of.
+        if let Some(batch) = batch.as_mut().and_then(Arc::get_mut) {
+            self.core.memory.count(batch);
+        }
         let mut segment = Segment::default();
         for entry in entries.drain(..) {
             match entry {
@@ -214,27 +221,49 @@ impl Link {
         while let Some(turn) = self.held.pop_front() {
             if !self.may_publish_now(turn.batch.as_deref(), &turn.entries) {
                 self.held.push_front(turn);
-                self.core.log.when_publishers_may_go_on(&self.outbox);
+                self.wait_at_gate();
                 return;
             }
             self.held_bytes -= turn.bytes;
             self.process(turn.batch, turn.entries, turn.states);
         }
-        self.outbox.signal(broker_api::Signal::Unblocked);
+        // Whoever waited at the gate twice is called twice.
+        if std::mem::take(&mut self.blocked) {
+            self.outbox.signal(broker_api::Signal::Unblocked);
+        }
     }
 
     /// `false` = the journal takes no publishes that are logged now.
     fn may_publish_now(&self, batch: Option<&Batch>, entries: &[Entry]) -> bool {
+        if batch.is_some() && self.core.memory.is_full() {
+            return false;
+        }
         let logged = HEAD_DURABLE | HEAD_RETAIN;
         let durable = batch.is_some_and(|b| b.heads.iter().any(|h| h.flags & logged != 0)) || self.commits_publishes(entries);
         !durable || !self.core.log.holds_publishers()
     }
 
+    fn why_held(&self) -> &'static str {
+        if self.core.memory.is_full() {
+            return "low on memory";
+        }
+        self.core.log.why_held()
+    }
+
+    fn wait_at_gate(&self) {
+        if self.core.memory.is_full() {
+            return self.core.when_memory_is_back(&self.outbox);
+        }
+        self.core.log.when_publishers_may_go_on(&self.outbox);
+    }
+
     /// Publishes are held: settlements and credit overtake them, everything else waits behind them in order.
     fn hold(&mut self, batch: Option<Arc<Batch>>, entries: Vec<Entry>, states: Vec<StateEdit>) {
         if self.held.is_empty() {
-            self.outbox.signal(broker_api::Signal::Blocked("low on disk"));
-            self.core.log.when_publishers_may_go_on(&self.outbox);
+            if !std::mem::replace(&mut self.blocked, true) {
+                self.outbox.signal(broker_api::Signal::Blocked(self.why_held()));
+            }
+            self.wait_at_gate();
         }
         let mut waiting = Vec::new();
         let mut segment = Segment::default();

@@ -6,7 +6,7 @@ use crate::core::Shared;
 use crate::outbox::Work;
 use crate::queue::{Consumer, Follow, Queue, Taken};
 use crate::store::exchanges::exchange_gone_record;
-use crate::store::{push_queue_gone, queue_record};
+use crate::store::{push_handed, push_queue_gone, queue_record};
 use crate::timers::Timer;
 use crate::vhost::Vhost;
 use broker_api::{Consume, ConsumerIx, EndReason, Inequivalent, Mode, OwnerIx, QueueName, QueueSpec, Refusal, Reply, Signal, Take, Token};
@@ -179,6 +179,7 @@ impl Link {
             queue.remove_consumer(self.outbox.id, Some(*consumer));
         }
         for queue in self.leased_queues(id) {
+            self.core.log_handed(&queue);
             queue.give_back_all(id, |_| false);
             follow.pump.push(queue);
         }
@@ -310,6 +311,18 @@ impl Shared {
         queue.life.used(self.now_ms());
         if queue.spec.auto_delete && queue.life.had_consumer.load(Ordering::Acquire) {
             self.end_if(vhost, queue, |state| state.consumers.is_empty());
+        }
+    }
+
+    /// Writes down how far a queue's messages have been handed out, before some of them come back to it.
+    fn log_handed(&self, queue: &Arc<Queue>) {
+        let slot = queue.durable.then(|| self.log.reserve());
+        let marks = queue.mark_handed();
+        if let Some(slot) = slot.filter(|_| !marks.is_empty()) {
+            let mut records = Records::new();
+            push_handed(&mut records, queue.id, &marks);
+            self.checkpoint.queue(queue);
+            slot.fill(Filled { records, ..Filled::default() });
         }
     }
 

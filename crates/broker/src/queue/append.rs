@@ -1,7 +1,7 @@
 //! Into the queue: new references, room for them, and what is let go of in memory when the log has it.
 
 use super::lane::Next;
-use super::{expiry_secs, Entry, Fill, Follow, Gone, Held, Queue, State, Status, HELD_BYTES};
+use super::{expiry_tick, Entry, Fill, Follow, Gone, Held, Queue, State, Status, HELD_BYTES, PAGE, TICK_MS};
 use crate::store::Log;
 use broker_api::{Seq, Side};
 use std::sync::atomic::Ordering;
@@ -31,6 +31,13 @@ impl Queue {
     pub fn append(&self, state: &mut State, incoming: &Incoming<'_>) -> Seq {
         let head = &incoming.held.batch.heads[incoming.head as usize];
         let bytes = head.key.len + head.body.len;
+        let arrived_ms = incoming.held.batch.arrived_ms;
+        let fleeting = self.spec.message_ttl_ms == Some(0) || (head.expires_ms != 0 && head.expires_ms <= arrived_ms);
+        let expires = match fleeting {
+            // Not over for the pump that follows.
+            true => expiry_tick(arrived_ms + 2 * TICK_MS, arrived_ms, None),
+            false => expiry_tick(head.expires_ms, arrived_ms, self.spec.message_ttl_ms),
+        };
         let entry = Entry {
             held: Some(incoming.held.clone()),
             side: incoming.side.cloned(),
@@ -39,7 +46,7 @@ impl Queue {
             head: incoming.head,
             offset: incoming.offset,
             bytes,
-            expires_s: expiry_secs(head.expires_ms, incoming.held.batch.arrived_ms, self.spec.message_ttl_ms),
+            expires,
             attempts: 0,
             ordinal: incoming.ordinal,
             level: incoming.level,
@@ -48,17 +55,19 @@ impl Queue {
             status: Status::Ready,
         };
         let level = head.priority.min(self.spec.max_priority);
-        state.expires(entry.expires_s);
+        state.expires(expires);
         let lane = state.lanes.open(level);
         let position = lane.push(entry);
         state.ready += 1;
         state.bytes += u64::from(bytes);
         state.held_bytes += u64::from(bytes);
         self.depth.fetch_add(1, Ordering::Relaxed);
-        if state.held_bytes > HELD_BYTES {
-            trim(state, level, incoming.committed);
+        self.trim(state, level, incoming.committed);
+        let seq = Seq::new(level, position);
+        if fleeting {
+            state.fleeting.push(seq);
         }
-        Seq::new(level, position)
+        seq
     }
 
     /// Drops the oldest ready message to make room.
@@ -81,27 +90,70 @@ impl Queue {
     }
 }
 
-/// Lets go of messages in memory that the log has committed, beyond what stands at the head of the lane.
-fn trim(state: &mut State, level: u8, committed: u64) {
+/// Lets go of messages in memory that the log has committed, down to `keep` bytes and beyond `from`.
+fn trim(state: &mut State, level: u8, from: u64, keep: u64, committed: u64, steps: usize) {
     let State { lanes, held_bytes, .. } = state;
     let Some(lane) = lanes.get_mut(level) else { return };
-    let mut position = lane.trimmed.max(lane.cursor + 64);
-    for _ in 0..64 {
-        if position >= lane.next || *held_bytes <= HELD_BYTES {
+    let mut position = lane.next_resident(lane.trimmed.max(from));
+    for _ in 0..steps {
+        if position >= lane.next || *held_bytes <= keep {
             break;
         }
-        if let Some(entry) = lane.get_mut(position) {
-            if entry.status == Status::Ready && entry.held.is_some() && entry.durable {
-                let lsn = entry.known_lsn();
-                if lsn == 0 || lsn >= committed {
-                    break;
-                }
-                entry.lsn = lsn;
-                entry.held = None;
-                *held_bytes = held_bytes.saturating_sub(u64::from(entry.bytes));
-            }
+        let Some(entry) = lane.get_mut(position) else {
+            position = lane.next_resident(position + 1);
+            continue;
+        };
+        if !entry.let_go(committed, held_bytes) {
+            break;
         }
         position += 1;
     }
     lane.trimmed = position;
 }
+
+impl Entry {
+    /// Forgets the message in memory if the log has it. `false`: it will have it, but not yet. What is not durable stays: nobody else has it.
+    fn let_go(&mut self, committed: u64, held_bytes: &mut u64) -> bool {
+        if self.status != Status::Ready || self.held.is_none() || !self.durable {
+            return true;
+        }
+        let lsn = self.known_lsn();
+        if lsn == 0 || lsn >= committed {
+            return false;
+        }
+        self.lsn = lsn;
+        self.held = None;
+        *held_bytes = held_bytes.saturating_sub(u64::from(self.bytes));
+        true
+    }
+}
+
+impl Queue {
+    /// Without a consumer nothing is worth keeping once the log has it; with one, its next messages are, and the rest up to a bound.
+    fn trim(&self, state: &mut State, level: u8, committed: u64) {
+        if state.consumers.is_empty() {
+            return trim(state, level, 0, 0, committed, 8);
+        }
+        if state.held_bytes > HELD_BYTES {
+            let from = state.lanes.get(level).map_or(0, |lane| lane.cursor + AHEAD);
+            trim(state, level, from, HELD_BYTES, committed, 64);
+        }
+    }
+
+    /// Memory is short: lets go of everything that the log has, but for what goes out next.
+    pub fn shed(&self, committed: u64) {
+        let mut state = self.lock();
+        let State { lanes, held_bytes, .. } = &mut *state;
+        for (_, lane) in lanes.iter_mut() {
+            let from = lane.cursor + AHEAD;
+            for page in lane.pages.iter_mut().filter(|p| (p.number + 1) * PAGE > from) {
+                page.entries_from(from).for_each(|entry| {
+                    entry.let_go(committed, held_bytes);
+                });
+            }
+        }
+    }
+}
+
+/// So many messages at the head stay in memory for a consumer.
+const AHEAD: u64 = 64;

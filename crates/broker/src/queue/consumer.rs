@@ -1,9 +1,9 @@
 //! Who takes from a queue, and in which order they are asked.
 
-use super::{Follow, Group, Queue};
+use super::{Follow, Group, Queue, State};
 use crate::outbox::Outbox;
 use crate::store::Log;
-use broker_api::{ConsumerIx, Side};
+use broker_api::{ConsumerIx, Side, Signal};
 use std::sync::Arc;
 
 pub(crate) struct Consumer {
@@ -37,47 +37,71 @@ impl Queue {
     pub fn add_consumer(&self, consumer: Consumer) {
         let mut state = self.lock();
         state.consumers.reserve_exact(1);
-        state.consumers.push(consumer);
-        // Higher priority first; the rotation only goes round among equals.
-        state.consumers.sort_by_key(|c| -c.priority);
+        self.seat(&mut state, consumer);
     }
 
     /// `false`: there is an exclusive consumer, or this one wants to be alone and is not.
     pub fn try_consumer(&self, consumer: Consumer) -> bool {
         let mut state = self.lock();
-        let taken = if consumer.exclusive { !state.consumers.is_empty() } else { state.consumers.iter().any(|c| c.exclusive) };
+        let taken = match consumer.exclusive {
+            // Where only one of several is served, one that refuses the others makes no sense: RabbitMQ refuses it.
+            true => !state.consumers.is_empty() || self.spec.single_active_consumer,
+            false => state.consumers.iter().any(|c| c.exclusive),
+        };
         if taken || state.deleted {
             return false;
         }
-        state.consumers.push(consumer);
-        // The first to come stays active where only one may be; elsewhere higher priority goes first.
-        if !self.spec.single_active_consumer {
-            state.consumers.sort_by_key(|c| -c.priority);
-        }
+        self.seat(&mut state, consumer);
         true
+    }
+
+    /// Higher priority first, among equals in the order of coming. Where only one is served it stands first and stays there until it goes,
+    /// whoever comes (RabbitMQ 3.13; a switch to a later one of higher priority is 4.0's).
+    fn seat(&self, state: &mut State, consumer: Consumer) {
+        let stays = usize::from(self.spec.single_active_consumer && !state.consumers.is_empty());
+        let after = state.consumers[stays..].partition_point(|c| c.priority >= consumer.priority);
+        state.consumers.insert(stays + after, consumer);
     }
 
     /// Removes consumers of a connection (all of them for `None`); answers whether one went.
     pub fn remove_consumer(&self, outbox: u64, to: Option<ConsumerIx>) -> bool {
         let mut state = self.lock();
         let before = state.consumers.len();
-        state.consumers.retain(|c| !(c.outbox.id == outbox && to.is_none_or(|to| c.to == to)));
+        let goes = |c: &Consumer| c.outbox.id == outbox && to.is_none_or(|to| c.to == to);
+        let first_goes = state.consumers.first().is_some_and(goes);
+        state.consumers.retain(|c| !goes(c));
+        if first_goes {
+            self.say_active(&state);
+        }
         before != state.consumers.len()
     }
 
-    pub fn activate(self: &Arc<Queue>, outbox: u64, to: ConsumerIx, log: &Log, now_s: u32, follow: &mut Follow) {
-        let mut state = self.lock();
-        if let Some(consumer) = state.consumers.iter_mut().find(|c| c.is(outbox, to)) {
-            consumer.active = true;
+    /// Tells the one consumer that is served that it is the one. One whose command is not answered yet hears it after that.
+    fn say_active(&self, state: &State) {
+        if !self.spec.single_active_consumer {
+            return;
         }
-        self.pump_locked(&mut state, log, now_s, follow);
+        if let Some(first) = state.consumers.first().filter(|c| c.active) {
+            first.outbox.signal(Signal::Active { consumer: first.to });
+        }
     }
 
-    pub fn credit(self: &Arc<Queue>, outbox: u64, to: ConsumerIx, add: u32, log: &Log, now_s: u32, follow: &mut Follow) {
+    pub fn activate(self: &Arc<Queue>, outbox: u64, to: ConsumerIx, log: &Log, now: u32, follow: &mut Follow) {
+        let mut state = self.lock();
+        if let Some(at) = state.consumers.iter().position(|c| c.is(outbox, to)) {
+            let was = std::mem::replace(&mut state.consumers[at].active, true);
+            if at == 0 && !was {
+                self.say_active(&state);
+            }
+        }
+        self.pump_locked(&mut state, log, now, follow);
+    }
+
+    pub fn credit(self: &Arc<Queue>, outbox: u64, to: ConsumerIx, add: u32, log: &Log, now: u32, follow: &mut Follow) {
         let mut state = self.lock();
         if let Some(consumer) = state.consumers.iter_mut().find(|c| c.is(outbox, to)) {
             consumer.credit = consumer.credit.saturating_add(add);
         }
-        self.pump_locked(&mut state, log, now_s, follow);
+        self.pump_locked(&mut state, log, now, follow);
     }
 }

@@ -41,8 +41,8 @@ pub(crate) struct Entry {
     pub offset: u32,
     /// Key and body.
     pub bytes: u32,
-    /// Seconds since the Unix epoch, rounded up; 0 = never.
-    pub expires_s: u32,
+    /// In ticks (see `tick`); 0 = never.
+    pub expires: u32,
     pub attempts: u16,
     /// Which of the record's references this is.
     pub ordinal: u16,
@@ -114,6 +114,8 @@ pub(crate) struct Lane {
     pub returned: BTreeSet<u64>,
     /// What stands before this may have been handed to a connection that a crash cut off: it goes out as redelivered.
     pub suspect: u64,
+    /// Where the search for what has expired goes on.
+    pub swept: u64,
     /// The position up to which messages in memory were let go.
     pub trimmed: u64,
     /// Numbers of pages that went away and that the last checkpoint may still hold.
@@ -240,6 +242,15 @@ impl Lane {
         Some(entry)
     }
 
+    /// The first position from here on of which the entry is in memory, gaps and pages that are away left out.
+    pub fn next_resident(&self, from: u64) -> u64 {
+        let start = match self.page_index(from / PAGE) {
+            Ok(at) | Err(at) => at,
+        };
+        let resident = self.pages.iter().skip(start).filter(|p| !p.away).map(|p| p.number * PAGE + u64::from(p.first)..p.end());
+        resident.into_iter().find(|page| from < page.end).map_or(self.next, |page| from.max(page.start))
+    }
+
     /// What to hand out next, from `from` on.
     pub fn next_ready(&self, from: u64) -> Next {
         let start = match self.page_index(from / PAGE) {
@@ -325,6 +336,17 @@ impl Page {
         Some(held)
     }
 
+    /// Behind its last entry in memory.
+    fn end(&self) -> u64 {
+        self.number * PAGE + u64::from(self.first) + self.entries.len() as u64
+    }
+
+    /// Entries at `position` and behind it.
+    pub fn entries_from(&mut self, position: u64) -> impl Iterator<Item = &mut Entry> {
+        let skip = position.saturating_sub(self.number * PAGE + u64::from(self.first));
+        self.entries.iter_mut().skip(skip as usize)
+    }
+
     pub fn live_entries(&self) -> impl Iterator<Item = (u64, &Entry)> {
         let base = self.number * PAGE + u64::from(self.first);
         self.entries.iter().enumerate().filter(|(_, e)| e.status != Status::Gone).map(move |(i, e)| (base + i as u64, e))
@@ -341,7 +363,7 @@ impl Entry {
             head: 0,
             offset: 0,
             bytes: 0,
-            expires_s: 0,
+            expires: 0,
             attempts: 0,
             ordinal: 0,
             level: 0,

@@ -4,6 +4,7 @@
 //! Its move takes it out and puts it in elsewhere by one slot of the log (see `dead_letter`).
 
 use super::lane::Next;
+use super::tick::{is_before, is_due};
 use super::{Entry, Fill, Follow, Gone, Leaving, Queue, State, Status};
 use crate::store::Log;
 use broker_api::Seq;
@@ -84,47 +85,107 @@ impl Queue {
         Some((entry, gone))
     }
 
-    /// Drops or sends on what has expired at the head of each level. Answers when to look again, in seconds of broker time.
-    pub fn expire_heads(self: &Arc<Queue>, log: &Log, now_s: u32, follow: &mut Follow) -> Option<u32> {
+    /// Drops or sends on what has expired: at the head of each level, and a stretch of what stands behind it. Answers the tick at which
+    /// to look again. Bounded: the rest is left to the next look, which then is due.
+    pub fn expire(self: &Arc<Queue>, log: &Log, now: u32, follow: &mut Follow) -> Option<u32> {
         let mut gone = Fill::new(self.id, Gone::Expired);
         let mut state = self.lock();
-        let mut next: Option<u32> = None;
+        if state.alarm == 0 || !is_due(state.alarm, now) {
+            // Another timer stands for the time that counts by now.
+            return None;
+        }
         if state.ready + state.leased == 0 {
             state.expiring = false;
         }
+        // Where all live equally long, the head is the first to go.
+        let sweep = self.spec.message_ttl_ms.is_none() && now.wrapping_sub(state.swept) >= SWEEP_AGAIN;
+        let mut next: Option<u32> = None;
+        let mut left = EXPIRE_MAX;
         let levels: Vec<u8> = state.lanes.iter().map(|(level, _)| level).filter(|_| state.expiring).collect();
         for level in levels {
-            loop {
-                let look = match state.head_of(level) {
-                    Some(Head::Entry(position, expires_s)) if expires_s != 0 && expires_s <= now_s => {
-                        self.leave(&mut state, level, position, Gone::Expired, &mut gone, follow);
-                        continue;
-                    }
-                    // Nothing to expire at the head says nothing of what stands behind it.
-                    Some(Head::Entry(_, 0)) => now_s + LOOK_AGAIN_SECS,
-                    Some(Head::Entry(_, expires_s)) => expires_s,
-                    // Only where everything expires is a page worth reading for it; elsewhere delivery finds out.
-                    Some(Head::Away) if self.spec.message_ttl_ms.is_some() => {
-                        follow.load.push(self.clone());
-                        now_s + 1
-                    }
-                    Some(Head::Away) | None => break,
-                };
-                next = Some(next.map_or(look, |n| n.min(look)));
-                break;
+            if sweep {
+                self.sweep(&mut state, level, now, &mut left, &mut gone, follow);
             }
+            if let Some(look) = self.expire_head(&mut state, level, now, &mut left, &mut gone, follow) {
+                next = Some(next.filter(|n| is_before(*n, look)).unwrap_or(look).max(1));
+            }
+        }
+        if sweep {
+            state.swept = now;
         }
         gone.reserve(self.durable, log);
         if gone.is_worth_it() {
             follow.fills.push(gone);
         }
-        state.alarm_s = next.unwrap_or(0);
+        state.alarm = next.unwrap_or(0);
         next
+    }
+
+    /// What has expired at the head of a level. Answers when to look there again.
+    fn expire_head(
+        self: &Arc<Queue>,
+        state: &mut State,
+        level: u8,
+        now: u32,
+        left: &mut u32,
+        gone: &mut Fill,
+        follow: &mut Follow,
+    ) -> Option<u32> {
+        loop {
+            match state.head_of(level)? {
+                Head::Entry(position, expires) if is_due(expires, now) => {
+                    if *left == 0 {
+                        return Some(now);
+                    }
+                    *left -= 1;
+                    self.leave(state, level, position, Gone::Expired, gone, follow);
+                }
+                Head::Entry(_, expires) if expires != 0 && is_before(expires, now.wrapping_add(LOOK_AGAIN)) => return Some(expires),
+                // The head says nothing of what stands behind it.
+                Head::Entry(..) => return Some(now.wrapping_add(LOOK_AGAIN)),
+                // Only where everything expires is a page worth reading for it; elsewhere delivery finds out.
+                Head::Away if self.spec.message_ttl_ms.is_some() => {
+                    follow.load.push(self.clone());
+                    return Some(now.wrapping_add(10));
+                }
+                Head::Away => return Some(now.wrapping_add(LOOK_AWAY)),
+            }
+        }
+    }
+
+    /// Looks at the next stretch of what stands in memory behind the head, where each message has an expiry of its own.
+    fn sweep(self: &Arc<Queue>, state: &mut State, level: u8, now: u32, left: &mut u32, gone: &mut Fill, follow: &mut Follow) {
+        let Some(lane) = state.lanes.get_mut(level) else { return };
+        let from = lane.next_resident(lane.swept.max(lane.cursor));
+        let mut found = Vec::new();
+        let mut swept = from;
+        for (position, entry) in lane.iter_from(from).take(SWEEP_MAX) {
+            swept = position + 1;
+            if entry.status == Status::Ready && is_due(entry.expires, now) {
+                found.push(position);
+                if found.len() as u32 == *left {
+                    break;
+                }
+            }
+        }
+        // At the end it begins again.
+        lane.swept = if lane.next_resident(swept) >= lane.next { 0 } else { swept };
+        *left -= found.len() as u32;
+        for position in found {
+            self.leave(state, level, position, Gone::Expired, gone, follow);
+        }
     }
 }
 
-/// How often the head of a queue is looked at that has something to expire, but not there.
-const LOOK_AGAIN_SECS: u32 = 5;
+/// How often a queue is looked at that has something to expire, but not at its head: five seconds.
+const LOOK_AGAIN: u32 = 50;
+/// The same where the head stands in a page that is not in memory: a minute.
+const LOOK_AWAY: u32 = 600;
+/// How often at most one looks behind the head: once a second.
+const SWEEP_AGAIN: u32 = 10;
+/// Entries that one look lets expire, and that it looks at behind the head: the queue's lock is held meanwhile.
+const EXPIRE_MAX: u32 = 1024;
+const SWEEP_MAX: usize = 4096;
 
 pub(crate) struct Peek {
     pub held: Option<Arc<super::Held>>,
@@ -160,7 +221,7 @@ impl State {
             None => lane.next_ready(lane.cursor),
         };
         match next {
-            Next::Ready(position) => lane.get_mut(position).map(|entry| Head::Entry(position, entry.expires_s)),
+            Next::Ready(position) => lane.get_mut(position).map(|entry| Head::Entry(position, entry.expires)),
             Next::Away(_) => Some(Head::Away),
             Next::Nothing => None,
         }
@@ -193,13 +254,13 @@ impl Queue {
     /// Appends a reference that another queue held; its body stays where it is.
     pub fn adopt(&self, state: &mut State, entry: Entry, priority: u8) -> Seq {
         let bytes = u64::from(entry.bytes);
-        let (expires_s, in_memory) = (entry.expires_s, entry.held.is_some());
+        let (expires, in_memory) = (entry.expires, entry.held.is_some());
         let level = priority.min(self.spec.max_priority);
         let position = state.lanes.open(level).push(entry);
         state.ready += 1;
         state.bytes += bytes;
         state.held_bytes += if in_memory { bytes } else { 0 };
-        state.expires(expires_s);
+        state.expires(expires);
         self.depth.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Seq::new(level, position)
     }
@@ -221,13 +282,13 @@ impl Entry {
 
 impl State {
     /// An entry with this expiry came: the timer has to know if it is earlier than what it knows.
-    pub fn expires(&mut self, expires_s: u32) {
-        if expires_s == 0 {
+    pub fn expires(&mut self, expires: u32) {
+        if expires == 0 {
             return;
         }
         self.expiring = true;
-        if self.alarm_s == 0 || expires_s < self.alarm_s {
-            self.alarm_s = expires_s;
+        if self.alarm == 0 || is_before(expires, self.alarm) {
+            self.alarm = expires;
             self.wants_alarm = true;
         }
     }

@@ -15,6 +15,7 @@ mod recover;
 mod settle;
 mod state;
 mod take;
+mod tick;
 
 pub(crate) use append::Incoming;
 pub(crate) use consumer::Consumer;
@@ -26,8 +27,9 @@ pub(crate) use leave::{Modified, Peek};
 pub(crate) use life::Life;
 pub(crate) use paging::Wanted;
 pub(crate) use take::Taken;
+pub(crate) use tick::{expiry_tick, ms_until, tick_of, TICK_MS};
 
-use broker_api::{QueueId, QueueName, QueueSpec};
+use broker_api::{QueueId, QueueName, QueueSpec, Seq};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, LazyLock};
@@ -59,11 +61,15 @@ pub(crate) struct State {
     pub moving: u64,
     /// Of what is ready or leased.
     pub bytes: u64,
-    /// When the timer looks at this queue's heads next, in seconds; 0: it does not.
-    pub alarm_s: u32,
+    /// The tick at which the timer looks at this queue's heads next; 0: it does not.
+    pub alarm: u32,
     pub wants_alarm: bool,
+    /// The tick at which one looked behind the heads.
+    swept: u32,
     /// Something that expires came since the queue was last found empty.
     pub expiring: bool,
+    /// Entries that go now unless the pump that follows hands them out: their time to live is nothing.
+    fleeting: Vec<Seq>,
     /// Bytes of messages that are held in memory.
     held_bytes: u64,
     /// Messages of transactions that have not passed the commit point: nothing behind them in their lane is handed out either.
@@ -129,14 +135,4 @@ pub(crate) fn session_spec(durable: bool) -> Arc<QueueSpec> {
 pub(crate) fn bound_of(spec: &QueueSpec) -> Bound {
     let then = if spec.reject_at_bound { AtBound::Reject } else { AtBound::DropOldest };
     Bound { messages: spec.max_length.unwrap_or(u64::MAX), bytes: spec.max_length_bytes.unwrap_or(u64::MAX), then }
-}
-
-/// The earlier of the message's own expiry and the queue's, in whole seconds.
-pub(crate) fn expiry_secs(message_ms: u64, arrived_ms: u64, ttl_ms: Option<u64>) -> u32 {
-    let queue_ms = ttl_ms.map_or(0, |ttl| arrived_ms + ttl);
-    let ms = match (message_ms, queue_ms) {
-        (0, other) | (other, 0) => other,
-        (a, b) => a.min(b),
-    };
-    u32::try_from(ms.div_ceil(1000)).unwrap_or(u32::MAX)
 }

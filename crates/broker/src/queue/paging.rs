@@ -43,7 +43,7 @@ impl Queue {
     }
 
     /// Puts back what the reader thread fetched and goes on delivering.
-    pub fn loaded(self: &Arc<Queue>, found: Vec<(Seq, Arc<Held>, u32)>, log: &Log, now_s: u32, follow: &mut Follow) {
+    pub fn loaded(self: &Arc<Queue>, found: Vec<(Seq, Arc<Held>, u32)>, log: &Log, now: u32, follow: &mut Follow) {
         let mut state = self.lock();
         for (seq, held, head) in found {
             let entry = state.lanes.get_mut(seq.lane()).and_then(|l| l.get_mut(seq.position()));
@@ -56,7 +56,7 @@ impl Queue {
             }
         }
         self.loading.store(false, Ordering::Release);
-        self.pump_locked(&mut state, log, now_s, follow);
+        self.pump_locked(&mut state, log, now, follow);
     }
 
     /// Puts back the entries of a page. Counters do not change: they counted it all the time.
@@ -133,11 +133,11 @@ impl Queue {
 
     /// Puts a reference back, unless it is there.
     pub fn recover_insert(&self, state: &mut State, seq: Seq, entry: Entry) {
-        let (bytes, expires_s) = (u64::from(entry.bytes), entry.expires_s);
+        let (bytes, expires) = (u64::from(entry.bytes), entry.expires);
         if state.lanes.open(seq.lane()).insert(seq.position(), entry) {
             state.ready += 1;
             state.bytes += bytes;
-            state.expires(expires_s);
+            state.expires(expires);
             self.depth.fetch_add(1, Ordering::Relaxed);
         }
     }

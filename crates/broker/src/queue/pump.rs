@@ -1,6 +1,7 @@
 //! From the queue to its consumers: ready messages to those that have credit and room, turn by turn.
 
 use super::lane::Next;
+use super::tick::is_due;
 use super::{Fill, Follow, Gone, Queue, State, Status};
 use crate::store::Log;
 use broker_api::{Batch, DeliverTo, Delivery, Seq, DELIVERY_REDELIVERED};
@@ -11,32 +12,72 @@ use std::sync::Arc;
 const CHUNK: u32 = 64;
 
 impl Queue {
-    pub fn pump(self: &Arc<Queue>, log: &Log, now_s: u32, follow: &mut Follow) {
+    pub fn pump(self: &Arc<Queue>, log: &Log, now: u32, follow: &mut Follow) {
         let mut state = self.lock();
-        self.pump_locked(&mut state, log, now_s, follow);
+        self.pump_locked(&mut state, log, now, follow);
     }
 
-    /// Hands ready messages to consumers that have credit and room, turn by turn.
-    pub fn pump_locked(self: &Arc<Queue>, state: &mut State, log: &Log, now_s: u32, follow: &mut Follow) {
+    /// Hands ready messages to consumers that have credit and room. A lower priority is asked only when no higher one takes any more.
+    pub fn pump_locked(self: &Arc<Queue>, state: &mut State, log: &Log, now: u32, follow: &mut Follow) {
+        let mut from = 0;
+        while state.ready > 0 && from < state.consumers.len() {
+            let to = self.tier(state, from);
+            if !self.serve(state, from, to, log, now, follow) || self.spec.single_active_consumer {
+                break;
+            }
+            from = to;
+        }
+        if !state.fleeting.is_empty() {
+            self.end_fleeting(state, log, follow);
+        }
+    }
+
+    /// A time to live of nothing is enough for a consumer that takes it at once, and for nobody else.
+    fn end_fleeting(self: &Arc<Queue>, state: &mut State, log: &Log, follow: &mut Follow) {
+        let mut expired = Fill::new(self.id, Gone::Expired);
+        for seq in std::mem::take(&mut state.fleeting) {
+            if state.is_ready(seq) {
+                self.leave(state, seq.lane(), seq.position(), Gone::Expired, &mut expired, follow);
+            }
+        }
+        if expired.is_worth_it() {
+            expired.reserve(self.durable, log);
+            follow.fills.push(expired);
+        }
+    }
+
+    /// Where the consumers end that are served turn by turn with the one at `from`.
+    fn tier(&self, state: &State, from: usize) -> usize {
+        let (consumers, priority) = (&state.consumers[from..], state.consumers[from].priority);
+        match consumers.last() {
+            _ if self.spec.single_active_consumer => 1,
+            // Sorted, so that one look says that they are all equals, as they almost always are.
+            Some(last) if last.priority == priority => state.consumers.len(),
+            _ => from + consumers.partition_point(|c| c.priority == priority),
+        }
+    }
+
+    /// Serves the consumers of one tier turn by turn until nobody takes any more. `false`: what stands next has to be read first.
+    fn serve(self: &Arc<Queue>, state: &mut State, from: usize, to: usize, log: &Log, now: u32, follow: &mut Follow) -> bool {
+        let others = (to - from) as u64;
         let mut idle = 0;
-        while state.ready > 0 && idle < state.consumers.len() {
-            if state.turn >= state.consumers.len() {
-                state.turn = 0;
+        while state.ready > 0 && idle < others {
+            if state.turn < from || state.turn >= to {
+                state.turn = from;
             }
             let at = state.turn;
             state.turn += 1;
-            let consumer = &mut state.consumers[at];
+            let consumer = &state.consumers[at];
             if !consumer.active || consumer.credit == 0 || !consumer.outbox.room_for(self) {
                 idle += 1;
                 continue;
             }
             let mut want = u32::try_from(state.ready).unwrap_or(u32::MAX).min(consumer.credit);
-            if state.consumers.len() > 1 {
-                want = want.min(CHUNK).min((state.ready / state.consumers.len() as u64).max(1) as u32);
+            if others > 1 {
+                want = want.min(CHUNK).min((state.ready / others).max(1) as u32);
             } else {
                 want = want.min(1024);
             }
-            let consumer = &mut state.consumers[at];
             let granted = match &consumer.group {
                 Some(group) => group.take(want, self),
                 None => want,
@@ -45,7 +86,7 @@ impl Queue {
                 idle += 1;
                 continue;
             }
-            let (given, starved) = self.give(state, at, granted, log, now_s, follow);
+            let (given, starved) = self.give(state, at, granted, log, now, follow);
             let consumer = &mut state.consumers[at];
             if consumer.credit != u32::MAX {
                 consumer.credit -= given;
@@ -57,13 +98,14 @@ impl Queue {
             }
             idle = if given == 0 { idle + 1 } else { 0 };
             if starved {
-                break;
+                return false;
             }
         }
+        true
     }
 
     /// Takes up to `want` ready entries for one consumer. The second answer says that the next one has to be read from the log first.
-    fn give(self: &Arc<Queue>, state: &mut State, at: usize, want: u32, log: &Log, now_s: u32, follow: &mut Follow) -> (u32, bool) {
+    fn give(self: &Arc<Queue>, state: &mut State, at: usize, want: u32, log: &Log, now: u32, follow: &mut Follow) -> (u32, bool) {
         let (owner, to, settled, cap, extra) = {
             let c = &state.consumers[at];
             (c.owner, c.to, c.settled, c.level, c.flags)
@@ -87,7 +129,7 @@ impl Queue {
             let Some(lane) = state.lanes.get_mut(level) else { break };
             let suspect = position < lane.suspect;
             let Some(entry) = lane.get_mut(position) else { break };
-            if entry.expires_s != 0 && entry.expires_s <= now_s {
+            if is_due(entry.expires, now) {
                 self.leave(state, level, position, Gone::Expired, &mut expired, follow);
                 continue;
             }

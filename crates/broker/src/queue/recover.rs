@@ -1,6 +1,6 @@
 //! What recovery does to a queue, and the count that its counters must equal.
 
-use super::{Fill, Gone, Queue, Status, PAGE};
+use super::{Fill, Gone, Lane, Queue, Status, PAGE};
 use crate::store::Log;
 use broker_api::Seq;
 use journal::Release;
@@ -40,11 +40,21 @@ impl Queue {
         }
     }
 
-    /// Somebody was attached when the process died: what is here may have been delivered before, or not (deliveries are not logged).
-    pub fn suspect(&self) {
-        for (_, lane) in self.lock().lanes.iter_mut() {
+    /// Somebody may have been served when the process died: what is here may have been delivered before, or not (deliveries are not
+    /// logged). Answers up to where, for the log: the next crash must not forget it.
+    pub fn suspect(&self) -> Vec<(u8, u64)> {
+        let mut state = self.lock();
+        let mark = |(level, lane): (u8, &mut Lane)| {
             lane.suspect = lane.next;
-        }
+            (!lane.pages.is_empty()).then_some((level, lane.next))
+        };
+        state.lanes.iter_mut().filter_map(mark).collect()
+    }
+
+    pub fn recover_handed(&self, level: u8, position: u64) {
+        let mut state = self.lock();
+        let lane = state.lanes.open(level);
+        lane.suspect = lane.suspect.max(position);
     }
 
     /// Everything recovered is ready, from the first entry on.

@@ -1,7 +1,8 @@
 //! Out of the queue: settled, given back, purged, ended; and leases that a session takes up again.
 
-use super::{Consumer, Entry, Fill, Follow, Gone, Queue, State, Status};
+use super::{Consumer, Entry, Fill, Follow, Gone, Held, Lane, Queue, State, Status};
 use crate::store::Log;
+use ahash::AHashMap;
 use broker_api::{DeliverTo, Delivery, Seq, DELIVERY_REDELIVERED, DELIVERY_RESUMED};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -78,28 +79,26 @@ impl Queue {
     }
 
     /// Hands the leases that a durable session kept to its new consumer, oldest first, and only then anything else. They spend its
-    /// credit, though it may have none yet.
-    pub fn resume(self: &Arc<Queue>, to: &Consumer, log: &Log) -> Vec<Seq> {
+    /// credit, though it may have none yet. What only the log has is read without the lock: nobody but the session itself may change
+    /// these leases, and its consumer is not active yet.
+    pub fn resume(self: &Arc<Queue>, to: &Consumer, log: &Log) {
+        let unread: Vec<(Seq, u64)> = {
+            let mut state = self.lock();
+            let mine: Vec<Seq> = state.leased_to(to.owner).collect();
+            let mut lsn = |seq: &Seq| {
+                let entry = state.lanes.get_mut(seq.lane())?.get_mut(seq.position())?;
+                entry.held.is_none().then(|| entry.known_lsn())
+            };
+            mine.into_iter().filter_map(|seq| Some((seq, lsn(&seq)?))).collect()
+        };
+        let mut read: AHashMap<Seq, Arc<Held>> = unread.iter().filter_map(|(seq, lsn)| Some((*seq, self.fetch(*lsn, log)?))).collect();
         let mut state = self.lock();
         let mine: Vec<Seq> = state.leased_to(to.owner).collect();
-        let mut unread = Vec::new();
         for seq in mine {
             let Some(entry) = state.lanes.get_mut(seq.lane()).and_then(|l| l.get_mut(seq.position())) else { continue };
-            let mut read = 0;
-            if entry.held.is_none() {
-                let lsn = entry.known_lsn();
-                match log.read_one(lsn) {
-                    Ok(held) => {
-                        entry.held = Some(held);
-                        entry.head = 0;
-                        read = u64::from(entry.bytes);
-                    }
-                    Err(error) => {
-                        tracing::error!(queue = %self.name, lsn, %error, "a message in flight cannot be read back");
-                        unread.push(seq);
-                        continue;
-                    }
-                }
+            let mut fresh = 0;
+            if let Some(held) = read.remove(&seq).filter(|_| entry.held.is_none()) {
+                (entry.held, entry.head, fresh) = (Some(held), 0, u64::from(entry.bytes));
             }
             let Some(held) = entry.held.clone() else { continue };
             let delivery = Delivery {
@@ -110,13 +109,38 @@ impl Queue {
                 level: entry.level.min(to.level),
                 flags: entry.flags | to.flags | DELIVERY_RESUMED | DELIVERY_REDELIVERED,
             };
-            state.held_bytes += read;
+            state.held_bytes += fresh;
             if let Some(group) = &to.group {
                 group.spend(1);
             }
             to.outbox.run(DeliverTo::Consumer(to.to), self.id, &held.batch, std::iter::once(delivery));
         }
-        unread
+    }
+
+    fn fetch(&self, lsn: u64, log: &Log) -> Option<Arc<Held>> {
+        match log.read_one(lsn) {
+            Ok(held) => Some(held),
+            Err(error) => {
+                tracing::error!(queue = %self.name, lsn, %error, "a message in flight cannot be read back");
+                None
+            }
+        }
+    }
+
+    /// Up to where entries that are still here have been handed out, where that changed: for the log, so that after a crash they go out
+    /// as redelivered (LOG §3, delivered-up-to).
+    pub fn mark_handed(&self) -> Vec<(u8, u64)> {
+        let mut state = self.lock();
+        let behind = state.leased > 0 || state.lanes.iter().any(|(_, lane)| !lane.returned.is_empty());
+        if !self.durable || !behind || state.deleted {
+            return Vec::new();
+        }
+        let raise = |(level, lane): (u8, &mut Lane)| {
+            let raised = lane.cursor > lane.suspect;
+            lane.suspect = lane.suspect.max(lane.cursor);
+            raised.then_some((level, lane.cursor))
+        };
+        state.lanes.iter_mut().filter_map(raise).collect()
     }
 
     /// Takes everything ready out.

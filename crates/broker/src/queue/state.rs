@@ -76,6 +76,11 @@ impl State {
         true
     }
 
+    pub(super) fn is_ready(&mut self, seq: Seq) -> bool {
+        let entry = self.lanes.get_mut(seq.lane()).and_then(|lane| lane.get_mut(seq.position()));
+        entry.is_some_and(|e| e.status == Status::Ready)
+    }
+
     /// Leases an entry to a durable session again, in recovery.
     pub fn pin(&mut self, seq: Seq, owner: u64) -> bool {
         let Some(lane) = self.lanes.get_mut(seq.lane()) else { return false };

@@ -1,6 +1,7 @@
 //! Single messages for who asks.
 
 use super::lane::Next;
+use super::tick::is_due;
 use super::{Fill, Gone, Queue, Status};
 use crate::outbox::Outbox;
 use crate::store::Log;
@@ -29,7 +30,7 @@ impl Queue {
         outbox: &Outbox,
         token: Token,
         log: &Log,
-        now_s: u32,
+        now: u32,
         follow: &mut super::Follow,
     ) -> Taken {
         let mut state = self.lock();
@@ -50,8 +51,10 @@ impl Queue {
                 }
                 _ => break,
             };
-            let Some(entry) = state.lanes.get_mut(level).and_then(|lane| lane.get_mut(position)) else { break };
-            if entry.expires_s != 0 && entry.expires_s <= now_s {
+            let Some(lane) = state.lanes.get_mut(level) else { break };
+            let suspect = position < lane.suspect;
+            let Some(entry) = lane.get_mut(position) else { break };
+            if is_due(entry.expires, now) {
                 self.leave(&mut state, level, position, Gone::Expired, &mut expired, follow);
                 continue;
             }
@@ -61,7 +64,7 @@ impl Queue {
                 break;
             };
             let mut flags = entry.flags;
-            if entry.attempts > 0 {
+            if entry.attempts > 0 || suspect {
                 flags |= DELIVERY_REDELIVERED;
             }
             let (index, side, attempts, granted) = (entry.head, entry.side.clone(), entry.attempts, entry.level);

@@ -105,7 +105,7 @@ impl Recovery {
                 head: 0,
                 offset: 0,
                 bytes: record.head.key.len + record.head.body.len,
-                expires_s: crate::queue::expiry_secs(record.head.expires_ms, record.arrived_ms, queue.spec.message_ttl_ms),
+                expires: crate::queue::expiry_tick(record.head.expires_ms, record.arrived_ms, queue.spec.message_ttl_ms),
                 attempts: 0,
                 ordinal: ordinal as u16,
                 level,
@@ -164,7 +164,7 @@ impl Recovery {
             head: 0,
             offset: 0,
             bytes: record.bytes,
-            expires_s: record.expires_s,
+            expires: record.expires,
             attempts: 0,
             ordinal: record.ordinal,
             level: record.level,
@@ -331,6 +331,13 @@ impl Recovery {
             }
             kind::MOVE => self.movement(&mut r)?,
             kind::REQUEUE => self.requeue(&mut r)?,
+            kind::HANDED => {
+                let (queue, marks) = records::read_handed(&mut r)?;
+                if let Some(queue) = self.queues.get(&queue.0) {
+                    marks.into_iter().for_each(|(level, position)| queue.recover_handed(level, position));
+                    self.touched_queues.insert(queue.id.0);
+                }
+            }
             kind::EXCHANGE => {
                 let id = self.exchanges.exchange(&mut r)?;
                 self.exchanges.touch_exchange(id);
@@ -392,9 +399,10 @@ impl Recovery {
                 let queue = self.queue(&mut r, of_session)?;
                 let mut state = queue.lock();
                 for _ in 0..r.u8()? {
-                    let (level, next) = (r.u8()?, r.u64()?);
+                    let (level, next, suspect) = (r.u8()?, r.u64()?, r.u64()?);
                     let lane = state.lanes.open(level);
                     lane.next = lane.next.max(next);
+                    lane.suspect = lane.suspect.max(suspect);
                     for _ in 0..r.u32()? {
                         let (number, live, bytes) = (r.u64()?, r.u16()?, r.u64()?);
                         queue.recover_away(&mut state, level, number, live, bytes);
@@ -446,7 +454,7 @@ pub(super) fn read_page(r: &mut Reader<'_>) -> Option<Vec<(u64, Entry)>> {
             held: None,
             lsn: r.u64()?,
             bytes: r.u32()?,
-            expires_s: r.u32()?,
+            expires: r.u32()?,
             attempts: r.u16()?,
             ordinal: r.u16()?,
             level: r.u8()?,

@@ -104,6 +104,13 @@ impl Log {
         matches!(self.journal.held(), Some(journal::Held::Staging | journal::Held::DiskFull))
     }
 
+    pub fn why_held(&self) -> &'static str {
+        match self.journal.held() {
+            Some(journal::Held::DiskFull) => "low on disk",
+            _ => "the disk cannot keep up",
+        }
+    }
+
     /// The connection hears by `Work::Resume` when it may try again.
     pub fn when_publishers_may_go_on(&self, outbox: &Arc<Outbox>) {
         self.gate.waiting.lock().push(outbox.clone());
@@ -203,6 +210,13 @@ pub(crate) fn requeue_record(queue: QueueId, counts: &[(broker_api::Seq, u16)]) 
     one(kind::REQUEUE, |w| records::write_requeue(w.0, queue, counts))
 }
 
+/// Nothing where no mark rose.
+pub(crate) fn push_handed(records: &mut Records, queue: QueueId, marks: &[(u8, u64)]) {
+    if !marks.is_empty() {
+        records.push(kind::HANDED, LEVEL, 0, 0, |out| records::write_handed(out, queue, marks));
+    }
+}
+
 pub(crate) fn settle_filled(fill: Fill, edits: &[(u64, &StateEdit)]) -> Option<(Slot, Filled)> {
     let slot = fill.slot?;
     let mut records = Records::new();
@@ -259,6 +273,10 @@ pub(crate) fn write_session(w: &mut Writer<'_>, session: &Session) {
 
 pub(crate) fn session_record(session: &Session) -> Records {
     one(kind::SESSION, |w| write_session(w, session))
+}
+
+pub(crate) fn push_session(records: &mut Records, session: &Session) {
+    records.push(kind::SESSION, LEVEL, 0, 0, |out| write_session(&mut Writer(out), session));
 }
 
 pub(crate) fn session_gone_record(id: u64) -> Records {

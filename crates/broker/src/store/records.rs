@@ -24,6 +24,7 @@ pub(crate) mod kind {
     pub const RETAIN: u8 = 30;
     // 31 was never written.
     pub const MOVE: u8 = 32;
+    pub const HANDED: u8 = 33;
 }
 
 /// The log level that this version writes.
@@ -154,7 +155,7 @@ pub(crate) struct Move {
     pub lsn: u64,
     pub ordinal: u16,
     pub bytes: u32,
-    pub expires_s: u32,
+    pub expires: u32,
     pub level: u8,
     pub flags: u8,
     pub side: Option<Arc<Side>>,
@@ -171,7 +172,7 @@ impl Move {
         w.u64(self.lsn);
         w.u16(self.ordinal);
         w.u32(self.bytes);
-        w.u32(self.expires_s);
+        w.u32(self.expires);
         w.u8(self.level);
         w.u8(self.flags);
         w.u8(u8::from(self.side.is_some()));
@@ -197,7 +198,7 @@ impl Move {
             lsn: r.u64()?,
             ordinal: r.u16()?,
             bytes: r.u32()?,
-            expires_s: r.u32()?,
+            expires: r.u32()?,
             level: r.u8()?,
             flags: r.u8()?,
             side: if r.u8()? != 0 { Some(read_side(r)?) } else { None },
@@ -221,6 +222,24 @@ pub(crate) fn read_requeue(r: &mut Reader<'_>) -> Option<(QueueId, Vec<(Seq, u16
     let n = r.u32()?;
     let counts = (0..n).map(|_| Some((Seq(r.u64()?), r.u16()?))).collect::<Option<Vec<_>>>()?;
     Some((queue, counts))
+}
+
+/// Up to where what still stands in a queue has been handed out, by level; a mark only ever rises.
+pub(crate) fn write_handed(out: &mut Vec<u8>, queue: QueueId, marks: &[(u8, u64)]) {
+    let mut w = Writer(out);
+    w.u64(queue.0);
+    w.u8(marks.len() as u8);
+    for (level, position) in marks {
+        w.u8(*level);
+        w.u64(*position);
+    }
+}
+
+pub(crate) fn read_handed(r: &mut Reader<'_>) -> Option<(QueueId, Vec<(u8, u64)>)> {
+    let queue = QueueId(r.u64()?);
+    let n = r.u8()?;
+    let marks = (0..n).map(|_| Some((r.u8()?, r.u64()?))).collect::<Option<Vec<_>>>()?;
+    Some((queue, marks))
 }
 
 pub(crate) fn write_message(w: &mut Writer<'_>, batch: &Batch, head: &Head, arrived_ms: u64) {
@@ -505,7 +524,7 @@ mod tests {
         let (source, target) = (QueueId(1), QueueId(3));
         let (seq, to) = (Seq(2), Seq(4));
         let record =
-            Move { source, seq, why: Gone::Expired, target, to, lsn: 5, ordinal: 6, bytes: 7, expires_s: 8, level: 1, flags: 2, side };
+            Move { source, seq, why: Gone::Expired, target, to, lsn: 5, ordinal: 6, bytes: 7, expires: 8, level: 1, flags: 2, side };
         let mut out = Vec::new();
         record.write(&mut out);
         assert_eq!(Move::read(&mut Reader::new(&out)), Some(record));

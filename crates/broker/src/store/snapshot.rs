@@ -256,6 +256,7 @@ impl Pass<'_> {
         for (level, lane) in state.lanes.iter() {
             w.u8(level);
             w.u64(lane.next);
+            w.u64(lane.suspect);
             let mine = pages.iter().filter(|p| p.0 == level);
             w.u32(mine.clone().count() as u32);
             for (_, number, live, bytes) in mine {
@@ -344,7 +345,7 @@ fn write_page(w: &mut Writer<'_>, page: &Page) -> (bool, u16, u64) {
         w.u64(position);
         w.u64(lsn);
         w.u32(entry.bytes);
-        w.u32(entry.expires_s);
+        w.u32(entry.expires);
         w.u16(entry.attempts);
         w.u16(entry.ordinal);
         w.u8(entry.level);

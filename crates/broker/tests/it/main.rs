@@ -1,10 +1,13 @@
 //! Tests of the core through its seam: turns in, event batches out, on a simulated disk. No protocol, no socket.
 
 mod bounds;
+mod consumers;
 mod credit;
 mod disk;
 mod expiry;
+mod memory;
 mod model;
+mod named;
 mod order;
 mod retained;
 mod routing;

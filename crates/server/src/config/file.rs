@@ -101,6 +101,7 @@ pub struct Broker {
     pub retained_max: Option<Whole<0, { u64::MAX }>>,
     pub sys_interval_secs: Option<Whole<0, 86_400>>,
     pub restart_will_delay_secs: Option<Whole<0, 86_400>>,
+    pub memory_high: Option<Bytes<MIB, { u64::MAX }>>,
 }
 
 /// `[journal]`
