@@ -15,6 +15,16 @@ use dashmap::DashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
+/// When a message that is logged leaves for its consumers.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum DeliveryPoint {
+    /// At once. A consumer may have seen a message that a power cut then takes back from a publisher who was not told that it is safe.
+    #[default]
+    Early,
+    /// After the commit point.
+    Committed,
+}
+
 /// What an operator may set; the server reads it from its file.
 #[derive(Clone)]
 pub struct Config {
@@ -27,6 +37,8 @@ pub struct Config {
     pub sessions_max: u64,
     pub retained_max: u64,
     pub connections_max: u64,
+    /// When a message that is logged leaves for its consumers.
+    pub delivery: DeliveryPoint,
     /// Bytes of messages in memory above which publishers wait.
     pub memory_high: u64,
     /// Seconds between updates of `$SYS`; 0 = none.
@@ -47,6 +59,7 @@ impl Default for Config {
             sessions_max: 1_000_000,
             retained_max: 10_000_000,
             connections_max: u64::MAX,
+            delivery: DeliveryPoint::Early,
             memory_high: u64::MAX,
             sys_interval_secs: 10,
             restart_will_delay_secs: 5,
@@ -84,6 +97,8 @@ pub(crate) enum Job {
     Load(Arc<Queue>),
     /// This transaction has passed the commit point.
     Reveal(Arc<crate::link::Commit>),
+    /// What these queues waited for has been committed.
+    Pump(Vec<Arc<Queue>>),
 }
 
 pub(crate) struct Shared {
@@ -104,6 +119,7 @@ pub(crate) struct Shared {
     pub sys: crate::sys::Sys,
     /// For the reader thread.
     pub loader: std::sync::mpsc::Sender<Job>,
+    pub commit_gate: Arc<crate::commit_gate::CommitGate>,
     pub checkpoint: crate::store::Dirty,
     pub started_ms: u64,
     pub stopping: AtomicBool,
@@ -184,7 +200,7 @@ impl Shared {
     pub fn follow_up(&self, follow: Follow) {
         let mut next = follow;
         while !next.is_empty() {
-            let Follow { fills, load, pump, leaving } = next;
+            let Follow { fills, load, pump, leaving, uncommitted } = next;
             next = Follow::default();
             for fill in fills {
                 // On the list before the slot is filled: a checkpoint that begins behind it has to hold what it did.
@@ -192,6 +208,9 @@ impl Shared {
                     self.checkpoint.queue(&queue);
                 }
                 self.log.fill_settle(fill, &[]);
+            }
+            if !uncommitted.is_empty() {
+                self.after_commit(uncommitted);
             }
             for queue in load {
                 // The reader thread ends only with the process.

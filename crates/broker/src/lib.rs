@@ -6,6 +6,7 @@
 //! Reading order: `core` (what connections share), `link` (one connection's turns), `queue`, `route` and [`routing`], `session`,
 //! `store` (records and recovery), `open`.
 
+mod commit_gate;
 mod core;
 mod exchange;
 mod link;
@@ -20,14 +21,14 @@ pub use open::Steps;
 
 pub mod auth;
 mod dead_letter;
-pub mod memory;
-mod mutants;
+mod memory;
+pub mod mutants;
 mod open;
 mod store;
 mod sys;
 mod timers;
 
-pub use crate::core::{Config, Core};
+pub use crate::core::{Config, Core, DeliveryPoint};
 pub use open::CoreError;
 pub use sys::Traffic;
 

@@ -1,7 +1,7 @@
 //! Bringing the core up: recovery, what every lost connection leaves behind, and the threads.
 
 use crate::auth::{Auth, ConfigError};
-use crate::core::{Config, Core, Counters, Job, Shared};
+use crate::core::{Config, Core, Counters, DeliveryPoint, Job, Shared};
 use crate::queue::{AtBound, Bound, Follow, Queue, Wanted};
 use crate::session::{Session, Subscription};
 use crate::store::{push_handed, Dirty, Log, Recovery};
@@ -68,7 +68,7 @@ impl Core {
         let clock = journal_config.clock.clone();
         let journal = Journal::open(storage, journal_config, &mut recovery)?;
         let started_ms = journal.broker_time_ms();
-        let (log, door) = Log::new(journal, clock, on_failure);
+        let (log, door) = Log::new(journal, clock, config.delivery == DeliveryPoint::Committed, on_failure);
         let (loader, to_load) = channel();
         let shared = Arc::new(Shared {
             memory: crate::memory::Memory::new(config.memory_high),
@@ -84,6 +84,7 @@ impl Core {
             timers: Timers::default(),
             counters: Counters::default(),
             sys: Default::default(),
+            commit_gate: crate::commit_gate::CommitGate::new(loader.clone()),
             loader,
             checkpoint: Dirty::default(),
             started_ms,
@@ -171,6 +172,7 @@ impl Shared {
                 commit.reveal(self, &mut follow);
                 self.follow_up(follow);
             }
+            Job::Pump(queues) => self.follow_up(Follow { pump: queues, ..Follow::default() }),
         }
     }
 

@@ -110,6 +110,11 @@ fn broker_config(file: &file::Broker, auth: auth::Config) -> broker::Config {
         retained_max: file.retained_max.map_or(default.retained_max, |n| n.0),
         sys_interval_secs: file.sys_interval_secs.map_or(default.sys_interval_secs, |n| n.0),
         restart_will_delay_secs: file.restart_will_delay_secs.map_or(default.restart_will_delay_secs, |n| n.0 as u32),
+        delivery: match file.delivery {
+            Some(file::Delivery::Early) => broker::DeliveryPoint::Early,
+            Some(file::Delivery::Committed) => broker::DeliveryPoint::Committed,
+            None => default.delivery,
+        },
         memory_high: file.memory_high.map_or_else(|| crate::memory::default_high().unwrap_or(default.memory_high), |n| n.0),
         ..default
     }

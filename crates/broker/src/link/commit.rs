@@ -113,6 +113,7 @@ impl Link {
     fn plan_commit(&mut self, transaction: Transaction) -> Result<Plan, Refusal> {
         let Transaction { mut batch, publishes, settles, states, .. } = transaction;
         batch.arrived_ms = self.core.now_ms();
+        self.core.memory.count(&mut batch);
         let batch = Arc::new(batch);
         let (mut runs, mut returned, mut retains) = (Vec::new(), Vec::new(), Vec::new());
         for (first, count, serial) in &publishes {

@@ -12,6 +12,8 @@ pub(crate) struct Follow {
     pub fills: Vec<Fill>,
     pub load: Vec<Arc<Queue>>,
     pub pump: Vec<Arc<Queue>>,
+    /// What stands next is not committed yet, and nothing leaves before it is.
+    pub uncommitted: Vec<Arc<Queue>>,
     /// Left a queue without being consumed.
     pub leaving: Vec<Leaving>,
 }
@@ -46,7 +48,7 @@ pub(crate) struct Leaving {
 
 impl Follow {
     pub fn is_empty(&self) -> bool {
-        self.fills.is_empty() && self.load.is_empty() && self.pump.is_empty() && self.leaving.is_empty()
+        self.fills.is_empty() && self.load.is_empty() && self.pump.is_empty() && self.uncommitted.is_empty() && self.leaving.is_empty()
     }
 }
 

@@ -114,7 +114,8 @@ impl Queue {
         let mut run: Vec<Delivery> = Vec::with_capacity(want.min(256) as usize);
         let mut of: Option<Arc<Batch>> = None;
         let mut given = 0;
-        let mut starved = false;
+        let (mut starved, mut early) = (false, false);
+        let commit_point = log.delivers_late().then(|| log.committed_lsn());
         let mut gone = Fill::new(self.id, Gone::Accepted);
         let mut expired = Fill::new(self.id, Gone::Expired);
         while given < want {
@@ -137,6 +138,11 @@ impl Queue {
                 starved = true;
                 break;
             };
+            if commit_point.is_some_and(|committed| entry.durable && !(1..committed).contains(&entry.known_lsn())) {
+                follow.uncommitted.push(self.clone());
+                early = true;
+                break;
+            }
             if of.as_ref().is_none_or(|b| !Arc::ptr_eq(b, &held.batch)) {
                 if let Some(batch) = of.replace(held.batch.clone()) {
                     outbox.run(DeliverTo::Consumer(to), self.id, &batch, run.drain(..));
@@ -174,6 +180,6 @@ impl Queue {
         if starved && !self.loading.swap(true, Ordering::AcqRel) {
             follow.load.push(self.clone());
         }
-        (given, starved)
+        (given, starved || early)
     }
 }

@@ -63,6 +63,9 @@ impl Queue {
                 unread = Some((seq, entry.known_lsn()));
                 break;
             };
+            if log.delivers_late() && entry.durable && !(1..log.committed_lsn()).contains(&entry.known_lsn()) {
+                break;
+            }
             let mut flags = entry.flags;
             if entry.attempts > 0 || suspect {
                 flags |= DELIVERY_REDELIVERED;

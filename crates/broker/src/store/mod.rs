@@ -29,6 +29,7 @@ pub(crate) struct Log {
     failed: Arc<AtomicBool>,
     gate: Arc<Gate>,
     clock: Arc<dyn journal::Clock>,
+    late: bool,
 }
 
 /// Connections whose publishes are held, and whether the disk holds them.
@@ -83,12 +84,18 @@ impl FailureDoor {
 }
 
 impl Log {
-    pub fn new(journal: Journal, clock: Arc<dyn journal::Clock>, on_failure: Box<dyn Fn(&Failure) + Send + Sync>) -> (Log, FailureDoor) {
+    /// `late`: what is logged is delivered after the commit point only.
+    pub fn new(
+        journal: Journal,
+        clock: Arc<dyn journal::Clock>,
+        late: bool,
+        on_failure: Box<dyn Fn(&Failure) + Send + Sync>,
+    ) -> (Log, FailureDoor) {
         let failed = Arc::new(AtomicBool::new(false));
         let gate = Arc::new(Gate::default());
         let watch = Arc::new(Watch { failed: failed.clone(), gate: gate.clone(), on_failure, core: std::sync::OnceLock::new() });
         journal.set_hooks(watch.clone());
-        (Log { journal, failed, gate, clock }, FailureDoor(watch))
+        (Log { journal, failed, gate, clock, late }, FailureDoor(watch))
     }
 
     pub fn journal(&self) -> &Journal {
@@ -118,6 +125,10 @@ impl Log {
         if self.journal.reserve_publish().is_ok() {
             self.gate.open();
         }
+    }
+
+    pub fn delivers_late(&self) -> bool {
+        self.late
     }
 
     pub fn failed(&self) -> bool {

@@ -3,6 +3,7 @@
 mod bounds;
 mod consumers;
 mod credit;
+mod delivery;
 mod disk;
 mod expiry;
 mod memory;

@@ -101,7 +101,15 @@ pub struct Broker {
     pub retained_max: Option<Whole<0, { u64::MAX }>>,
     pub sys_interval_secs: Option<Whole<0, 86_400>>,
     pub restart_will_delay_secs: Option<Whole<0, 86_400>>,
+    pub delivery: Option<Delivery>,
     pub memory_high: Option<Bytes<MIB, { u64::MAX }>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Delivery {
+    Early,
+    Committed,
 }
 
 /// `[journal]`
