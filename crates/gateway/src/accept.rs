@@ -43,7 +43,10 @@ impl Gateway {
 
     /// Accepts from now on. To be called within the runtime that will carry the connections.
     pub fn listen(&mut self, bound: Bound, service: Service) -> io::Result<()> {
-        let door = Arc::new(Door { service, broker: self.broker.clone(), slots: self.slots.clone(), url: bound.url.to_string() });
+        let patience = u64::from(self.config.slow_consumer_timeout_secs);
+        let patience = (patience > 0).then(|| Duration::from_secs(patience));
+        let (broker, slots, url) = (self.broker.clone(), self.slots.clone(), bound.url.to_string());
+        let door = Arc::new(Door { service, broker, slots, url, patience });
         let task = match bound.socket {
             Listening::Tcp(socket) => tokio::spawn(accept_tcp(TcpListener::from_std(socket)?, door)),
             Listening::Unix(socket, file) => tokio::spawn(accept_unix(UnixListener::from_std(socket)?, file, door)),
@@ -77,6 +80,8 @@ struct Door {
     broker: Arc<dyn Broker>,
     slots: Arc<Slots>,
     url: String,
+    /// With clients that do not read.
+    patience: Option<Duration>,
 }
 
 impl Door {
@@ -98,7 +103,7 @@ impl Door {
         };
         let session = protocol.clone().open(Context { peer, opened_ms: self.broker.now_ms() }, now());
         span.in_scope(|| debug!("connection accepted"));
-        tokio::spawn(Connection::new(stream, session, core, slot, span));
+        tokio::spawn(Connection::new(stream, session, core, slot, span).slow_consumer_timeout(self.patience));
     }
 }
 

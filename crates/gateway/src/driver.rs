@@ -79,6 +79,9 @@ pub struct Connection<S> {
     peer_ended: bool,
     /// Events that woke us wait until the others that are ready have had their turn, so that one write carries what all of them sent.
     yielded: bool,
+    /// Since when the peer has had more than [`OUT_PAUSE`] to take, and how long it may.
+    slow_since: Option<Instant>,
+    slow_limit: Option<Duration>,
     slot: Slot,
     span: Span,
 }
@@ -130,9 +133,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             clock: Clock::default(),
             peer_ended: false,
             yielded: false,
+            slow_since: None,
+            slow_limit: None,
             slot,
             span,
         }
+    }
+
+    /// Ends the connection of a peer that does not take what waits for it. `None`: never.
+    pub fn slow_consumer_timeout(mut self, limit: Option<Duration>) -> Connection<S> {
+        self.slow_limit = limit;
+        self
     }
 
     fn drive(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<()> {
@@ -178,14 +189,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         if self.phase == Phase::Open {
             // Last, so that what had come before the deadline has been heard. The timer is set only when there is nothing else to do.
-            let deadline = self.clock.deadline(self.session.deadline());
+            let too_slow = self.slow_since.zip(self.slow_limit).map(|(since, limit)| since + limit);
+            let deadline = self.clock.deadline(self.session.deadline()).into_iter().chain(too_slow).min();
             if if changed { deadline.is_some_and(|at| at <= now) } else { self.timer.due(cx, deadline, now) } {
+                if too_slow.is_some_and(|at| at <= now) {
+                    self.give_up_on_reader(scratch, now);
+                    return true;
+                }
                 self.deadline_turn(scratch, now);
                 changed = true;
             }
         }
         if self.phase == Phase::Open {
             changed |= self.write(cx, scratch);
+            self.slow_since = (self.output.unwritten() > OUT_PAUSE).then(|| self.slow_since.unwrap_or(now));
         }
         changed | (self.phase != Phase::Open)
     }
@@ -333,6 +350,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// The socket is dead: nothing can be said to the peer any more.
     fn lose(&mut self, doing: &str, error: &io::Error, scratch: &mut Scratch, now: Instant) {
         self.end(Close::dirty(format!("{doing} failed: {error}")), scratch, now);
+        self.output.discard(&mut scratch.out);
+        self.phase = Phase::Gone;
+    }
+
+    /// What has waited for so long does not wait longer: last words would not be read either.
+    fn give_up_on_reader(&mut self, scratch: &mut Scratch, now: Instant) {
+        self.end(Close::dirty("it does not read what is sent to it (slow_consumer_timeout_secs)"), scratch, now);
         self.output.discard(&mut scratch.out);
         self.phase = Phase::Gone;
     }

@@ -1,6 +1,6 @@
 //! Split, torn and large frames; coalescing; fairness.
 
-use crate::support::{connect, timed, until};
+use crate::support::{connect, connect_with, timed, until};
 use testkit::Toy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -78,6 +78,27 @@ async fn what_is_encoded_ahead_has_a_bound() {
     until("all publishes", || client.core.publishes() == 2000).await;
     assert!(client.core.waiting() > 0, "2 MB must not leave the core for a client that does not read");
     client.expect(format!("{}\n", "z".repeat(1000)).repeat(2000)).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_is_ended_after_a_time_and_a_slow_one_is_not() {
+    let patience = Some(std::time::Duration::from_millis(700));
+    let mut slow = connect_with(&Toy::new(), 8 * 1024, 1 << 20, patience);
+    let mut deaf = connect_with(&Toy::new(), 8 * 1024, 1 << 20, patience);
+    let mut forgiven = connect(&Toy::new(), 8 * 1024, 1 << 20);
+    let line = format!("echo {}\n", "y".repeat(1000));
+    for client in [&mut slow, &mut deaf, &mut forgiven] {
+        for _ in 0..400 {
+            client.send(&line).await;
+        }
+    }
+    let answer = format!("{}\n", "y".repeat(1000));
+    slow.expect(answer.repeat(200)).await;
+    until("its end", || deaf.task.is_finished()).await;
+    assert_eq!(deaf.slots.live(), 0);
+    slow.expect(answer.repeat(200)).await;
+    forgiven.expect(answer.repeat(400)).await;
+    assert!(!slow.task.is_finished() && !forgiven.task.is_finished());
 }
 
 #[tokio::test]

@@ -20,13 +20,19 @@ pub struct Client {
 
 /// A connected client; the wire holds `room` bytes each way and the gateway's end moves at most `step` at a time.
 pub fn connect(toy: &Arc<Toy>, room: usize, step: usize) -> Client {
+    connect_with(toy, room, step, None)
+}
+
+/// The same where a client that does not read is borne for so long only.
+pub fn connect_with(toy: &Arc<Toy>, room: usize, step: usize, patience: Option<Duration>) -> Client {
     let (wire, theirs) = duplex(room);
     let (core, session) = FakeBroker::new().open();
     let slots = Slots::new(0);
     let slot = slots.take().expect("no limit");
     let opened = tokio::time::Instant::now().into_std();
     let protocol = toy.clone().open(Context { peer: Peer::Unix, opened_ms: 1 }, opened);
-    let task = tokio::spawn(Connection::new(Torn::new(theirs, step), protocol, session, slot, tracing::Span::none()));
+    let connection = Connection::new(Torn::new(theirs, step), protocol, session, slot, tracing::Span::none());
+    let task = tokio::spawn(connection.slow_consumer_timeout(patience));
     Client { wire, core, toy: toy.clone(), slots, task }
 }
 
