@@ -78,7 +78,9 @@ fn cargo_deny(context: &Context) -> Result<PathBuf> {
     fs::create_dir_all(&root)?;
     let log = fresh_log(context, "cargo-deny-install")?;
     let mut install = context.cargo(&["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--no-default-features", "--root"]);
-    install.arg(&root).env("CARGO_TARGET_DIR", root.join("build"));
+    // It runs for seconds and takes minutes to optimise.
+    install.arg(&root).arg("--debug").env("CARGO_TARGET_DIR", root.join("build"));
+    install.env("CARGO_PROFILE_DEV_DEBUG", "false").env("CARGO_INCREMENTAL", "0");
     let outcome = process::run(install, &log, Duration::from_secs(1200))?;
     if !outcome.success {
         bail!("cargo install cargo-deny failed{}:\n{}", outcome.why(), process::tail(&log, 20));

@@ -37,8 +37,11 @@ pub const SUITES: &[Suite] = &[
         binary: false,
         limit: minutes(20),
         // The dev profile: test harnesses unwind and the release binary aborts, so a release build of the tests would share nothing
-        // with it and take longer.
-        test: Some(|context| Ok(vec![context.cargo(&["test", "--workspace", "--no-fail-fast"])])),
+        // with it and take longer. Examples are for `check`, whose clippy compiles them.
+        test: Some(|context| {
+            let unit = context.cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"]);
+            Ok(vec![unit, context.cargo(&["test", "--workspace", "--no-fail-fast", "--doc"])])
+        }),
         soak: None,
     },
     Suite {

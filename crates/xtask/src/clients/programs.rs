@@ -101,8 +101,9 @@ impl Shop<'_> {
 }
 
 fn rumqttc(shop: &Shop) -> Result<Command> {
-    shop.run(shop.context.cargo(&["build", "--release", "-p", "client-rumqttc"]))?;
-    Ok(shop.command(shop.context.target.join("release/client-rumqttc")))
+    // Of the whole workspace and not for release: what it needs was built for the tests of the crates already.
+    shop.run(shop.context.cargo(&["build", "--workspace", "--bin", "client-rumqttc"]))?;
+    Ok(shop.command(shop.context.target.join("debug/client-rumqttc")))
 }
 
 fn python_script(shop: &Shop, python: &Path) -> Command {
