@@ -1,0 +1,4 @@
+//! The codec against another one, and conversations with a session.
+
+mod codec;
+mod oracle;
