@@ -12,6 +12,7 @@ import org.eclipse.paho.client.mqttv3.MqttCallbackExtended;
 import org.eclipse.paho.client.mqttv3.MqttConnectOptions;
 import org.eclipse.paho.client.mqttv3.MqttException;
 import org.eclipse.paho.client.mqttv3.MqttMessage;
+import org.eclipse.paho.client.mqttv3.MqttPersistenceException;
 import org.eclipse.paho.client.mqttv3.persist.MqttDefaultFilePersistence;
 
 /**
@@ -31,7 +32,7 @@ public final class Rows {
 
     public static void main(String[] args) throws Exception {
         List<String> rest = List.of(args).subList(3, args.length);
-        MqttAsyncClient client = new MqttAsyncClient(args[1], "rows-" + args[0], new MqttDefaultFilePersistence(args[2]));
+        MqttAsyncClient client = new MqttAsyncClient(args[1], "rows-" + args[0], new OpenStore(args[2]));
         if (args[0].equals("publish")) publish(client, rest);
         else subscribe(client, Path.of(rest.get(0)), Long.parseLong(rest.get(1)));
         System.exit(0);
@@ -123,6 +124,29 @@ public final class Rows {
         }
         for (FileOutputStream file : files.values()) file.close();
         System.out.println("arrived " + arrived);
+    }
+
+    /**
+     * Paho's file store, left open from the first connection to the end. Paho 1.2.5 closes it when a connection is lost and does not wait
+     * for the thread that hands messages out (CommsCallback.stop waits for nothing): if the store closes between an application's return from
+     * messageArrived and the removal of that message (ClientState.deliveryComplete), the removal fails and Paho hands the same message
+     * out again at the PUBREL of the next connection.
+     */
+    private static final class OpenStore extends MqttDefaultFilePersistence {
+        private boolean opened;
+
+        OpenStore(String directory) {
+            super(directory);
+        }
+
+        @Override
+        public synchronized void open(String clientId, String uri) throws MqttPersistenceException {
+            if (!opened) super.open(clientId, uri);
+            opened = true;
+        }
+
+        @Override
+        public void close() {}
     }
 
     private abstract static class Quiet implements MqttCallbackExtended {

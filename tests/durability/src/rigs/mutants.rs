@@ -18,6 +18,7 @@ use anyhow::{bail, ensure, Context, Result};
 
 use super::{eio, power, qos2, Bench};
 use crate::broker::SMALL_JOURNAL;
+use crate::world::Point;
 
 type Attempt = fn(&Bench, &str) -> Result<()>;
 
@@ -109,5 +110,5 @@ fn failed_sync(bench: &Bench, mutant: &str) -> Result<()> {
 fn boundaries(bench: &Bench, mutant: &str) -> Result<()> {
     let mut recipe = bench.recipe(mutant, SMALL_JOURNAL)?;
     recipe.env.push(env(mutant));
-    qos2::run_slow(bench, recipe, mutant)
+    qos2::run_slow(bench, recipe, mutant, &[Point::GotPublish, Point::SentPubrec, Point::GotPublish])
 }

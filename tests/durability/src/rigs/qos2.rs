@@ -20,7 +20,7 @@ pub fn rig(bench: &Bench) -> Result<()> {
     let recipe = bench.recipe("qos2", SMALL_JOURNAL)?;
     let kills = POINTS.iter().cycle().take(POINTS.len() * bench.scale as usize).copied().collect();
     run(bench, &recipe, "qos2", &Schedule { kills, confirms: ROUND_CONFIRMS })?;
-    run_slow(bench, bench.recipe("qos2-slow", SMALL_JOURNAL)?, "qos2-slow")
+    run_slow(bench, bench.recipe("qos2-slow", SMALL_JOURNAL)?, "qos2-slow", &POINTS)
 }
 
 /// The boundaries to kill at, one after the other, and how many messages are confirmed before each.
@@ -38,10 +38,10 @@ fn run(bench: &Bench, recipe: &Recipe, name: &str, schedule: &Schedule) -> Resul
 }
 
 /// With writes of the log slowed down: what leaves before it is in the log is nearly always ahead of it when the kill comes.
-pub fn run_slow(bench: &Bench, mut recipe: Recipe, name: &str) -> Result<()> {
+pub fn run_slow(bench: &Bench, mut recipe: Recipe, name: &str, kills: &[Point]) -> Result<()> {
     let shim = Shim::attach(&mut recipe)?;
     shim.arm(Fault::WritePause, &[Class::Segment], 1, 10_000)?;
-    run(bench, &recipe, name, &Schedule { kills: vec![Point::GotPublish, Point::SentPubrec, Point::GotPublish], confirms: 200 })
+    run(bench, &recipe, name, &Schedule { kills: kills.to_vec(), confirms: 200 })
 }
 
 /// Both sides use up all 65,535 packet ids with two in flight, over kills. Takes minutes: for the soak.
