@@ -39,6 +39,8 @@ pub struct Config {
     pub connections_max: u64,
     /// When a message that is logged leaves for its consumers.
     pub delivery: DeliveryPoint,
+    /// Bytes that references to messages may take in memory after a checkpoint.
+    pub index_bytes: usize,
     /// Bytes of messages in memory above which publishers wait.
     pub memory_high: u64,
     /// Seconds between updates of `$SYS`; 0 = none.
@@ -60,6 +62,7 @@ impl Default for Config {
             retained_max: 10_000_000,
             connections_max: u64::MAX,
             delivery: DeliveryPoint::Early,
+            index_bytes: 64 << 20,
             memory_high: u64::MAX,
             sys_interval_secs: 10,
             restart_will_delay_secs: 5,
@@ -97,8 +100,10 @@ pub(crate) enum Job {
     Load(Arc<Queue>),
     /// This transaction has passed the commit point.
     Reveal(Arc<crate::link::Commit>),
-    /// What these queues waited for has been committed.
+    /// What these queues waited for has come.
     Pump(Vec<Arc<Queue>>),
+    /// A slice of this is to be made.
+    Fan(Arc<crate::link::FanOut>),
 }
 
 pub(crate) struct Shared {
@@ -120,6 +125,11 @@ pub(crate) struct Shared {
     /// For the reader thread.
     pub loader: std::sync::mpsc::Sender<Job>,
     pub commit_gate: Arc<crate::commit_gate::CommitGate>,
+    pub fans: crate::link::Fans,
+    /// Fan-outs that recovery took back, and what that lets go of.
+    pub voided: parking_lot::Mutex<Vec<(u64, Vec<journal::Release>)>>,
+    /// Nothing runs beside the caller, who takes every step himself.
+    pub stepped: bool,
     pub checkpoint: crate::store::Dirty,
     pub started_ms: u64,
     pub stopping: AtomicBool,
@@ -133,6 +143,11 @@ impl Shared {
     /// Now, as queues count it: see `queue::tick`.
     pub fn now_s(&self) -> u32 {
         tick_of(self.now_ms())
+    }
+
+    /// The first of `n` ids.
+    pub fn ids(&self, n: u64) -> u64 {
+        self.next_id.fetch_add(n, Ordering::Relaxed)
     }
 
     pub fn id(&self) -> u64 {

@@ -209,8 +209,8 @@ impl Shared {
             let subscriptions = target.side.as_ref().map_or_else(Vec::new, |side| side.subscriptions.clone());
             target.side = Some(Arc::new(Side { subscriptions, moved: Some(Box::new(moved.clone())) }));
         }
-        let held = Arc::new(Held { batch: copy.clone(), place: Some(bundle.place.clone()) });
-        let written = write_records(&mut bundle.records, &copy, &run, &mut targets, None);
+        let held = Arc::new(Held { batch: copy.clone(), place: Some(bundle.place.clone()), fan: None });
+        let written = write_records(self, &mut bundle.records, &copy, &run, &targets, None);
         for target in &targets {
             let mut state = target.queue.lock();
             append_one(target, &held, &written, bundle, hidden.as_deref_mut(), &run, &mut state, self, next);

@@ -62,7 +62,7 @@ impl Shared {
             if self.memory.held() <= self.memory.low {
                 break;
             }
-            queue.shed(self.log.committed_lsn());
+            queue.shed(self.log.committed_lsn(), crate::queue::AHEAD);
         }
         if self.memory.held() > self.memory.low {
             self.timers.add(self.now_ms() + LOOK_MS, Timer::Memory);

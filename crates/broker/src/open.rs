@@ -62,6 +62,7 @@ impl Core {
         on_failure: Box<dyn Fn(&Failure) + Send + Sync>,
     ) -> Result<(Core, Receiver<Job>), CoreError> {
         let auth = Auth::new(&config.auth)?;
+        let stepped = journal_config.simulated;
         let vhost = Vhost::new(0, VhostName::new("/"));
         let bound = Bound { messages: config.session_queue_messages, bytes: config.session_queue_bytes, then: AtBound::DropNewest };
         let mut recovery = Recovery::new(vec![vhost.clone()], bound);
@@ -84,6 +85,9 @@ impl Core {
             timers: Timers::default(),
             counters: Counters::default(),
             sys: Default::default(),
+            fans: Default::default(),
+            voided: Default::default(),
+            stepped,
             commit_gate: crate::commit_gate::CommitGate::new(loader.clone()),
             loader,
             checkpoint: Dirty::default(),
@@ -172,6 +176,11 @@ impl Shared {
                 commit.reveal(self, &mut follow);
                 self.follow_up(follow);
             }
+            Job::Fan(fan) => {
+                if fan.step(self) {
+                    let _ = self.loader.send(Job::Fan(fan));
+                }
+            }
             Job::Pump(queues) => self.follow_up(Follow { pump: queues, ..Follow::default() }),
         }
     }
@@ -206,7 +215,8 @@ impl Shared {
     }
 
     /// Recovery's maps become the core's.
-    fn adopt(self: &Arc<Shared>, recovery: Recovery) {
+    fn adopt(self: &Arc<Shared>, mut recovery: Recovery) {
+        *self.voided.lock() = recovery.void_fan_outs();
         for (id, queue) in recovery.queues {
             queue.recovered();
             self.queues.insert(id, queue);
@@ -260,6 +270,11 @@ impl Shared {
     /// Every connection counts as lost at this moment (DESIGN §4, "what dies with a connection").
     fn after_restart(self: &Arc<Shared>) {
         let now = self.now_ms();
+        for (fan, known) in std::mem::take(&mut *self.voided.lock()) {
+            let releases = journal::Releases { known, ..Default::default() };
+            let records = crate::store::fan_void_record(fan);
+            self.log.reserve().fill(journal::Filled { records, releases, ..Default::default() });
+        }
         let sessions: Vec<Arc<Session>> = self.sessions.iter().map(|s| s.clone()).collect();
         for session in sessions {
             self.session_after_restart(&session, now);

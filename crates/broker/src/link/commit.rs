@@ -79,7 +79,7 @@ impl Link {
         let vhost = self.vhost.clone();
         let _order: Vec<_> = vhost.stripes(plan.retains.iter().map(|r| &*r.key)).into_iter().map(Mutex::lock).collect();
         let edits = self.claim_edits(&plan.batch, &mut plan.runs, &plan.states);
-        let work = prepare(&mut bundle, &plan.batch, &plan.runs, &edits);
+        let work = prepare(&self.core, &mut bundle, &plan.batch, &plan.runs, &edits);
         for (serial, index) in &plan.returned {
             self.returned(&plan.batch, *index, *serial);
         }

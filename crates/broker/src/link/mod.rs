@@ -10,6 +10,7 @@ mod attach;
 mod commit;
 mod control;
 mod exchanges;
+mod fanout;
 mod named;
 mod publish;
 mod queues;
@@ -19,6 +20,7 @@ mod stop;
 
 pub(crate) use attach::{add_consumer, consumer_of};
 pub(crate) use commit::{Commit, Hidden};
+pub(crate) use fanout::{FanOut, Fans};
 pub(crate) use publish::{append_one, copy_out, one_run, store_retained, targets_of, write_records, Bundle, RouteRun, Target, NO_SEQ};
 
 use crate::auth::{LoginState, Principal};
@@ -55,6 +57,14 @@ struct HeldTurn {
     bytes: usize,
 }
 
+/// What is left of a turn in which a wide fan-out began.
+struct Cut {
+    batch: Option<Arc<Batch>>,
+    segment: Segment,
+    entries: Vec<Entry>,
+    states: Vec<StateEdit>,
+}
+
 /// A connection whose publishes are held is read on until this much waits.
 const HELD_MAX: usize = 1 << 20;
 
@@ -82,6 +92,12 @@ pub(crate) struct Link {
     transactions: scope::Transactions,
     held: VecDeque<HeldTurn>,
     held_bytes: usize,
+    /// Under way: what this connection sends waits for it.
+    fan: Option<Arc<FanOut>>,
+    /// The rest of the turn that it stands in.
+    cut: Option<Box<Cut>>,
+    /// The connection is going: nothing is put off any more.
+    whole: bool,
     /// The connection was told that its publishes are held.
     blocked: bool,
     /// Queues that go with this connection.
@@ -131,6 +147,9 @@ impl Link {
             transactions: scope::Transactions::default(),
             held: VecDeque::new(),
             held_bytes: 0,
+            fan: None,
+            cut: None,
+            whole: false,
             blocked: false,
             exclusive: Vec::new(),
             leasing: Vec::new(),
@@ -177,17 +196,35 @@ impl Link {
         }
     }
 
-    fn process(&mut self, mut batch: Option<Arc<Batch>>, mut entries: Vec<Entry>, mut states: Vec<StateEdit>) {
+    fn process(&mut self, mut batch: Option<Arc<Batch>>, entries: Vec<Entry>, states: Vec<StateEdit>) {
         // Not before: turns that wait for memory must not be what it is short of.
         if let Some(batch) = batch.as_mut().and_then(Arc::get_mut) {
             self.core.memory.count(batch);
         }
-        let mut segment = Segment::default();
-        for entry in entries.drain(..) {
+        self.go_on(Cut { batch, segment: Segment::default(), entries, states });
+    }
+
+    /// Runs a turn, or the rest of one, up to the next wide fan-out.
+    fn go_on(&mut self, cut: Cut) {
+        let Cut { batch, mut segment, entries, mut states } = cut;
+        let mut entries = entries.into_iter();
+        let mut put_back = None;
+        let mut stopped = self.run(&mut segment, batch.as_ref(), &mut states);
+        while !stopped {
+            let Some(entry) = entries.next() else {
+                stopped = self.run(&mut segment, batch.as_ref(), &mut states);
+                break;
+            };
             match entry {
-                Entry::Control(token, control) => {
-                    self.run(&mut segment, batch.as_ref(), &mut states);
-                    self.control(token, *control);
+                // What came before a scope may stop the owner of what comes.
+                Entry::Control(..) | Entry::Scope(_) => {
+                    stopped = self.run(&mut segment, batch.as_ref(), &mut states);
+                    match entry {
+                        entry if stopped => put_back = Some(entry),
+                        Entry::Control(token, control) => self.control(token, *control),
+                        Entry::Scope(scope) => self.scope = scope,
+                        _ => {}
+                    }
                 }
                 Entry::Publish { first, count } => {
                     let serial = Serial(self.serial + 1);
@@ -207,29 +244,66 @@ impl Link {
                 },
                 Entry::Credit(credit) => segment.credits.push(credit),
                 Entry::State(index) => segment.states.push(index),
-                // What came before may stop the owner of what comes.
-                Entry::Scope(scope) => {
-                    self.run(&mut segment, batch.as_ref(), &mut states);
-                    self.scope = scope;
-                }
             }
         }
-        self.run(&mut segment, batch.as_ref(), &mut states);
+        if stopped {
+            let entries = put_back.into_iter().chain(entries).collect();
+            self.cut = Some(Box::new(Cut { batch, segment, entries, states }));
+        }
+    }
+
+    /// `false`: the fan-out that the rest of a turn waits for is still under way.
+    fn after_fan_out(&mut self) -> bool {
+        while let Some(fan) = &self.fan {
+            if !fan.is_shown() {
+                return false;
+            }
+            let ticket = Ticket(fan.ticket());
+            self.last_ticket = self.last_ticket.max(Some(ticket));
+            self.fan = None;
+            if let Some(cut) = self.cut.take() {
+                self.go_on(*cut);
+            }
+        }
+        true
     }
 
     fn resume(&mut self) {
+        if !self.after_fan_out() {
+            return;
+        }
         while let Some(turn) = self.held.pop_front() {
             if !self.may_publish_now(turn.batch.as_deref(), &turn.entries) {
                 self.held.push_front(turn);
+                self.say_blocked();
                 self.wait_at_gate();
                 return;
             }
             self.held_bytes -= turn.bytes;
             self.process(turn.batch, turn.entries, turn.states);
+            if !self.after_fan_out() {
+                return;
+            }
         }
         // Whoever waited at the gate twice is called twice.
         if std::mem::take(&mut self.blocked) {
             self.outbox.signal(broker_api::Signal::Unblocked);
+        }
+    }
+
+    fn say_blocked(&mut self) {
+        if !std::mem::replace(&mut self.blocked, true) {
+            self.outbox.signal(broker_api::Signal::Blocked(self.why_held()));
+        }
+    }
+
+    /// The connection is going: it makes the rest of its fan-out itself, and what waited only for that.
+    fn finish_fan_out(&mut self) {
+        let Some(fan) = self.fan.clone() else { return };
+        self.whole = true;
+        while fan.step(&self.core) {}
+        if self.after_fan_out() && !self.blocked {
+            self.resume();
         }
     }
 
@@ -259,10 +333,9 @@ impl Link {
 
     /// Publishes are held: settlements and credit overtake them, everything else waits behind them in order.
     fn hold(&mut self, batch: Option<Arc<Batch>>, entries: Vec<Entry>, states: Vec<StateEdit>) {
-        if self.held.is_empty() {
-            if !std::mem::replace(&mut self.blocked, true) {
-                self.outbox.signal(broker_api::Signal::Blocked(self.why_held()));
-            }
+        // Behind its own fan-out a connection waits for some milliseconds, and for nothing that it need be told.
+        if self.held.is_empty() && self.fan.is_none() {
+            self.say_blocked();
             self.wait_at_gate();
         }
         let mut waiting = Vec::new();
@@ -308,7 +381,7 @@ impl CoreSession for Link {
         let entries = std::mem::take(&mut turn.entries);
         let states = std::mem::take(&mut turn.states);
         turn.clear();
-        if !self.held.is_empty() || !self.may_publish_now(batch.as_deref(), &entries) {
+        if self.fan.is_some() || !self.held.is_empty() || !self.may_publish_now(batch.as_deref(), &entries) {
             self.hold(batch, entries, states);
         } else {
             self.process(batch, entries, states);
@@ -363,6 +436,7 @@ impl CoreSession for Link {
         if !std::mem::take(&mut self.open) {
             return;
         }
+        self.finish_fan_out();
         for (_, owner) in std::mem::take(&mut self.owners) {
             self.end(owner, None, broker_api::PartingFate::Fire);
         }

@@ -1,6 +1,7 @@
 //! Publishing: route every head, write its record, then visit each destination once.
 
 use super::commit::Hidden;
+use super::fanout::TOGETHER;
 use super::segment::Fills;
 use super::stop::Skipped;
 use super::Link;
@@ -10,7 +11,9 @@ use crate::mutants::{self, Mutant};
 use crate::queue::{AtBound, Fill, Follow, Held, Incoming, Queue};
 use crate::route::Route;
 use crate::session::{Live, Session};
-use crate::store::records::{kind, patch_seq, write_edits, write_publish, Reference, LEVEL, REFERENCE};
+use crate::store::records::{
+    kind, patch_seq, write_edits, write_publish, write_refs, Reference, FURTHER_AT, LEVEL, REFERENCE, REFERENCES_AT,
+};
 use crate::store::{push_retain, push_settle, Log};
 use crate::vhost::{RetainedMessage, Vhost};
 use broker_api::{
@@ -21,13 +24,15 @@ use std::sync::Arc;
 
 pub(super) struct Staged {
     pub wants_confirm: bool,
+    /// A fan-out is under way: these publishes come after it.
+    pub rest: Option<Vec<(u32, u32, Serial)>>,
 }
 
 /// Neighbouring heads with one route, one level and the same durability.
 pub(crate) struct RouteRun {
     pub route: Arc<Route>,
-    first: u32,
-    count: u32,
+    pub(super) first: u32,
+    pub(super) count: u32,
     pub level: u8,
     durable: bool,
     /// Of the first head; the others follow.
@@ -38,10 +43,10 @@ impl RouteRun {
     /// Bytes that it may take in the log, at most.
     pub fn log_bytes(&self, batch: &Batch) -> usize {
         let targets = targets_of(self);
-        let parts = targets.len().div_ceil(REFERENCES_MAX).max(1);
+        let volumes = targets.len().div_ceil(VOLUME).max(1);
         let sides: usize = targets.iter().filter_map(|t| t.side.as_ref()).map(|side| 16 + 4 * side.subscriptions.len()).sum();
         let bodies: usize = (self.first..self.first + self.count).map(|i| batch.message_bytes(i) + 128).sum();
-        parts * bodies + self.count as usize * (targets.len() * REFERENCE + sides)
+        volumes * bodies + self.count as usize * (targets.len() * REFERENCE + sides)
     }
 
     /// Does it go to somebody for whom no queue keeps it?
@@ -81,13 +86,39 @@ pub(crate) struct Target {
 /// A sequence number that stands for "this reference was not made": the queue was full or gone.
 pub(crate) const NO_SEQ: Seq = Seq(u64::MAX);
 /// References in one record; a wider fan-out takes several records in the same slot.
-const REFERENCES_MAX: usize = 1024;
+pub(super) const REFERENCES_MAX: usize = 1024;
 
-/// Where the records of a run's heads are: `first_record[head][part]`.
+/// References to one body; a wider fan-out writes it again. An ordinal has 16 bits.
+pub(super) const VOLUME: usize = 64 * REFERENCES_MAX;
+
+/// Where the records of a run's heads are, by head and part.
+#[derive(Default)]
 pub(crate) struct Written {
-    /// (offset of the record in the slot, offset of its fields)
-    at: Vec<(u32, u32)>,
-    parts: usize,
+    /// Offset in its slot of the record that has the body, and of the part's references.
+    pub(super) at: Vec<(u32, u32)>,
+    pub(super) parts: usize,
+    /// How many references of the message stand in parts before the first one here.
+    pub(super) base: u32,
+}
+
+impl Written {
+    /// Where the body is, where the part's references are, which of these is meant, and its ordinal.
+    fn find(&self, head: usize, (part, within): (u32, u16)) -> (u32, u32, usize, u16) {
+        let (body, references) = self.at[head * self.parts + part as usize];
+        let nth = self.base as usize + part as usize * REFERENCES_MAX + usize::from(within);
+        (body, references, usize::from(within), (nth % VOLUME) as u16)
+    }
+}
+
+/// Which part of a fan-out a record is.
+#[derive(Clone, Copy)]
+pub(super) struct PartOf {
+    /// Its name, and whether this is the last part. `None`: there is only this one.
+    pub fan: Option<(u64, bool)>,
+    /// Ordinal of its first reference.
+    pub first: u32,
+    /// It has the body, with so many references to it in all.
+    pub pins: Option<u32>,
 }
 
 impl Link {
@@ -103,10 +134,19 @@ impl Link {
         let mut wants_confirm = false;
         let mut total = 0;
         let mut skipped = Skipped::default();
-        for (first, count, serial) in publishes {
-            total += u64::from(*count);
+        for (at, (first, count, serial)) in publishes.iter().enumerate() {
             for index in *first..*first + *count {
                 let head = &batch.heads[index as usize];
+                if self.ends_wide(batch, &runs, head) {
+                    let done = index - first;
+                    let mut rest = vec![(index, count - done, Serial(serial.0 + u64::from(done)))];
+                    rest.extend_from_slice(&publishes[at + 1..]);
+                    skipped.say(self);
+                    self.stage_wide(batch, runs, states, fills, follow);
+                    self.count_received(total);
+                    return Staged { wants_confirm, rest: Some(rest) };
+                }
+                total += 1;
                 wants_confirm |= head.has(HEAD_CONFIRM);
                 let serial = Serial(serial.0 + u64::from(index - first));
                 if self.is_stopped(OwnerIx(head.owner), serial.0) {
@@ -128,11 +168,43 @@ impl Link {
             }
         }
         skipped.say(self);
+        self.count_received(total);
+        if runs.last().is_some_and(|run| self.is_wide(batch, run)) {
+            self.stage_wide(batch, runs, states, fills, follow);
+            return Staged { wants_confirm, rest: Some(Vec::new()) };
+        }
         self.stage(batch, &mut runs, states, fills, follow);
+        Staged { wants_confirm, rest: None }
+    }
+
+    fn count_received(&self, total: u64) {
         if !self.is_internal() {
             Counters::add(&self.core.counters.messages_received, total);
         }
-        Staged { wants_confirm }
+    }
+
+    /// Goes to so many that keep it that others must be served in between.
+    fn is_wide(&self, batch: &Batch, run: &RouteRun) -> bool {
+        let route = &run.route;
+        let many = route.sessions.len() + route.shares.len() + route.queues.len() > REFERENCES_MAX;
+        // An edit is in one slot with all of its publish.
+        many && run.durable && run.level > 0 && batch.heads[run.first as usize].state == 0 && !self.whole && !self.is_internal()
+    }
+
+    /// Is the last run a wide one that this head does not belong to?
+    fn ends_wide(&self, batch: &Batch, runs: &[RouteRun], head: &Head) -> bool {
+        let Some(run) = runs.last().filter(|run| self.is_wide(batch, run)) else { return false };
+        let same = run.level == head.level && run.durable == head.has(HEAD_DURABLE) && head.state == 0 && !head.has(HEAD_RETAIN);
+        run.count >= TOGETHER || !same || !same_way(batch, run, head)
+    }
+
+    /// Stages what was gathered and begins the fan-out of the last run.
+    fn stage_wide(&mut self, batch: &Arc<Batch>, mut runs: Vec<RouteRun>, states: &[StateEdit], fills: &mut Fills, follow: &mut Follow) {
+        let Some(wide) = runs.pop() else { return };
+        if !runs.is_empty() {
+            self.stage(batch, &mut runs, states, fills, follow);
+        }
+        self.fan_out(batch, wide);
     }
 
     fn gather_or_say(&mut self, batch: &Arc<Batch>, index: u32, serial: Serial, runs: &mut Vec<RouteRun>) {
@@ -217,7 +289,7 @@ impl Link {
         let edited = runs.iter().any(|run| batch.heads[run.first as usize].state != 0);
         let mut slot = edited.then(|| self.core.log.reserve());
         let edits = if edited { self.claim_edits(batch, runs, states) } else { Vec::new() };
-        let work = prepare(&mut bundle, batch, runs, &edits);
+        let work = prepare(&self.core, &mut bundle, batch, runs, &edits);
         let late = mutants::active(Mutant::SettleBeforePublish);
         if slot.is_none() && !bundle.records.is_empty() && !late {
             slot = Some(self.core.log.reserve());
@@ -252,7 +324,7 @@ impl Link {
     ) -> Vec<Rejected> {
         let now_s = self.core.now_s();
         let log = &self.core.log;
-        let held = Arc::new(Held { batch: batch.clone(), place: Some(bundle.place.clone()) });
+        let held = Arc::new(Held { batch: batch.clone(), place: Some(bundle.place.clone()), fan: None });
         let mut visit: Vec<(u64, usize, usize)> = work
             .iter()
             .enumerate()
@@ -370,11 +442,11 @@ impl Link {
         let route = Arc::new(Route::default());
         let run = RouteRun { route, first: 0, count: 1, level, durable: true, serial: Serial(0) };
         let mut bundle = Bundle::default();
-        let held = Arc::new(Held { batch: batch.clone(), place: Some(bundle.place.clone()) });
+        let held = Arc::new(Held { batch: batch.clone(), place: Some(bundle.place.clone()), fan: None });
         let slot = queue.durable.then(|| self.core.log.reserve());
         let ordinal = queue.durable.then_some((0, 0));
-        let mut targets = vec![Target { queue: queue.clone(), level, flags, side, ordinal }];
-        let written = write_records(&mut bundle.records, batch, &run, &mut targets, None);
+        let targets = vec![Target { queue: queue.clone(), level, flags, side, ordinal }];
+        let written = write_records(&self.core, &mut bundle.records, batch, &run, &targets, None);
         let mut state = queue.lock();
         append_one(&targets[0], &held, &written, &mut bundle, None, &run, &mut state, &self.core, follow);
         queue.pump_locked(&mut state, &self.core.log, self.core.now_s(), follow);
@@ -481,12 +553,12 @@ impl Retains {
 }
 
 /// Writes the records of gathered runs, sequence numbers left open.
-pub(super) fn prepare<'a>(bundle: &mut Bundle, batch: &Batch, runs: &'a [RouteRun], edits: &Edits) -> Vec<Work<'a>> {
+pub(super) fn prepare<'a>(core: &Shared, bundle: &mut Bundle, batch: &Batch, runs: &'a [RouteRun], edits: &Edits) -> Vec<Work<'a>> {
     let mut work = Vec::with_capacity(runs.len());
     for run in runs {
-        let mut targets = targets_of(run);
+        let targets = targets_of(run);
         let edit = edits.iter().find(|(head, session, _)| *head == run.first && session.is_durable());
-        let written = write_records(&mut bundle.records, batch, run, &mut targets, edit.map(|(_, session, edit)| (session.id, edit)));
+        let written = write_records(core, &mut bundle.records, batch, run, &targets, edit.map(|(_, session, edit)| (session.id, edit)));
         work.push((targets, written, run));
     }
     work
@@ -545,36 +617,29 @@ pub(crate) fn targets_of(run: &RouteRun) -> Vec<Target> {
     targets
 }
 
-/// Writes a record for each head of the run (several where the fan-out is wide), its sequence numbers left open.
+/// Writes a record for each head of the run, its sequence numbers left open. A wide fan-out takes several in this slot: the body once.
 pub(crate) fn write_records(
+    core: &Shared,
     records: &mut Records,
     batch: &Batch,
     run: &RouteRun,
-    targets: &mut [Target],
+    targets: &[Target],
     edit: Option<(u64, &StateEdit)>,
 ) -> Written {
     let logged: Vec<&Target> = targets.iter().filter(|t| t.ordinal.is_some()).collect();
     let parts: Vec<&[&Target]> = logged.chunks(REFERENCES_MAX).collect();
     let mut at = Vec::with_capacity(run.count as usize * parts.len());
     for index in run.first..run.first + run.count {
-        let head = &batch.heads[index as usize];
+        let fan = (parts.len() > 1).then(|| core.ids(1));
+        let mut body = 0;
         for (p, part) in parts.iter().enumerate() {
-            let mut sides: Vec<Arc<Side>> = Vec::new();
-            let references: smallvec::SmallVec<[Reference; 4]> = part
-                .iter()
-                .map(|t| Reference {
-                    queue: t.queue.id,
-                    seq: NO_SEQ,
-                    level: t.level,
-                    flags: t.flags,
-                    side: side_number(&mut sides, t.side.as_ref()),
-                })
-                .collect();
+            let from = p * REFERENCES_MAX;
+            let pins = (from % VOLUME == 0).then(|| (logged.len() - from).min(VOLUME) as u32);
+            let of = PartOf { fan: fan.map(|id| (id, p + 1 == parts.len())), first: (from % VOLUME) as u32, pins };
             let edit = if index == run.first && p == 0 { edit } else { None };
-            let offset =
-                records.push(kind::PUBLISH, LEVEL, 0, part.len() as u32, |out| write_publish(out, batch, head, &references, &sides, edit));
-            let head_len = RecordHead::parse(&records.bytes()[offset as usize..]).map_or(0, |h| h.head_len);
-            at.push((offset, offset + head_len));
+            let (record, references) = part_record(records, batch, index, part, of, edit);
+            body = if pins.is_some() { record } else { body };
+            at.push((body, references));
         }
         if parts.is_empty() && index == run.first {
             if let Some(edit) = edit {
@@ -582,7 +647,42 @@ pub(crate) fn write_records(
             }
         }
     }
-    Written { at, parts: parts.len() }
+    Written { at, parts: parts.len(), base: 0 }
+}
+
+/// One record of a message: with its body, or only references to it. Answers its offset, and that of its references.
+pub(super) fn part_record(
+    records: &mut Records,
+    batch: &Batch,
+    index: u32,
+    part: &[&Target],
+    of: PartOf,
+    edit: Option<(u64, &StateEdit)>,
+) -> (u32, u32) {
+    let mut sides: Vec<Arc<Side>> = Vec::new();
+    let references: smallvec::SmallVec<[Reference; 4]> = part
+        .iter()
+        .map(|t| Reference {
+            queue: t.queue.id,
+            seq: NO_SEQ,
+            level: t.level,
+            flags: t.flags,
+            side: side_number(&mut sides, t.side.as_ref()),
+        })
+        .collect();
+    let head = &batch.heads[index as usize];
+    let (offset, references_at) = match (of.pins, of.fan) {
+        (None, Some(fan)) => {
+            let write = |out: &mut Vec<u8>| write_refs(out, fan, of.first, &references, &sides);
+            (records.push(kind::REFS, LEVEL, 0, 0, write), FURTHER_AT)
+        }
+        (pins, fan) => {
+            let write = |out: &mut Vec<u8>| write_publish(out, batch, head, &references, &sides, edit, fan);
+            (records.push(kind::PUBLISH, LEVEL, 0, pins.unwrap_or(part.len() as u32), write), REFERENCES_AT)
+        }
+    };
+    let head_len = RecordHead::parse(&records.bytes()[offset as usize..]).map_or(0, |h| h.head_len);
+    (offset, offset + head_len + references_at as u32)
 }
 
 /// A run of one message in a batch of its own.
@@ -620,37 +720,34 @@ fn side_number(sides: &mut Vec<Arc<Side>>, side: Option<&Arc<Side>>) -> u16 {
 }
 
 /// Appends a run to one queue.
-struct Append<'a> {
-    queue: &'a Arc<Queue>,
-    target: &'a Target,
-    held: &'a Arc<Held>,
-    written: &'a Written,
-    bundle: &'a mut Bundle,
+pub(super) struct Append<'a> {
+    pub queue: &'a Arc<Queue>,
+    pub target: &'a Target,
+    pub held: &'a Arc<Held>,
+    pub written: &'a Written,
+    pub bundle: &'a mut Bundle,
     /// Part of a transaction: handed to nobody before the commit point.
-    hidden: Option<&'a mut Hidden>,
+    pub hidden: Option<&'a mut Hidden>,
     /// Where a queue that rejects was full.
-    refused: &'a mut Vec<Rejected>,
+    pub refused: &'a mut Vec<Rejected>,
 }
 
 impl Append<'_> {
-    fn run(&mut self, run: &RouteRun, state: &mut crate::queue::State, log: &Log, follow: &mut Follow) {
+    pub fn run(&mut self, run: &RouteRun, state: &mut crate::queue::State, log: &Log, follow: &mut Follow) {
         for n in 0..run.count {
             let index = run.first + n;
-            let record = self.target.ordinal.map(|(part, ordinal)| {
-                let (offset, fields) = self.written.at[n as usize * self.written.parts + part as usize];
-                (offset, fields, ordinal)
-            });
+            let record = self.target.ordinal.map(|at| self.written.find(n as usize, at));
             let head = &self.held.batch.heads[index as usize];
             if !self.has_room(state, head.key.len + head.body.len, log, follow) {
                 if self.queue.bound.then == AtBound::Reject && !state.deleted {
                     self.refused.push((run.serial.0 + u64::from(n), index, self.queue.clone()));
                 }
-                if let (Some((offset, _, ordinal)), Some(place)) = (record, &self.held.place) {
+                if let (Some((offset, _, _, ordinal)), Some(place)) = (record, &self.held.place) {
                     self.bundle.releases.pending.push((place.clone(), offset, ordinal));
                 }
                 continue;
             }
-            let (offset, fields, ordinal) = record.unwrap_or((0, 0, 0));
+            let (offset, references, nth, ordinal) = record.unwrap_or((0, 0, 0, 0));
             let seq = self.queue.append(
                 state,
                 &Incoming {
@@ -666,7 +763,7 @@ impl Append<'_> {
                 },
             );
             if record.is_some() {
-                patch_seq(self.bundle.records.bytes_mut(), fields as usize, usize::from(ordinal), seq);
+                patch_seq(self.bundle.records.bytes_mut(), references as usize, nth, seq);
             }
             if let Some(hidden) = &mut self.hidden {
                 hidden.hide(self.queue, state, seq);

@@ -23,11 +23,18 @@ pub(super) struct Segment {
     /// Edits with records of their own, by index.
     pub states: Vec<u32>,
     pub fenced: bool,
+    /// Publishes before these asked for a confirm.
+    pub owes: bool,
 }
 
 impl Segment {
     fn is_empty(&self) -> bool {
-        self.publishes.is_empty() && self.settles.is_empty() && self.credits.is_empty() && self.states.is_empty() && !self.fenced
+        self.publishes.is_empty()
+            && self.settles.is_empty()
+            && self.credits.is_empty()
+            && self.states.is_empty()
+            && !self.fenced
+            && !self.owes
     }
 }
 
@@ -55,17 +62,25 @@ impl Fills {
 }
 
 impl Link {
-    pub(super) fn run(&mut self, segment: &mut Segment, batch: Option<&Arc<Batch>>, states: &mut [StateEdit]) {
+    /// `true`: a fan-out is under way, and what is left in the segment comes after it.
+    pub(super) fn run(&mut self, segment: &mut Segment, batch: Option<&Arc<Batch>>, states: &mut [StateEdit]) -> bool {
         if segment.is_empty() {
-            return;
+            return false;
         }
         let mut fills = Fills::default();
         let mut follow = Follow::default();
-        let mut confirm = segment.fenced;
+        let mut confirm = segment.fenced | segment.owes;
         if let Some(batch) = batch {
             if !segment.publishes.is_empty() {
                 let staged = self.publish(batch, &segment.publishes, states, &mut fills, &mut follow);
-                let Staged { wants_confirm } = staged;
+                let Staged { wants_confirm, rest } = staged;
+                if let Some(rest) = rest {
+                    segment.publishes = rest;
+                    segment.owes |= wants_confirm;
+                    self.finish(fills, false);
+                    self.core.follow_up(follow);
+                    return true;
+                }
                 confirm |= wants_confirm;
             }
         }
@@ -91,6 +106,8 @@ impl Link {
         segment.publishes.clear();
         segment.states.clear();
         segment.fenced = false;
+        segment.owes = false;
+        false
     }
 
     /// Leaves the completion in the outbox and fills the slots, the last of which calls it back.

@@ -118,7 +118,7 @@ impl Entry {
             return true;
         }
         let lsn = self.known_lsn();
-        if lsn == 0 || lsn >= committed {
+        if lsn == 0 || lsn >= committed || self.held.as_ref().is_some_and(|held| !held.is_shown()) {
             return false;
         }
         self.lsn = lsn;
@@ -140,12 +140,12 @@ impl Queue {
         }
     }
 
-    /// Memory is short: lets go of everything that the log has, but for what goes out next.
-    pub fn shed(&self, committed: u64) {
+    /// Memory is short: lets go of what the log has, but for so many of what goes out next.
+    pub fn shed(&self, committed: u64, ahead: u64) {
         let mut state = self.lock();
         let State { lanes, held_bytes, .. } = &mut *state;
         for (_, lane) in lanes.iter_mut() {
-            let from = lane.cursor + AHEAD;
+            let from = lane.cursor + ahead;
             for page in lane.pages.iter_mut().filter(|p| (p.number + 1) * PAGE > from) {
                 page.entries_from(from).for_each(|entry| {
                     entry.let_go(committed, held_bytes);
@@ -156,4 +156,4 @@ impl Queue {
 }
 
 /// So many messages at the head stay in memory for a consumer.
-const AHEAD: u64 = 64;
+pub(crate) const AHEAD: u64 = 64;

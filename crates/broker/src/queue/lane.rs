@@ -3,6 +3,8 @@
 //! A position is never reused. Everything from `cursor` on was never taken; what was taken and given back stands in `returned`, so that it
 //! goes out again at its original place. Pages are kept in order of their number, without the gaps that a restart leaves.
 
+use crate::link::FanOut;
+use crate::store::Log;
 use broker_api::{Batch, Side};
 use journal::{Lsn, Place, Release, Releases};
 use std::collections::{BTreeSet, VecDeque};
@@ -15,6 +17,24 @@ pub(crate) struct Held {
     pub batch: Arc<Batch>,
     /// `None`: nothing of this turn was logged, or it was read back from the log.
     pub place: Option<Arc<Place>>,
+    /// A fan-out that may not have reached everybody yet: nobody sees it before.
+    pub fan: Option<Arc<FanOut>>,
+}
+
+impl Held {
+    /// May this be handed out? If not, the queue is pumped when it may.
+    pub fn is_shown_to(&self, queue: &Arc<super::Queue>) -> bool {
+        self.fan.as_ref().is_none_or(|fan| fan.shown_or_wait(queue))
+    }
+
+    pub fn is_shown(&self) -> bool {
+        self.fan.as_ref().is_none_or(|fan| fan.is_shown())
+    }
+
+    /// Has everything of it passed the commit point?
+    pub fn is_committed(&self, log: &Log) -> bool {
+        self.fan.as_ref().is_none_or(|fan| fan.is_shown() && fan.ticket() < log.committed_next().0)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -325,7 +345,8 @@ impl Page {
 
     /// Lets go of the entries, if the page file has them all and nobody holds one. Answers the bytes of messages held in memory, too.
     pub fn send_away(&mut self) -> Option<u64> {
-        let ready = |e: &Entry| e.status == Status::Gone || (e.status == Status::Ready && e.durable);
+        let shown = |e: &Entry| e.held.as_ref().is_none_or(|held| held.is_shown());
+        let ready = |e: &Entry| e.status == Status::Gone || (e.status == Status::Ready && e.durable && shown(e));
         if self.dirty || self.away || self.live == 0 || !self.entries.iter().all(ready) {
             return None;
         }

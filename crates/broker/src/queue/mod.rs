@@ -17,7 +17,7 @@ mod state;
 mod take;
 mod tick;
 
-pub(crate) use append::Incoming;
+pub(crate) use append::{Incoming, AHEAD};
 pub(crate) use consumer::Consumer;
 pub(crate) use follow::{Fill, Follow, Gone, Leaving};
 pub(crate) use group::Group;

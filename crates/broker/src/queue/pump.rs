@@ -138,7 +138,12 @@ impl Queue {
                 starved = true;
                 break;
             };
-            if commit_point.is_some_and(|committed| entry.durable && !(1..committed).contains(&entry.known_lsn())) {
+            if !held.is_shown_to(self) {
+                early = true;
+                break;
+            }
+            let is_committed = |committed: u64| (1..committed).contains(&entry.known_lsn()) && held.is_committed(log);
+            if commit_point.is_some_and(|committed| entry.durable && !is_committed(committed)) {
                 follow.uncommitted.push(self.clone());
                 early = true;
                 break;

@@ -63,7 +63,8 @@ impl Queue {
                 unread = Some((seq, entry.known_lsn()));
                 break;
             };
-            if log.delivers_late() && entry.durable && !(1..log.committed_lsn()).contains(&entry.known_lsn()) {
+            let is_committed = || (1..log.committed_lsn()).contains(&entry.known_lsn()) && held.is_committed(log);
+            if !held.is_shown() || (log.delivers_late() && entry.durable && !is_committed()) {
                 break;
             }
             let mut flags = entry.flags;

@@ -10,7 +10,7 @@ use crate::queue::{session_spec, Bound, Entry, Queue, Status, PAGE};
 use crate::session::{Session, SessionState, StateEntry, SubscriptionKey};
 use crate::vhost::Vhost;
 use ahash::{AHashMap, AHashSet};
-use broker_api::{Expiry, Parting, QueueId, QueueName, Seq, SessionName, StateEdit};
+use broker_api::{Expiry, Parting, QueueId, QueueName, Seq, SessionName, Side, StateEdit};
 use journal::{Apply, ApplyError, Lsn, ObjectKey, ObjectRef, Objects, RecordRef, Release};
 use std::sync::Arc;
 
@@ -35,6 +35,8 @@ pub(crate) struct Recovery {
     pub exchanges: super::exchanges::RecoveredExchanges,
     /// References to queues that are not there any more: their end follows in the log and releases them, unless they moved on before.
     ownerless: AHashMap<u64, Vec<Release>>,
+    /// Fan-outs whose last part has not come.
+    fan_outs: AHashMap<u64, OpenFanOut>,
     pub next_id: u64,
     pub objects: Vec<ObjectKey>,
     /// What redo changed: the next checkpoint has to write it, since it begins behind these records.
@@ -46,6 +48,42 @@ pub(crate) struct Recovery {
     pub session_bound: Bound,
     reader: Option<Arc<dyn Objects>>,
     buffer: Vec<u8>,
+}
+
+/// What references to a message need to know of it.
+#[derive(Clone, Copy)]
+struct Message {
+    lsn: Lsn,
+    bytes: u32,
+    expires_ms: u64,
+    arrived_ms: u64,
+}
+
+#[derive(Default)]
+struct OpenFanOut {
+    bodies: Vec<OpenBody>,
+    references: Vec<(QueueId, Seq)>,
+}
+
+struct OpenBody {
+    message: Message,
+    pins: u32,
+    /// References that came so far.
+    seen: u32,
+}
+
+impl OpenFanOut {
+    fn add(&mut self, message: Message, pins: u32, references: &[Reference]) {
+        self.bodies.push(OpenBody { message, pins, seen: 0 });
+        self.more(references);
+    }
+
+    fn more(&mut self, references: &[Reference]) {
+        if let Some(body) = self.bodies.last_mut() {
+            body.seen += references.len() as u32;
+        }
+        self.references.extend(references.iter().filter(|r| r.seq != NO_SEQ).map(|r| (r.queue, r.seq)));
+    }
 }
 
 fn malformed(what: &str) -> ApplyError {
@@ -61,6 +99,7 @@ impl Recovery {
             subscriptions: AHashMap::default(),
             exchanges: Default::default(),
             ownerless: AHashMap::default(),
+            fan_outs: AHashMap::default(),
             next_id: 1,
             objects: Vec::new(),
             touched_queues: AHashSet::default(),
@@ -81,13 +120,40 @@ impl Recovery {
         self.next_id = self.next_id.max(id + 1);
     }
 
-    fn publish(&mut self, lsn: Lsn, fields: &[u8], releases: &mut Vec<Release>) -> Option<()> {
+    fn publish(&mut self, lsn: Lsn, fields: &[u8], pins: u32, releases: &mut Vec<Release>) -> Option<()> {
         let record = read_publish(fields, 0)?;
         if let Some((session, edit)) = &record.state {
             self.edit(*session, edit);
         }
-        for (ordinal, reference) in record.references.iter().enumerate() {
-            let release = Release { lsn, ordinal: ordinal as u16 };
+        let bytes = record.head.key.len + record.head.body.len;
+        let message = Message { lsn, bytes, expires_ms: record.head.expires_ms, arrived_ms: record.arrived_ms };
+        self.references(message, 0, &record.references, &record.sides, releases);
+        match record.fan {
+            Some((id, true)) => {
+                self.fan_outs.remove(&id);
+            }
+            Some((id, false)) => self.fan_outs.entry(id).or_default().add(message, pins, &record.references),
+            None => {}
+        }
+        Some(())
+    }
+
+    /// Further references of a fan-out. One whose body is not known was complete when the checkpoint was made, which then has them all.
+    fn further(&mut self, r: &mut Reader<'_>, releases: &mut Vec<Release>) -> Option<()> {
+        let record = records::read_refs(r)?;
+        let Some(message) = self.fan_outs.get(&record.fan).and_then(|fan| fan.bodies.last().map(|b| b.message)) else { return Some(()) };
+        self.references(message, record.first, &record.references, &record.sides, releases);
+        if record.last {
+            self.fan_outs.remove(&record.fan);
+        } else if let Some(fan) = self.fan_outs.get_mut(&record.fan) {
+            fan.more(&record.references);
+        }
+        Some(())
+    }
+
+    fn references(&mut self, of: Message, first: u32, references: &[Reference], sides: &[Arc<Side>], releases: &mut Vec<Release>) {
+        for (ordinal, reference) in (first..).zip(references) {
+            let release = Release { lsn: of.lsn, ordinal: ordinal as u16 };
             let Reference { queue, seq, level, flags, side } = *reference;
             if seq == NO_SEQ {
                 releases.push(release);
@@ -99,13 +165,13 @@ impl Recovery {
             };
             let entry = Entry {
                 held: None,
-                side: usize::from(side).checked_sub(1).and_then(|i| record.sides.get(i).cloned()),
-                lsn: lsn.0,
+                side: usize::from(side).checked_sub(1).and_then(|i| sides.get(i).cloned()),
+                lsn: of.lsn.0,
                 owner: 0,
                 head: 0,
                 offset: 0,
-                bytes: record.head.key.len + record.head.body.len,
-                expires: crate::queue::expiry_tick(record.head.expires_ms, record.arrived_ms, queue.spec.message_ttl_ms),
+                bytes: of.bytes,
+                expires: crate::queue::expiry_tick(of.expires_ms, of.arrived_ms, queue.spec.message_ttl_ms),
                 attempts: 0,
                 ordinal: ordinal as u16,
                 level,
@@ -117,7 +183,31 @@ impl Recovery {
             bring(&self.reader, queue, seq);
             insert(queue, seq, entry);
         }
-        Some(())
+    }
+
+    /// Takes back what a fan-out without a last part has put anywhere: it never was.
+    fn void_fan_out(&mut self, id: u64, releases: &mut Vec<Release>) {
+        let Some(fan) = self.fan_outs.remove(&id) else { return };
+        for (queue, seq) in fan.references {
+            let Some(queue) = self.queues.get(&queue.0) else { continue };
+            bring(&self.reader, queue, seq);
+            queue.recover_settle(seq, 1, releases);
+            self.touched_queues.insert(queue.id.0);
+        }
+        for body in fan.bodies {
+            releases.extend((body.seen..body.pins).map(|n| Release { lsn: body.message.lsn, ordinal: n as u16 }));
+        }
+    }
+
+    /// Fan-outs that the end of the log cut short, each with what taking it back lets go of.
+    pub fn void_fan_outs(&mut self) -> Vec<(u64, Vec<Release>)> {
+        let ids: Vec<u64> = self.fan_outs.keys().copied().collect();
+        let void = |id: u64| {
+            let mut releases = Vec::new();
+            self.void_fan_out(id, &mut releases);
+            (id, releases)
+        };
+        ids.into_iter().map(void).collect()
     }
 
     fn settle(&mut self, fields: &[u8], releases: &mut Vec<Release>) -> Option<()> {
@@ -322,7 +412,9 @@ impl Recovery {
         match record.kind {
             journal::record::KIND_EPOCH_START => self.new_reign(),
             journal::record::KIND_SET_LEVEL | journal::record::KIND_DIGEST => {}
-            kind::PUBLISH => self.publish(lsn, fields, releases)?,
+            kind::PUBLISH => self.publish(lsn, fields, record.pins, releases)?,
+            kind::REFS => self.further(&mut r, releases)?,
+            kind::FAN_VOID => self.void_fan_out(r.u64()?, releases),
             kind::SETTLE => self.settle(fields, releases)?,
             kind::STATE => {
                 for (session, edit) in records::read_edits(&mut r)? {

@@ -201,7 +201,7 @@ impl Log {
             batch.arrived_ms = record.arrived_ms;
         }
         batch.block = Bytes::from(bytes);
-        let held = Arc::new(Held { batch: Arc::new(batch), place: None });
+        let held = Arc::new(Held { batch: Arc::new(batch), place: None, fan: None });
         Ok((0..lsns.len() as u32).map(|i| (held.clone(), i)).collect())
     }
 }
@@ -332,6 +332,10 @@ pub(crate) fn write_queue(w: &mut Writer<'_>, queue: &Queue) {
 
 pub(crate) fn queue_record(queue: &Queue) -> Records {
     one(kind::QUEUE, |w| write_queue(w, queue))
+}
+
+pub(crate) fn fan_void_record(fan: u64) -> Records {
+    one(kind::FAN_VOID, |w| w.u64(fan))
 }
 
 pub(crate) fn queue_gone_record(id: QueueId) -> Records {

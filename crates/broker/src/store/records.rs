@@ -25,6 +25,8 @@ pub(crate) mod kind {
     // 31 was never written.
     pub const MOVE: u8 = 32;
     pub const HANDED: u8 = 33;
+    pub const REFS: u8 = 34;
+    pub const FAN_VOID: u8 = 35;
 }
 
 /// The log level that this version writes.
@@ -32,7 +34,9 @@ pub(crate) const LEVEL: u8 = 1;
 
 /// Bytes of one reference in a publish record.
 pub(crate) const REFERENCE: usize = 20;
-const REFERENCES_AT: usize = 3;
+/// Where they begin in the fields of a publish record, and of one of further references.
+pub(crate) const REFERENCES_AT: usize = 3;
+pub(crate) const FURTHER_AT: usize = 15;
 
 /// A reference as a record holds it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,10 +57,26 @@ pub(crate) fn write_publish(
     references: &[Reference],
     sides: &[Arc<Side>],
     state: Option<(u64, &StateEdit)>,
+    fan: Option<(u64, bool)>,
 ) {
     let mut w = Writer(out);
     w.u16(references.len() as u16);
-    w.u8(u8::from(state.is_some()) | u8::from(!sides.is_empty()) << 1);
+    w.u8(u8::from(state.is_some()) | u8::from(!sides.is_empty()) << 1 | u8::from(fan.is_some()) << 2);
+    write_references(&mut w, references);
+    write_message(&mut w, batch, head, batch.arrived_ms);
+    if let Some((session, edit)) = state {
+        write_edit(&mut w, session, edit);
+    }
+    if !sides.is_empty() {
+        write_sides(&mut w, sides);
+    }
+    if let Some((id, last)) = fan {
+        w.u64(id);
+        w.u8(u8::from(last));
+    }
+}
+
+fn write_references(w: &mut Writer<'_>, references: &[Reference]) {
     for r in references {
         w.u64(r.queue.0);
         w.u64(r.seq.0);
@@ -64,21 +84,54 @@ pub(crate) fn write_publish(
         w.u8(r.flags);
         w.u16(r.side);
     }
-    write_message(&mut w, batch, head, batch.arrived_ms);
-    if let Some((session, edit)) = state {
-        write_edit(&mut w, session, edit);
+}
+
+fn read_references(r: &mut Reader<'_>, n: u16) -> Option<Vec<Reference>> {
+    let mut references = Vec::with_capacity(usize::from(n.min(1024)));
+    for _ in 0..n {
+        references.push(Reference { queue: QueueId(r.u64()?), seq: Seq(r.u64()?), level: r.u8()?, flags: r.u8()?, side: r.u16()? });
     }
-    if !sides.is_empty() {
-        w.u16(sides.len() as u16);
-        for side in sides {
-            write_side(&mut w, side);
-        }
+    Some(references)
+}
+
+fn write_sides(w: &mut Writer<'_>, sides: &[Arc<Side>]) {
+    w.u16(sides.len() as u16);
+    for side in sides {
+        write_side(w, side);
     }
 }
 
-/// Writes the sequence number of one reference into a record whose fields start at `fields`.
-pub(crate) fn patch_seq(out: &mut [u8], fields: usize, ordinal: usize, seq: Seq) {
-    let at = fields + REFERENCES_AT + ordinal * REFERENCE + 8;
+fn read_sides(r: &mut Reader<'_>) -> Option<Vec<Arc<Side>>> {
+    (0..r.u16()?).map(|_| read_side(r)).collect()
+}
+
+/// Further references to the body of a fan-out; `first` is the ordinal of the first of them.
+pub(crate) fn write_refs(out: &mut Vec<u8>, fan: (u64, bool), first: u32, references: &[Reference], sides: &[Arc<Side>]) {
+    let mut w = Writer(out);
+    w.u64(fan.0);
+    w.u8(u8::from(fan.1));
+    w.u32(first);
+    w.u16(references.len() as u16);
+    write_references(&mut w, references);
+    write_sides(&mut w, sides);
+}
+
+pub(crate) struct RefsRecord {
+    pub fan: u64,
+    pub last: bool,
+    pub first: u32,
+    pub references: Vec<Reference>,
+    pub sides: Vec<Arc<Side>>,
+}
+
+pub(crate) fn read_refs(r: &mut Reader<'_>) -> Option<RefsRecord> {
+    let (fan, last, first, n) = (r.u64()?, r.u8()? != 0, r.u32()?, r.u16()?);
+    Some(RefsRecord { fan, last, first, references: read_references(r, n)?, sides: read_sides(r)? })
+}
+
+/// Writes the sequence number of one reference into a record whose references start at `references`.
+pub(crate) fn patch_seq(out: &mut [u8], references: usize, nth: usize, seq: Seq) {
+    let at = references + nth * REFERENCE + 8;
     out[at..at + 8].copy_from_slice(&seq.0.to_le_bytes());
 }
 
@@ -305,6 +358,8 @@ pub(crate) struct PublishRecord {
     pub arrived_ms: u64,
     pub state: Option<(u64, StateEdit)>,
     pub sides: Vec<Arc<Side>>,
+    /// Further records of references follow this one, by this name, unless it is the last.
+    pub fan: Option<(u64, bool)>,
 }
 
 /// Spans of the head point into `block`, in which the fields start at `base`.
@@ -312,19 +367,12 @@ pub(crate) fn read_publish(fields: &[u8], base: usize) -> Option<PublishRecord> 
     let mut r = Reader::new(fields);
     let n = r.u16()?;
     let what = r.u8()?;
-    let mut references = Vec::with_capacity(usize::from(n.min(1024)));
-    for _ in 0..n {
-        references.push(Reference { queue: QueueId(r.u64()?), seq: Seq(r.u64()?), level: r.u8()?, flags: r.u8()?, side: r.u16()? });
-    }
+    let references = read_references(&mut r, n)?;
     let (head, arrived_ms) = read_message(&mut r, base)?;
     let state = if what & 1 != 0 { Some(read_edit(&mut r)?) } else { None };
-    let mut sides = Vec::new();
-    if what & 2 != 0 {
-        for _ in 0..r.u16()? {
-            sides.push(read_side(&mut r)?);
-        }
-    }
-    Some(PublishRecord { references, head, arrived_ms, state, sides })
+    let sides = if what & 2 != 0 { read_sides(&mut r)? } else { Vec::new() };
+    let fan = if what & 4 != 0 { Some((r.u64()?, r.u8()? != 0)) } else { None };
+    Some(PublishRecord { references, head, arrived_ms, state, sides, fan })
 }
 
 pub(crate) fn write_edit(w: &mut Writer<'_>, session: u64, edit: &StateEdit) {
@@ -475,8 +523,8 @@ mod tests {
         let sides = [Arc::new(Side { subscriptions: vec![5, 6], ..Side::default() })];
         let reference = Reference { queue: QueueId(9), seq: Seq(0), level: 1, flags: 4, side: 1 };
         let mut out = vec![0xEE; 11];
-        write_publish(&mut out, &batch, &batch.heads[0], &[reference, reference], &sides, Some((42, &edit)));
-        patch_seq(&mut out, 11, 1, Seq(1234));
+        write_publish(&mut out, &batch, &batch.heads[0], &[reference, reference], &sides, Some((42, &edit)), Some((77, true)));
+        patch_seq(&mut out, 11 + REFERENCES_AT, 1, Seq(1234));
         let record = read_publish(&out[11..], 11).expect("well formed");
         assert_eq!(record.references[1], Reference { seq: Seq(1234), ..reference });
         assert_eq!(record.references[0], reference);
@@ -486,8 +534,25 @@ mod tests {
         assert!(!record.head.has(broker_api::HEAD_VERBATIM) && record.head.has(broker_api::HEAD_DURABLE));
         assert_eq!(record.state, Some((42, edit)));
         assert_eq!(record.sides[0].subscriptions, vec![5, 6]);
+        assert_eq!(record.fan, Some((77, true)));
         for cut in 0..out.len() - 11 {
             assert!(read_publish(&out[11..11 + cut], 11).is_none(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn further_references_come_back() {
+        let reference = Reference { queue: QueueId(9), seq: Seq(0), level: 1, flags: 4, side: 1 };
+        let sides = [Arc::new(Side { subscriptions: vec![5, 6], ..Side::default() })];
+        let mut out = Vec::new();
+        write_refs(&mut out, (7, true), 2048, &[reference, reference], &sides);
+        patch_seq(&mut out, FURTHER_AT, 1, Seq(1234));
+        let record = read_refs(&mut Reader::new(&out)).expect("well formed");
+        assert_eq!((record.fan, record.last, record.first), (7, true, 2048));
+        assert_eq!(record.references, [reference, Reference { seq: Seq(1234), ..reference }]);
+        assert_eq!(record.sides[0].subscriptions, vec![5, 6]);
+        for cut in 0..out.len() {
+            assert!(read_refs(&mut Reader::new(&out[..cut])).is_none(), "cut at {cut}");
         }
     }
 

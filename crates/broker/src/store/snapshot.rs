@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 pub(super) mod class {
     pub const COUNTERS: u8 = 1;
@@ -95,11 +96,19 @@ impl Dirty {
     }
 }
 
+/// How long a checkpoint waits for fan-outs that are half made.
+const FAN_OUTS: Duration = Duration::from_secs(2);
+
 pub(crate) struct CoreSnapshot(pub Weak<Shared>);
 
 impl Snapshot for CoreSnapshot {
     fn snapshot(&self, sink: &mut dyn ObjectSink) -> Result<(), SnapshotError> {
         let Some(core) = self.0.upgrade() else { return Ok(()) };
+        // Without threads nobody would finish one meanwhile.
+        let patience = if core.stepped { Duration::ZERO } else { FAN_OUTS };
+        if !core.fans.wait_for_none(patience) {
+            return Err(SnapshotError("fan-outs are under way".into()));
+        }
         let lists = std::mem::take(&mut *core.checkpoint.lists.lock());
         let mut pass = Pass { core: &core, sink, bytes: Vec::new() };
         let exchanges = core.checkpoint.exchanges.take();
@@ -130,19 +139,24 @@ impl Snapshot for CoreSnapshot {
     }
 }
 
-/// The references of queues that have consumers may take this much memory; what is beyond goes to the page files after a checkpoint.
-const INDEX_BYTES: usize = 64 << 20;
-
-/// Queues without consumers keep nothing in memory once the page files have it, neither references nor messages; of the others the middle
-/// of long ones goes, when together they are over the budget.
+/// References may take so much memory as the settings say; what is beyond goes to the page files after a checkpoint. First that of queues
+/// without consumers (the messages themselves go in any case), all of it: a page that goes away is not filled up later, and many small ones
+/// weigh more than they save. Then the middle of long ones that have consumers.
 fn send_pages_away(core: &Shared) {
-    let budget = INDEX_BYTES / std::mem::size_of::<crate::queue::Entry>();
+    let budget = core.config.index_bytes / std::mem::size_of::<crate::queue::Entry>();
+    let committed = core.log.committed_lsn();
     let queues: Vec<Arc<Queue>> = core.queues.iter().filter(|q| q.durable).map(|q| q.clone()).collect();
     let (idle, busy): (Vec<_>, Vec<_>) = queues.into_iter().partition(|q| q.lock().consumers.is_empty());
     for queue in &idle {
-        queue.send_away();
+        queue.shed(committed, 0);
     }
-    let mut resident: usize = busy.iter().map(|q| q.resident()).sum();
+    let mut resident: usize = idle.iter().chain(&busy).map(|q| q.resident()).sum();
+    if resident <= budget {
+        return;
+    }
+    for queue in &idle {
+        resident = resident.saturating_sub(queue.send_away());
+    }
     for queue in &busy {
         if resident <= budget {
             return;

@@ -69,7 +69,7 @@ struct Client {
 }
 
 fn config() -> Config {
-    Config { sys_interval_secs: 0, header_views: vec![(LINES, Arc::new(Lines))], ..Config::default() }
+    Config { sys_interval_secs: 0, index_bytes: 0, header_views: vec![(LINES, Arc::new(Lines))], ..Config::default() }
 }
 
 fn journal_config(storage: &SimStorage) -> journal::Config {

@@ -6,6 +6,7 @@ mod credit;
 mod delivery;
 mod disk;
 mod expiry;
+mod fanout;
 mod memory;
 mod model;
 mod named;

@@ -41,7 +41,7 @@ impl Setup {
             checkpoint_interval: Duration::ZERO,
             ..Default::default()
         };
-        let config = broker::Config { sys_interval_secs: 0, ..Default::default() };
+        let config = broker::Config { sys_interval_secs: 0, index_bytes: 0, ..Default::default() };
         Setup { storage, config, journal, threads: false }
     }
 
