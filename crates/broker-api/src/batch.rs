@@ -88,6 +88,8 @@ pub struct Head {
     pub body: Span,
     pub user: Span,
     pub group: Span,
+    /// Further routing keys (AMQP: CC and BCC), see [`crate::Turn::intern_keys`]; the message goes once to each destination of any.
+    pub keys: Span,
     /// Absolute, in broker time (ms since the Unix epoch); 0 = never.
     pub expires_ms: u64,
     pub delay_ms: u32,
@@ -114,8 +116,32 @@ impl Head {
 
     /// Of everything that its spans name.
     pub fn bytes(&self) -> usize {
-        let spans = [self.exchange, self.key, self.origin, self.body, self.user, self.group];
+        let spans = [self.exchange, self.key, self.origin, self.body, self.user, self.group, self.keys];
         spans.iter().map(|span| span.len as usize).sum()
+    }
+}
+
+/// Routing keys, each behind its length (u32, little-endian).
+#[derive(Clone, Copy, Debug)]
+pub struct Keys<'a>(&'a [u8]);
+
+impl Keys<'_> {
+    pub fn write(key: &[u8], into: &mut Vec<u8>) {
+        into.extend_from_slice(&(key.len() as u32).to_le_bytes());
+        into.extend_from_slice(key);
+    }
+}
+
+impl<'a> Iterator for Keys<'a> {
+    type Item = &'a [u8];
+
+    /// Ends early rather than read past what is there.
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (len, rest) = self.0.split_first_chunk::<4>()?;
+        let len = u32::from_le_bytes(*len) as usize;
+        let key = rest.get(..len)?;
+        self.0 = &rest[len..];
+        Some(key)
     }
 }
 
@@ -174,6 +200,10 @@ impl Batch {
     #[inline]
     pub fn key(&self, head: &Head) -> &[u8] {
         self.bytes(head.key)
+    }
+    /// The further routing keys of a head.
+    pub fn keys<'a>(&'a self, head: &Head) -> Keys<'a> {
+        Keys(self.bytes(head.keys))
     }
     #[inline]
     pub fn body(&self, head: &Head) -> &[u8] {

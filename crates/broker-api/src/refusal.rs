@@ -16,6 +16,7 @@ pub enum Limit {
     Disk,
     Retained,
     SessionState,
+    Vhosts,
     /// What the open transactions of one connection may hold, or what one record set may.
     Transaction,
 }

@@ -161,6 +161,16 @@ impl Turn {
         Span::arena(off, bytes.len())
     }
 
+    /// Puts further routing keys into the arena, for [`Head::keys`]; none is the empty span.
+    pub fn intern_keys<'a>(&mut self, keys: impl IntoIterator<Item = &'a [u8]>) -> Span {
+        let off = self.arena.len();
+        keys.into_iter().for_each(|key| crate::Keys::write(key, &mut self.arena));
+        match self.arena.len() - off {
+            0 => Span::EMPTY,
+            len => Span::arena(off, len),
+        }
+    }
+
     /// Gives a body a buffer of its own, so that a small neighbour never pins a large one.
     pub fn own(&mut self, bytes: Bytes) -> Span {
         let len = bytes.len();

@@ -29,6 +29,8 @@ pub enum DeliveryPoint {
 #[derive(Clone)]
 pub struct Config {
     pub auth: auth::Config,
+    /// Virtual hosts that are to be there beside `/`.
+    pub vhosts: Vec<String>,
     /// Messages that one session's queue keeps; at the bound new ones are dropped and counted.
     pub session_queue_messages: u64,
     pub session_queue_bytes: u64,
@@ -55,6 +57,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             auth: auth::Config::default(),
+            vhosts: Vec::new(),
             session_queue_messages: u64::MAX,
             session_queue_bytes: u64::MAX,
             transaction_bytes: 32 << 20,
@@ -112,6 +115,9 @@ pub(crate) struct Shared {
     pub log: Log,
     pub auth: Auth,
     pub vhosts: DashMap<VhostName, Arc<Vhost>, RandomState>,
+    pub vhosts_by_id: DashMap<u32, Arc<Vhost>, RandomState>,
+    /// Orders the making and ending of virtual hosts; the id that the next one takes.
+    pub next_vhost: parking_lot::Mutex<u32>,
     pub queues: DashMap<u64, Arc<Queue>, RandomState>,
     pub sessions: DashMap<u64, Arc<Session>, RandomState>,
     pub links: DashMap<u64, Arc<Outbox>, RandomState>,
@@ -159,7 +165,7 @@ impl Shared {
     }
 
     pub fn vhost_by_id(&self, id: u32) -> Option<Arc<Vhost>> {
-        self.vhosts.iter().find(|v| v.id == id).map(|v| v.clone())
+        self.vhosts_by_id.get(&id).map(|v| v.clone())
     }
 
     pub fn queue(&self, id: QueueId) -> Option<Arc<Queue>> {

@@ -90,8 +90,14 @@ impl Shared {
         // A replaced key is spelled as the queue's owner spelled it.
         let separator = if moved.key_replaced { b'.' } else { head.separator };
         let headers = LazyHeaders::of(self, batch, head);
-        let route = compute(&vhost, exchange, &Key::new(syntax(separator), &moved.key), &headers, None);
-        let run = one_run(Arc::new(route), head.level, head.has(broker_api::HEAD_DURABLE));
+        let by = |key: &[u8]| Arc::new(compute(&vhost, exchange.clone(), &Key::new(syntax(separator), key), &headers, None));
+        let mut route = by(&moved.key);
+        if !moved.key_replaced && !head.keys.is_empty() {
+            // All the keys that it was published with, the hidden ones too.
+            let routes: Vec<_> = std::iter::once(route).chain(batch.keys(head).map(by)).collect();
+            route = Arc::new(crate::route::Route::union(&routes));
+        }
+        let run = one_run(route, head.level, head.has(broker_api::HEAD_DURABLE));
         let mut targets = targets_of(&run);
         let own_queue = |t: &Target| run.route.queues.iter().any(|q| q.id == t.queue.id);
         targets.retain(|t| !own_queue(t) || !is_cycle(&moved.deaths, t.queue.name.as_str()));
@@ -318,6 +324,9 @@ fn edited(batch: &Batch, index: u32, moved: &Moved, separator: u8, now_ms: u64) 
         head.separator = separator;
         head.topic = &*moved.exchange == "amq.topic";
         head.expires_ms = 0;
+        if moved.key_replaced {
+            head.keys = Span::EMPTY;
+        }
         head.flags &= !(broker_api::HEAD_VERBATIM | broker_api::HEAD_RETAIN | broker_api::HEAD_MANDATORY | broker_api::HEAD_CONFIRM);
         head.state = 0;
     }

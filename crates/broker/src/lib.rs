@@ -16,6 +16,7 @@ mod route;
 pub mod routing;
 mod session;
 mod vhost;
+mod vhosts;
 
 pub use open::Steps;
 

@@ -76,7 +76,9 @@ impl Core {
             config,
             log,
             auth,
-            vhosts: [(vhost.name.clone(), vhost.clone())].into_iter().collect(),
+            vhosts: recovery.vhosts.iter().map(|v| (v.name.clone(), v.clone())).collect(),
+            vhosts_by_id: recovery.vhosts.iter().map(|v| (v.id, v.clone())).collect(),
+            next_vhost: Mutex::new(recovery.next_vhost),
             queues: Default::default(),
             sessions: Default::default(),
             links: Default::default(),
@@ -221,6 +223,7 @@ impl Shared {
             queue.recovered();
             self.queues.insert(id, queue);
         }
+        recovery.ended_vhosts.iter().for_each(|id| self.checkpoint.vhost_gone(*id));
         for (id, session) in recovery.sessions {
             self.sessions.insert(id, session);
         }
@@ -275,6 +278,7 @@ impl Shared {
             let records = crate::store::fan_void_record(fan);
             self.log.reserve().fill(journal::Filled { records, releases, ..Default::default() });
         }
+        self.make_configured_vhosts();
         let sessions: Vec<Arc<Session>> = self.sessions.iter().map(|s| s.clone()).collect();
         for session in sessions {
             self.session_after_restart(&session, now);

@@ -27,6 +27,30 @@ impl Route {
         self.sessions.is_empty() && self.shares.is_empty() && self.queues.is_empty()
     }
 
+    /// Several routes of one message as one. Nobody remembers it, so it needs no marks of the exchanges on the way.
+    pub fn union(routes: &[Arc<Route>]) -> Route {
+        let mut all = Route { volatile: true, ..Route::default() };
+        let mut targets: Vec<&SessionTarget> = routes.iter().flat_map(|r| &r.sessions).collect();
+        targets.sort_by_key(|t| t.session.id);
+        for target in targets {
+            match all.sessions.last_mut() {
+                Some(last) if Arc::ptr_eq(&last.session, &target.session) => last.join(target),
+                _ => all.sessions.push(target.clone()),
+            }
+        }
+        all.shares.extend(routes.iter().flat_map(|r| r.shares.iter().cloned()));
+        all.queues.extend(routes.iter().flat_map(|r| r.queues.iter().cloned()));
+        all.each_once();
+        all
+    }
+
+    fn each_once(&mut self) {
+        self.shares.sort_unstable_by_key(|s| s.id);
+        self.shares.dedup_by_key(|s| s.id);
+        self.queues.sort_unstable_by_key(|q| q.id);
+        self.queues.dedup_by_key(|q| q.id);
+    }
+
     fn is_fresh(&self, vhost: &Vhost, key: &Key<'_>) -> bool {
         self.via.iter().all(|(exchange, mark)| !exchange.is_deleted() && exchange.mark(vhost, key) == *mark)
     }
@@ -105,11 +129,7 @@ impl Walk<'_> {
                 }),
             }
         }
-        let Route { shares, queues, .. } = &mut self.route;
-        shares.sort_unstable_by_key(|s| s.id);
-        shares.dedup_by_key(|s| s.id);
-        queues.sort_unstable_by_key(|q| q.id);
-        queues.dedup_by_key(|q| q.id);
+        self.route.each_once();
         self.route
     }
 }
@@ -127,6 +147,22 @@ pub(crate) fn compute(vhost: &Vhost, exchange: Arc<Exchange>, key: &Key<'_>, hea
     let mut walk = Walk { vhost, publisher, route: Route::default(), matches: Vec::new(), next: vec![exchange] };
     walk.on(key, headers);
     walk.done()
+}
+
+impl SessionTarget {
+    /// The same session by another key.
+    fn join(&mut self, other: &SessionTarget) {
+        self.level = self.level.max(other.level);
+        self.flags |= other.flags;
+        let Some(theirs) = &other.side else { return };
+        let mut side = self.side.take().map_or_else(Side::default, |side| (*side).clone());
+        for id in &theirs.subscriptions {
+            if !side.subscriptions.contains(id) {
+                side.subscriptions.push(*id);
+            }
+        }
+        self.side = Some(Arc::new(side));
+    }
 }
 
 fn merge(target: &mut SessionTarget, s: &Subscription) {

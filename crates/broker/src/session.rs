@@ -167,6 +167,7 @@ impl SessionState {
 }
 
 /// What the matching subscriptions of one session come to: the highest level, all identifiers, any wish to see the retain flag.
+#[derive(Clone)]
 pub(crate) struct SessionTarget {
     pub session: Arc<Session>,
     pub level: u8,

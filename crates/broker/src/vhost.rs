@@ -1,6 +1,7 @@
 //! A virtual host: its names, its topic space, its retained messages.
 
 use crate::exchange::{Bindings, Exchange};
+use crate::outbox::Outbox;
 use crate::queue::Queue;
 use crate::routing;
 use crate::session::{Session, Share, Subscription, SubscriptionKey};
@@ -8,6 +9,7 @@ use ahash::RandomState;
 use broker_api::{Batch, ExchangeName, QueueName, SessionName, VhostName};
 use dashmap::DashMap;
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// A retained message: one head in a batch of its own.
@@ -44,6 +46,9 @@ pub(crate) struct Vhost {
     /// Orders changes of bindings, of exchanges, and the end of what they lead to. Taken before any queue's lock.
     pub bindings: Mutex<Bindings>,
     pub retained: routing::Retained<RetainedMessage>,
+    /// Connections that are in here.
+    pub links: DashMap<u64, Arc<Outbox>, RandomState>,
+    deleted: AtomicBool,
     stripes: Vec<Mutex<()>>,
 }
 
@@ -63,8 +68,19 @@ impl Vhost {
             default_exchange,
             bindings: Mutex::default(),
             retained: routing::Retained::default(),
+            links: DashMap::default(),
+            deleted: AtomicBool::new(false),
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
         })
+    }
+
+    /// Nothing is made in here any more.
+    pub fn end(&self) {
+        self.deleted.store(true, Ordering::Release);
+    }
+
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
     }
 
     pub fn stripe(&self, key: &[u8]) -> &Mutex<()> {

@@ -76,6 +76,7 @@ fn limit_reached(limit: Limit) -> Answer {
         | Limit::Queues
         | Limit::Retained
         | Limit::SessionState
+        | Limit::Vhosts
         | Limit::Transaction => Answer::new(QuotaExceeded, QuotaExceeded, QuotaExceeded, Withhold),
     }
 }
@@ -135,6 +136,7 @@ mod tests {
             Disk,
             Retained,
             SessionState,
+            Vhosts,
             Transaction,
         ];
         all.extend(limits.map(Refusal::LimitReached));

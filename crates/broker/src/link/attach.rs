@@ -356,6 +356,19 @@ impl Shared {
         }
     }
 
+    /// Ends a session with its virtual host: no will, nobody takes over.
+    pub fn drop_session(self: &Arc<Shared>, session: &Arc<Session>) {
+        let live = session.live.swap(None);
+        {
+            let mut state = session.state.lock();
+            (state.parting, state.waiting) = (None, None);
+        }
+        if let Some(live) = live {
+            detach_consumers(self, session, &live);
+        }
+        self.end_session(session, false);
+    }
+
     /// Ends a session for a new one of the same name; whoever held it hears that it was taken over.
     pub fn replace_session(self: &Arc<Shared>, session: &Arc<Session>) {
         let live = session.live.swap(None);

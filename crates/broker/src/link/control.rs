@@ -13,9 +13,9 @@ use crate::route::syntax;
 use crate::routing::Pattern;
 use crate::session::{Session, Share, Subscription, SubscriptionKey, SUBSCRIPTIONS_MAX};
 use crate::store::{queue_gone_record, queue_record, subscription_gone_record, subscription_record};
-use crate::vhost::TopicTarget;
+use crate::vhost::{TopicTarget, Vhost};
 use broker_api::{
-    Control, Declare, Filter, Limit, Login, OwnerIx, QueueName, QueueSpec, Refusal, Reply, RetainedOn, Subscribe, Token,
+    Control, Declare, Filter, Limit, Login, OwnerIx, QueueName, QueueSpec, Refusal, Reply, RetainedOn, Subscribe, Token, VhostName,
     DELIVERY_AS_PUBLISHED, DELIVERY_RETAINED,
 };
 use journal::{Filled, Slot, Ticket};
@@ -78,7 +78,26 @@ impl Link {
         }
     }
 
+    /// Goes to another virtual host than the listener's; nothing may have been done in that one.
+    fn enter(&mut self, name: &VhostName) -> Result<(), Refusal> {
+        if *name == self.vhost.name {
+            return Ok(());
+        }
+        if !self.owners.is_empty() {
+            return Err(Refusal::PreconditionFailed("the virtual host is chosen before anything else".into()));
+        }
+        let vhost = self.core.vhost(name).ok_or_else(|| Refusal::NotFound { what: "vhost", name: name.to_string() })?;
+        self.vhost.links.remove(&self.outbox.id);
+        vhost.links.insert(self.outbox.id, self.outbox.clone());
+        (self.vhost, self.info.vhost) = (vhost, name.clone());
+        self.routes = None;
+        Ok(())
+    }
+
     fn login(&mut self, token: Token, login: Login) {
+        if let Some(Err(refusal)) = login.vhost.as_ref().map(|name| self.enter(name)) {
+            return self.outbox.reply_at(None, token, Err(refusal), None);
+        }
         let state = self.login.get_or_insert_with(Box::default);
         let outbox = self.outbox.clone();
         let principal = self.principal.clone();
@@ -107,27 +126,23 @@ impl Link {
             return Err(Refusal::AccessRefused(format!("{} may not subscribe to '{text}'", self.client)));
         }
         let key = SubscriptionKey { pattern: text.clone(), separator: *separator, share: subscribe.share.clone() };
-        let share = key.share.is_some().then(|| self.share(&key));
         let slot = session.is_durable().then(|| self.core.log.reserve());
-        let (subscription, existed) = self.keep_subscription(&session, &key, &subscribe, share)?;
-        match &subscription.share {
-            None => {
-                self.vhost.topics.insert(&pattern, subscription.id, TopicTarget::Subscription(subscription.clone()));
+        let mut first = None;
+        let (subscription, existed) = loop {
+            let share = key.share.is_some().then(|| self.share(&key));
+            let (subscription, existed) = self.keep_subscription(&session, &key, &subscribe, share)?;
+            if first.is_none() && !existed {
+                Counters::add(&self.core.counters.subscriptions, 1);
             }
-            Some(share) => {
-                join(share, &subscription);
-                self.vhost.topics.insert(&pattern, share.id, TopicTarget::Share(share.clone()));
-                if let Some(live) = session.live.load_full() {
-                    add_consumer(&share.queue, consumer_of(&session, &live, Some(&subscription), true));
-                    let mut follow = Follow::default();
-                    share.queue.pump(&self.core.log, self.core.now_s(), &mut follow);
-                    self.core.follow_up(follow);
-                }
+            let existed = *first.get_or_insert(existed);
+            if self.route_subscription(&session, &key, &pattern, &subscription) {
+                break (subscription, existed);
             }
-        }
-        self.vhost.generations.bump(&pattern);
-        if !existed {
-            Counters::add(&self.core.counters.subscriptions, 1);
+        };
+        // The session's end takes out of routing what it finds there; what came later goes here.
+        if session.state.lock().ended {
+            self.core.take_out(&self.vhost, &key, &pattern, &subscription);
+            return Err(Refusal::OwnerEnded);
         }
         let ticket = slot.map(|slot| self.log_subscription(slot, &session, &key, &subscription));
         let wants_retained = match subscribe.retained {
@@ -139,6 +154,36 @@ impl Link {
         Ok((Reply::Subscribed { existed }, ticket, work))
     }
 
+    /// `false`: the share's last member left and took it along, before this one was in.
+    fn route_subscription(
+        &self,
+        session: &Arc<Session>,
+        key: &SubscriptionKey,
+        pattern: &Pattern<'_>,
+        subscription: &Arc<Subscription>,
+    ) -> bool {
+        let vhost = &self.vhost;
+        let Some(share) = &subscription.share else {
+            vhost.topics.insert(pattern, subscription.id, TopicTarget::Subscription(subscription.clone()));
+            vhost.generations.bump(pattern);
+            return true;
+        };
+        join(share, subscription);
+        // A share with a member is not removed; one that was removed before is not in the map.
+        if !vhost.shares.get(key).is_some_and(|kept| Arc::ptr_eq(&kept, share)) {
+            return false;
+        }
+        vhost.topics.insert(pattern, share.id, TopicTarget::Share(share.clone()));
+        vhost.generations.bump(pattern);
+        if let Some(live) = session.live.load_full() {
+            add_consumer(&share.queue, consumer_of(session, &live, Some(subscription), true));
+            let mut follow = Follow::default();
+            share.queue.pump(&self.core.log, self.core.now_s(), &mut follow);
+            self.core.follow_up(follow);
+        }
+        true
+    }
+
     fn keep_subscription(
         &self,
         session: &Arc<Session>,
@@ -147,6 +192,9 @@ impl Link {
         share: Option<Arc<Share>>,
     ) -> Result<(Arc<Subscription>, bool), Refusal> {
         let mut state = session.state.lock();
+        if state.ended {
+            return Err(Refusal::OwnerEnded);
+        }
         let before = state.subscriptions.get(key);
         if before.is_none() && state.subscriptions.len() >= SUBSCRIPTIONS_MAX {
             return Err(Refusal::LimitReached(Limit::Subscriptions));
@@ -220,7 +268,6 @@ impl Link {
         let now_ms = self.core.now_ms();
         if head.expires_ms != 0 && head.expires_ms <= now_ms {
             vhost.retained.remove_if(&name, |r| Arc::ptr_eq(&r.message, &retained.message));
-            self.core.checkpoint.retained(&vhost);
             return;
         }
         let may_read = self.principal.load().as_ref().is_some_and(|p| p.may_read(topic, &self.client));
@@ -299,9 +346,13 @@ impl Shared {
         let Some(vhost) = self.vhost_by_id(vhost) else { return };
         let Ok(pattern) = Pattern::parse(syntax(key.separator), key.pattern.as_bytes()) else { return };
         self.counters.subscriptions.fetch_sub(1, Ordering::Relaxed);
+        self.take_out(&vhost, key, &pattern, subscription);
+    }
+
+    fn take_out(&self, vhost: &Vhost, key: &SubscriptionKey, pattern: &Pattern<'_>, subscription: &Arc<Subscription>) {
         match &subscription.share {
             None => {
-                vhost.topics.remove(&pattern, subscription.id);
+                vhost.topics.remove(pattern, subscription.id);
             }
             Some(share) => {
                 let empty = {
@@ -318,14 +369,14 @@ impl Shared {
                 share.queue.pump(&self.log, self.now_s(), &mut follow);
                 self.follow_up(follow);
                 if empty && vhost.shares.remove_if(key, |_, s| s.members.lock().is_empty()).is_some() {
-                    vhost.topics.remove(&pattern, share.id);
+                    vhost.topics.remove(pattern, share.id);
                     vhost.queues.remove(&share.queue.name);
                     share.queue.lock().deleted = true;
                     self.drop_queue(&share.queue);
                 }
             }
         }
-        vhost.generations.bump(&pattern);
+        vhost.generations.bump(pattern);
     }
 
     /// Retained messages, sessions and wills that time has come for.

@@ -115,6 +115,7 @@ impl Link {
         let id = core.next_link.fetch_add(1, Ordering::Relaxed);
         let outbox = Outbox::new(id);
         core.links.insert(id, outbox.clone());
+        vhost.links.insert(id, outbox.clone());
         let now = core.counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
         core.counters.connections_max_seen.fetch_max(now, Ordering::Relaxed);
         Counters::add(&core.counters.connections_total, 1);
@@ -369,7 +370,7 @@ fn is_current(session: &Session, live: &Arc<Live>) -> bool {
 
 impl CoreSession for Link {
     fn submit(&mut self, turn: &mut Turn) {
-        if !self.open {
+        if !self.open || self.vhost.is_deleted() {
             turn.clear();
             return;
         }
@@ -445,6 +446,7 @@ impl CoreSession for Link {
         for (_, group) in self.groups.drain(..) {
             group.forget();
         }
+        self.vhost.links.remove(&self.outbox.id);
         if self.core.links.remove(&self.outbox.id).is_some() {
             self.core.counters.connections.fetch_sub(1, Ordering::Relaxed);
         }

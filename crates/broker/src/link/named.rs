@@ -41,9 +41,21 @@ impl Link {
         }
     }
 
+    /// Where a message goes, by all its keys: each destination once.
     pub(super) fn find_route(&mut self, batch: &Batch, head: &Head) -> Result<Arc<Route>, Refusal> {
+        let route = self.find_route_by(batch, head, batch.key(head))?;
+        if head.keys.is_empty() {
+            return Ok(route);
+        }
+        let mut routes = vec![route];
+        for key in batch.keys(head) {
+            routes.push(self.find_route_by(batch, head, key)?);
+        }
+        Ok(Arc::new(Route::union(&routes)))
+    }
+
+    fn find_route_by(&mut self, batch: &Batch, head: &Head, key: &[u8]) -> Result<Arc<Route>, Refusal> {
         let publisher = self.publisher_session();
-        let key = batch.key(head);
         let headers = LazyHeaders::of(&self.core, batch, head);
         let name = batch.bytes(head.exchange);
         if head.topic || name == TOPICS {

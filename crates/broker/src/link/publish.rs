@@ -62,6 +62,7 @@ fn same_way(batch: &Batch, run: &RouteRun, head: &Head) -> bool {
     other.separator == head.separator
         && batch.key(other) == batch.key(head)
         && other.topic == head.topic
+        && head.keys.is_empty()
         && !run.route.volatile
         && (head.topic || batch.bytes(other.exchange) == batch.bytes(head.exchange))
 }

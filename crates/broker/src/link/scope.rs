@@ -156,6 +156,7 @@ fn copy_head(from: &Batch, head: &Head, to: &mut Batch) -> Head {
         body: copy(head.body),
         user: copy(head.user),
         group: copy(head.group),
+        keys: copy(head.keys),
         flags: head.flags & !HEAD_VERBATIM,
         ..*head
     }

@@ -10,7 +10,7 @@ use crate::queue::{session_spec, Bound, Entry, Queue, Status, PAGE};
 use crate::session::{Session, SessionState, StateEntry, SubscriptionKey};
 use crate::vhost::Vhost;
 use ahash::{AHashMap, AHashSet};
-use broker_api::{Expiry, Parting, QueueId, QueueName, Seq, SessionName, Side, StateEdit};
+use broker_api::{Expiry, Parting, QueueId, QueueName, Seq, SessionName, Side, StateEdit, VhostName};
 use journal::{Apply, ApplyError, Lsn, ObjectKey, ObjectRef, Objects, RecordRef, Release};
 use std::sync::Arc;
 
@@ -38,6 +38,7 @@ pub(crate) struct Recovery {
     /// Fan-outs whose last part has not come.
     fan_outs: AHashMap<u64, OpenFanOut>,
     pub next_id: u64,
+    pub next_vhost: u32,
     pub objects: Vec<ObjectKey>,
     /// What redo changed: the next checkpoint has to write it, since it begins behind these records.
     pub touched_queues: AHashSet<u64>,
@@ -45,6 +46,8 @@ pub(crate) struct Recovery {
     /// Queues that ended; their pages in the checkpoint still have to be read for what they held, and deleted.
     pub ended: Vec<Arc<Queue>>,
     pub ended_sessions: Vec<u64>,
+    /// Their retained messages may still stand in the checkpoint.
+    pub ended_vhosts: Vec<u32>,
     pub session_bound: Bound,
     reader: Option<Arc<dyn Objects>>,
     buffer: Vec<u8>,
@@ -101,11 +104,13 @@ impl Recovery {
             ownerless: AHashMap::default(),
             fan_outs: AHashMap::default(),
             next_id: 1,
+            next_vhost: 1,
             objects: Vec::new(),
             touched_queues: AHashSet::default(),
             touched_sessions: AHashSet::default(),
             ended: Vec::new(),
             ended_sessions: Vec::new(),
+            ended_vhosts: Vec::new(),
             session_bound,
             reader: None,
             buffer: Vec::new(),
@@ -114,6 +119,26 @@ impl Recovery {
 
     fn vhost(&self, id: u32) -> Option<&Arc<Vhost>> {
         self.vhosts.iter().find(|v| v.id == id)
+    }
+
+    fn add_vhost(&mut self, r: &mut Reader<'_>) -> Option<()> {
+        let (id, name) = (r.u32()?, r.text()?);
+        self.next_vhost = self.next_vhost.max(id + 1);
+        if self.vhost(id).is_none() {
+            self.vhosts.push(Vhost::new(id, VhostName::new(name)));
+        }
+        Some(())
+    }
+
+    /// Its contents went before it, by records of their own; what a race left goes here.
+    fn vhost_gone(&mut self, id: u32, releases: &mut Vec<Release>) {
+        let sessions: Vec<u64> = self.sessions.values().filter(|s| s.vhost == id).map(|s| s.id).collect();
+        sessions.into_iter().for_each(|id| self.session_gone(id, releases));
+        let queues: Vec<u64> = self.queues.values().filter(|q| q.vhost == id).map(|q| q.id.0).collect();
+        queues.into_iter().for_each(|id| self.queue_gone(id, releases));
+        self.exchanges.vhost_gone(id);
+        self.vhosts.retain(|v| v.id != id);
+        self.ended_vhosts.push(id);
     }
 
     fn saw_id(&mut self, id: u64) {
@@ -392,7 +417,8 @@ impl Recovery {
         let mut again = Reader::new(all);
         again.take(start)?;
         let own = read_own_message(&mut again, all)?;
-        let vhost = self.vhost(vhost)?.clone();
+        // One that is gone took what it retained along.
+        let Some(vhost) = self.vhost(vhost).cloned() else { return Some(()) };
         let key = own.key(own.heads.first()?).to_vec();
         let name = crate::routing::Name::parse(crate::route::syntax(head.separator), &key).ok()?;
         match id {
@@ -467,6 +493,8 @@ impl Recovery {
                 self.subscriptions.remove(&(session, key));
             }
             kind::RETAIN => self.retain(&mut r, fields, None)?,
+            kind::VHOST => self.add_vhost(&mut r)?,
+            kind::VHOST_GONE => self.vhost_gone(r.u32()?, releases),
             _ => return None,
         }
         Some(())
@@ -485,7 +513,13 @@ impl Recovery {
     fn object(&mut self, key: ObjectKey, bytes: &[u8]) -> Option<()> {
         let mut r = Reader::new(bytes);
         match key.class {
-            class::COUNTERS => self.saw_id(r.u64()?.checked_sub(1)?),
+            class::COUNTERS => {
+                self.saw_id(r.u64()?.checked_sub(1)?);
+                self.next_vhost = self.next_vhost.max(r.u32()?);
+                for _ in 0..r.u32()? {
+                    self.add_vhost(&mut r)?;
+                }
+            }
             class::QUEUE => {
                 let of_session = r.u8()? != 0;
                 let queue = self.queue(&mut r, of_session)?;

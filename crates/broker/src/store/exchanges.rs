@@ -206,6 +206,18 @@ impl RecoveredExchanges {
         self.bindings.values_mut().for_each(|all| all.retain(|(_, b)| b.source != id));
     }
 
+    pub(super) fn vhost_gone(&mut self, id: u32) {
+        let ended: Vec<u64> = self.exchanges.iter().filter(|(_, x)| x.vhost == id).map(|(id, _)| *id).collect();
+        ended.into_iter().for_each(|id| self.exchange_gone(id));
+        let pairs: Vec<_> = self.bindings.values().flatten().filter(|(vhost, _)| *vhost == id).cloned().collect();
+        for (vhost, binding) in pairs {
+            self.touch_pair(vhost, binding.source, binding.to);
+            if let Some(all) = self.bindings.get_mut(&binding.to) {
+                all.remove(&(vhost, binding));
+            }
+        }
+    }
+
     pub(super) fn queue_gone(&mut self, id: u64) {
         for (vhost, binding) in self.bindings.remove(&DestId::Queue(id)).unwrap_or_default() {
             self.touch_pair(vhost, binding.source, binding.to);

@@ -245,6 +245,20 @@ pub(crate) fn edits_record(edits: &[(u64, &StateEdit)]) -> Records {
     one(kind::STATE, |w| records::write_edits(w.0, edits))
 }
 
+pub(crate) fn write_vhost(w: &mut Writer<'_>, id: u32, name: &str) {
+    w.u32(id);
+    w.bytes(name.as_bytes());
+}
+
+pub(crate) fn vhost_record(id: u32, name: &str) -> Records {
+    one(kind::VHOST, |w| write_vhost(w, id, name))
+}
+
+/// Everything in it is gone by now.
+pub(crate) fn vhost_gone_record(id: u32) -> Records {
+    one(kind::VHOST_GONE, |w| w.u32(id))
+}
+
 /// A retained message, as a record among others of its slot.
 pub(crate) fn push_retain(records: &mut Records, vhost: u32, batch: &Batch, head: &Head) {
     records.push(kind::RETAIN, LEVEL, 0, 0, |out| {

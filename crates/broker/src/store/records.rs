@@ -27,6 +27,8 @@ pub(crate) mod kind {
     pub const HANDED: u8 = 33;
     pub const REFS: u8 = 34;
     pub const FAN_VOID: u8 = 35;
+    pub const VHOST: u8 = 40;
+    pub const VHOST_GONE: u8 = 41;
 }
 
 /// The log level that this version writes.
@@ -301,35 +303,40 @@ pub(crate) fn write_message(w: &mut Writer<'_>, batch: &Batch, head: &Head, arri
     w.u8(head.level);
     w.u8(head.format);
     w.u8(head.separator);
-    w.u8(u8::from(head.topic));
+    w.u8(u8::from(head.topic) | u8::from(!head.keys.is_empty()) << 1);
     w.u64(head.expires_ms);
     w.u64(arrived_ms);
     w.u32(head.delay_ms);
-    for span in [head.exchange, head.key, head.origin, head.body, head.user, head.group] {
+    let spans = [head.exchange, head.key, head.origin, head.body, head.user, head.group, head.keys];
+    // Further keys are rare: only what has them says how long they are.
+    let spans = if head.keys.is_empty() { &spans[..6] } else { &spans[..] };
+    for span in spans {
         w.u32(span.len);
     }
-    for span in [head.exchange, head.key, head.origin, head.body, head.user, head.group] {
-        w.0.extend_from_slice(batch.bytes(span));
+    for span in spans {
+        w.0.extend_from_slice(batch.bytes(*span));
     }
 }
 
 /// Reads a message whose bytes stand in `block` at the reader's position plus `base`.
 pub(crate) fn read_message(r: &mut Reader<'_>, base: usize) -> Option<(Head, u64)> {
     let mut head = Head { flags: r.u16()?, priority: r.u8()?, level: r.u8()?, format: r.u8()?, separator: r.u8()?, ..Head::default() };
-    head.topic = r.u8()? != 0;
+    let what = r.u8()?;
+    head.topic = what & 1 != 0;
     head.expires_ms = r.u64()?;
     let arrived_ms = r.u64()?;
     head.delay_ms = r.u32()?;
-    let mut lens = [0usize; 6];
-    for len in &mut lens {
+    let count = if what & 2 != 0 { 7 } else { 6 };
+    let mut lens = [0usize; 7];
+    for len in &mut lens[..count] {
         *len = r.u32()? as usize;
     }
-    let mut spans = [Span::EMPTY; 6];
-    for (span, len) in spans.iter_mut().zip(lens) {
+    let mut spans = [Span::EMPTY; 7];
+    for (span, len) in spans[..count].iter_mut().zip(lens) {
         *span = Span::block(base + r.position(), len);
         r.take(len)?;
     }
-    [head.exchange, head.key, head.origin, head.body, head.user, head.group] = spans;
+    [head.exchange, head.key, head.origin, head.body, head.user, head.group, head.keys] = spans;
     Some((head, arrived_ms))
 }
 
@@ -346,6 +353,7 @@ pub(crate) fn read_own_message(r: &mut Reader<'_>, all: &[u8]) -> Option<Batch> 
         body: shift(head.body),
         user: shift(head.user),
         group: shift(head.group),
+        keys: if head.keys.is_empty() { Span::EMPTY } else { shift(head.keys) },
         ..head
     };
     batch.heads.push(head);

@@ -1,6 +1,6 @@
 //! Checkpoints: which objects changed, and how each is written.
 //!
-//! Classes: 1 counters, 2 queues, 3 pages of references, 4 sessions, 5 retained messages, 6 exchanges, 7 the
+//! Classes: 1 counters and virtual hosts, 2 queues, 3 pages of references, 4 sessions, 5 retained messages, 6 exchanges, 7 the
 //! bindings between two ends. An object is copied under its own lock; what
 //! happens meanwhile is redone from the log, and redoing what an object already contains changes nothing.
 
@@ -43,6 +43,7 @@ struct Lists {
     sessions: Vec<Arc<Session>>,
     gone_queues: Vec<u64>,
     gone_sessions: Vec<u64>,
+    gone_vhosts: Vec<u32>,
 }
 
 impl Dirty {
@@ -70,6 +71,10 @@ impl Dirty {
         lists.gone_queues.push(session.id);
     }
 
+    pub fn vhost_gone(&self, id: u32) {
+        self.lists.lock().gone_vhosts.push(id);
+    }
+
     pub fn exchange(&self, vhost: u32, id: u64) {
         self.exchanges.exchange(vhost, id);
     }
@@ -86,9 +91,6 @@ impl Dirty {
     pub fn session_ended(&self, id: u64) {
         self.lists.lock().gone_sessions.push(id);
     }
-
-    /// The retained index keeps its own marks; nothing to note beside them.
-    pub fn retained(&self, _vhost: &Vhost) {}
 
     /// Recovery saw this object in the checkpoint.
     pub fn restored(&self, key: ObjectKey) {
@@ -130,6 +132,7 @@ impl Snapshot for CoreSnapshot {
             let mut now = core.checkpoint.lists.lock();
             now.gone_queues.extend(&lists.gone_queues);
             now.gone_sessions.extend(&lists.gone_sessions);
+            now.gone_vhosts.extend(&lists.gone_vhosts);
             drop(now);
             for vhost in core.vhosts.iter() {
                 vhost.retained.all_changed([]);
@@ -174,7 +177,15 @@ struct Pass<'a> {
 impl Pass<'_> {
     fn all(&mut self, lists: &Lists) -> Result<(), SnapshotError> {
         self.bytes.clear();
-        Writer(&mut self.bytes).u64(self.core.next_id.load(Ordering::Relaxed));
+        let mut w = Writer(&mut self.bytes);
+        w.u64(self.core.next_id.load(Ordering::Relaxed));
+        let vhosts: Vec<Arc<Vhost>> = {
+            let next = self.core.next_vhost.lock();
+            w.u32(*next);
+            self.core.vhosts.iter().map(|v| v.clone()).collect()
+        };
+        w.u32(vhosts.len() as u32);
+        vhosts.iter().for_each(|vhost| super::write_vhost(&mut w, vhost.id, vhost.name.as_str()));
         self.put(ObjectKey::new(class::COUNTERS, 0, 0))?;
         for queue in &lists.queues {
             // Off the list before it is copied: a change during the copy lists it again.
@@ -191,7 +202,14 @@ impl Pass<'_> {
         for id in &lists.gone_sessions {
             self.delete(ObjectKey::new(class::SESSION, *id, 0));
         }
-        let vhosts: Vec<Arc<Vhost>> = self.core.vhosts.iter().map(|v| v.clone()).collect();
+        for id in &lists.gone_vhosts {
+            let (first, last) = (u64::from(*id), u64::MAX);
+            let keys: Vec<_> = {
+                let written = self.core.checkpoint.written.lock();
+                written.range((class::RETAINED, first, 0)..=(class::RETAINED, first, last)).copied().collect()
+            };
+            keys.into_iter().for_each(|(class, a, b)| self.delete(ObjectKey::new(class, a, b)));
+        }
         for vhost in vhosts {
             self.retained(&vhost)?;
         }

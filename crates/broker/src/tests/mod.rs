@@ -1,10 +1,12 @@
 //! The core through turns and event batches, on a simulated disk and without threads: every test takes each step itself.
 
 mod exchanges;
+mod keys;
 mod moves;
 mod queues;
 mod stop;
 mod transactions;
+mod vhosts;
 
 use crate::open::Steps;
 use crate::{Config, Core};
@@ -49,6 +51,7 @@ enum Got {
     Done(u64),
     Reply(u32, Result<Reply, Refusal>),
     Ended(u32),
+    Kicked,
 }
 
 /// What a delivery says beside the body.
@@ -130,13 +133,26 @@ impl Rig {
 
     /// Logged in, with owner 1.
     fn client_of(&self, fail_stop: bool) -> Client {
-        let peer = Peer::Tcp("127.0.0.1:1".parse().expect("an address"));
-        let info = ConnectionInfo { peer, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: true };
-        let session = self.core.connect(info).expect("connects");
-        let mut client = Client { session, turn: Turn::default(), got: Vec::new(), token: 0 };
+        let mut client = self.stranger();
         client.ok(self, Control::Login(Login { vhost: None, step: LoginStep::Anonymous }));
         client.ok(self, Control::Owner { owner: OwnerIx(1), fail_stop });
         client
+    }
+
+    /// In another virtual host.
+    fn client_in(&self, vhost: &str) -> Client {
+        let mut client = self.stranger();
+        client.ok(self, Control::Login(Login { vhost: Some(VhostName::new(vhost)), step: LoginStep::Anonymous }));
+        client.ok(self, Control::Owner { owner: OwnerIx(1), fail_stop: false });
+        client
+    }
+
+    /// Nobody yet.
+    fn stranger(&self) -> Client {
+        let peer = Peer::Tcp("127.0.0.1:1".parse().expect("an address"));
+        let info = ConnectionInfo { peer, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: true };
+        let session = self.core.connect(info).expect("connects");
+        Client { session, turn: Turn::default(), got: Vec::new(), token: 0 }
     }
 }
 
@@ -224,6 +240,7 @@ impl Client {
             Event::Done { through } => self.got.push(Got::Done(through.0)),
             Event::Reply(token, reply) => self.got.push(Got::Reply(token.0, (**reply).clone())),
             Event::Signal(Signal::Ended { consumer, .. }) => self.got.push(Got::Ended(consumer.0)),
+            Event::Signal(Signal::Kicked) => self.got.push(Got::Kicked),
             Event::Signal(_) | Event::Direct { .. } => {}
         }
     }
