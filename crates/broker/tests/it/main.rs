@@ -7,6 +7,7 @@ mod delivery;
 mod disk;
 mod expiry;
 mod fanout;
+mod golden;
 mod memory;
 mod model;
 mod named;
