@@ -7,6 +7,8 @@ use std::sync::Arc;
 /// Who is speaking. A connection is nobody until a login succeeds; before that only `Login` is accepted.
 #[derive(Clone, Debug)]
 pub struct Login {
+    /// Where to go, with the first step of a login or by [`LoginStep::Enter`] after it; whoever may not is refused. `None`: the listener's,
+    /// which is entered by the first owner or session.
     pub vhost: Option<VhostName>,
     pub step: LoginStep,
 }
@@ -27,6 +29,8 @@ pub enum LoginStep {
     Continue {
         response: Vec<u8>,
     },
+    /// Who is logged in goes to the virtual host named beside this, before anything was done in another.
+    Enter,
 }
 
 impl std::fmt::Debug for LoginStep {
@@ -35,6 +39,7 @@ impl std::fmt::Debug for LoginStep {
             LoginStep::Anonymous => f.write_str("Anonymous"),
             LoginStep::Password { user, .. } => write!(f, "Password {{ user: {user:?}, .. }}"),
             LoginStep::Sasl { mechanism, .. } => write!(f, "Sasl {{ mechanism: {mechanism:?}, .. }}"),
+            LoginStep::Enter => f.write_str("Enter"),
             LoginStep::Continue { .. } => f.write_str("Continue { .. }"),
         }
     }

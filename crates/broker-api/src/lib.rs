@@ -59,7 +59,9 @@ mod refusal;
 mod session;
 mod turn;
 
-pub use batch::{Batch, Counted, Head, Keys, Region, Span, FORMAT_PLAIN, HEAD_CONFIRM, HEAD_DURABLE, HEAD_MANDATORY, HEAD_RETAIN, HEAD_VERBATIM};
+pub use batch::{
+    Batch, Counted, Head, Keys, Region, Span, FORMAT_PLAIN, HEAD_CONFIRM, HEAD_DURABLE, HEAD_MANDATORY, HEAD_RETAIN, HEAD_VERBATIM,
+};
 pub use broker::{Broker, ConnectionInfo, CoreSession, Peer};
 pub use control::{
     Attach, Attached, Bind, Consume, Control, Declare, Destination, EndOwner, ExchangeSpec, Expiry, Filter, Login, LoginStep, Mode,

@@ -25,7 +25,7 @@ pub struct House {
 pub fn open(settings: &Settings) -> Result<House> {
     // Before the store is touched: a user's typing error should not cost a recovery.
     let mut auth = auth_config(settings)?;
-    auth::Auth::check(&auth).context("in [[user]] or [[acl]]")?;
+    auth::Auth::check(&auth).context("in [[user]], [[acl]] or [[permission]]")?;
     let dir = absolute(&settings.data_dir);
     let storage = DirStorage::new(&dir).with_context(|| format!("cannot make the data directory {}", dir.display()))?;
     auth.salt_secret = Some(salt_secret(&dir.join("salt")).with_context(|| format!("in the data directory {}", dir.display()))?);
@@ -33,7 +33,9 @@ pub fn open(settings: &Settings) -> Result<House> {
     let on_failure = Box::new(move |failure: &Failure| {
         tell.send_replace(Some(failure.clone()));
     });
-    let core = Core::open(Arc::new(storage), journal_config(&settings.journal), broker_config(&settings.broker, auth), on_failure)
+    let vhosts = settings.vhosts.iter().map(|vhost| vhost.name.clone()).collect();
+    let config = broker::Config { vhosts, ..broker_config(&settings.broker, auth) };
+    let core = Core::open(Arc::new(storage), journal_config(&settings.journal), config, on_failure)
         .with_context(|| format!("cannot open the data directory {}", dir.display()))?;
     Ok(House { core, failed })
 }
@@ -92,8 +94,10 @@ fn auth_config(settings: &Settings) -> Result<auth::Config> {
         tags: user.tags.clone(),
     });
     let rules = settings.rules.iter().map(|rule| auth::Rule::parse(rule.user.as_deref(), &rule.access, &rule.topic));
+    let permissions = settings.permissions.iter().map(|p| auth::Permission::parse(&p.user, &p.vhost, &p.configure, &p.write, &p.read));
     Ok(auth::Config {
         users: users.collect(),
+        permissions: permissions.collect::<Result<_, _>>().context("in [[permission]]")?,
         rules: rules.collect::<Result<_, _>>().context("in [[acl]]")?,
         anonymous_on_loopback: settings.allow_anonymous != Some(false),
         ..auth::Config::default()
@@ -106,6 +110,7 @@ fn broker_config(file: &file::Broker, auth: auth::Config) -> broker::Config {
         auth,
         session_queue_messages: file.session_queue_messages.map_or(default.session_queue_messages, |n| n.0),
         session_queue_bytes: file.session_queue_bytes.map_or(default.session_queue_bytes, |n| n.0),
+        transaction_bytes: file.transaction_bytes.map_or(default.transaction_bytes, |n| n.0 as usize),
         sessions_max: file.sessions_max.map_or(default.sessions_max, |n| n.0),
         retained_max: file.retained_max.map_or(default.retained_max, |n| n.0),
         sys_interval_secs: file.sys_interval_secs.map_or(default.sys_interval_secs, |n| n.0),

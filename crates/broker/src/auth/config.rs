@@ -1,6 +1,7 @@
 //! Users and rules as the configuration gives them.
 
 use super::acl::Rule;
+use super::permission::Permission;
 use std::fmt;
 use thiserror::Error;
 
@@ -15,6 +16,9 @@ pub struct Config {
     pub users: Vec<User>,
     /// Without any everything is allowed.
     pub rules: Vec<Rule>,
+    /// On exchanges and queues, by virtual host. Without any everything is allowed; with one, a user may enter only the virtual hosts for
+    /// which there is one of his, and clients without credentials those of `anonymous`.
+    pub permissions: Vec<Permission>,
     /// Clients without credentials that come from this machine act as `anonymous`. Elsewhere it is the listener's choice.
     pub anonymous_on_loopback: bool,
     /// Random bytes that a server keeps beside its data. With them the SCRAM salts that are made up for names without a stored one stay
@@ -24,7 +28,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { users: Vec::new(), rules: Vec::new(), anonymous_on_loopback: true, salt_secret: None }
+        Config { users: Vec::new(), rules: Vec::new(), permissions: Vec::new(), anonymous_on_loopback: true, salt_secret: None }
     }
 }
 
@@ -59,6 +63,8 @@ pub enum ConfigError {
     User { name: String, why: String },
     #[error("access rule for topic {topic:?}: {why}")]
     Rule { topic: String, why: String },
+    #[error("permission of user {user:?} in virtual host {vhost:?}: {why}")]
+    Permission { user: String, vhost: String, why: String },
     #[error("the system gives no random numbers: {0}")]
     Random(String),
 }

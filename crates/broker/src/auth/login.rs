@@ -77,6 +77,8 @@ impl Auth {
         let phase = std::mem::take(&mut state.0);
         match (step, phase) {
             (LoginStep::Anonymous, _) => done(self.anonymous(info)),
+            // Not a login: the link answers it.
+            (LoginStep::Enter, _) => done(refused()),
             (LoginStep::Password { user, password }, _) => self.password(info, user, password, done),
             (LoginStep::Sasl { mechanism, initial }, _) => {
                 let mechanism = match mechanism.as_str() {

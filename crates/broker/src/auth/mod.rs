@@ -21,6 +21,7 @@ mod filter;
 mod hash;
 mod keyed;
 mod login;
+mod permission;
 mod principal;
 mod scram;
 mod table;
@@ -30,6 +31,7 @@ pub use acl::{Access, Grant, Rule, Who};
 pub use config::{Config, ConfigError, Credential, User};
 pub use hash::hash_password;
 pub use login::{Done, LoginOutcome, LoginState, MECHANISMS};
+pub use permission::{Operation, Permission};
 pub use principal::{Principal, ANONYMOUS};
 
 use arc_swap::ArcSwap;

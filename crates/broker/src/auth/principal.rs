@@ -1,6 +1,7 @@
 //! Somebody who has been let in, and what they may do.
 
 use super::acl::{Grant, Rules, Subject};
+use super::permission::{Operation, Permissions};
 use broker_api::PrincipalInfo;
 
 /// The name under which clients without credentials act.
@@ -14,6 +15,8 @@ pub struct Principal {
     pub(super) anonymous: bool,
     /// None: there are no rules in the configuration.
     pub(super) rules: Option<Rules>,
+    /// None: there are no permissions in the configuration.
+    pub(super) permissions: Option<Permissions>,
 }
 
 impl Principal {
@@ -36,6 +39,20 @@ impl Principal {
     /// There are no rules: `may_read` and `may_subscribe` are always true.
     pub fn unrestricted(&self) -> bool {
         self.rules.is_none()
+    }
+
+    /// What this one may do with exchanges and queues is written down; if not, all of it is allowed.
+    pub fn has_permissions(&self) -> bool {
+        self.permissions.is_some()
+    }
+
+    pub fn may_enter(&self, vhost: &str) -> bool {
+        self.permissions.as_ref().is_none_or(|all| all.contains_key(vhost))
+    }
+
+    /// With an exchange or a queue of this name; the default exchange is called `amq.default`.
+    pub fn may(&self, vhost: &str, operation: Operation, name: &str) -> bool {
+        self.permissions.as_ref().is_none_or(|all| all.get(vhost).is_some_and(|access| access.may(operation, name)))
     }
 
     /// `$SYS` is the broker's own: nobody else writes there, whatever the rules say.

@@ -5,6 +5,7 @@ use super::cache::Recent;
 use super::config::{check_name, Config, ConfigError, Credential, User, PASSWORD_MAX};
 use super::hash::PasswordHash;
 use super::keyed::{same, Digest, Key};
+use super::permission::{Access, Permission, Permissions};
 use super::principal::{Principal, ANONYMOUS};
 use super::scram::{self, Verifier};
 use ahash::RandomState;
@@ -77,6 +78,24 @@ pub(super) struct ScramUser {
     pub(super) iterations: u32,
 }
 
+fn wrong(permission: &Permission, why: &str) -> ConfigError {
+    ConfigError::Permission { user: permission.user().to_owned(), vhost: permission.vhost().to_owned(), why: why.to_owned() }
+}
+
+/// `None`: there are none of anybody.
+fn permissions_of(user: &str, all: &[Permission]) -> Result<Option<Permissions>, ConfigError> {
+    if all.is_empty() {
+        return Ok(None);
+    }
+    let mut own = Permissions::default();
+    for permission in all.iter().filter(|p| p.user() == user) {
+        if own.insert(permission.vhost().into(), Access::new(permission)).is_some() {
+            return Err(wrong(permission, "it is there twice"));
+        }
+    }
+    Ok(Some(own))
+}
+
 impl Table {
     pub(super) fn new(config: &Config, generation: u64, process: &Key) -> Result<Table, ConfigError> {
         let guest;
@@ -97,6 +116,7 @@ impl Table {
                 administrator: false,
                 anonymous: true,
                 rules: book.of(None),
+                permissions: permissions_of(ANONYMOUS, &config.permissions)?,
             }),
             anonymous_on_loopback: config.anonymous_on_loopback,
             users: HashMap::with_capacity_and_hasher(users.len(), RandomState::new()),
@@ -107,13 +127,22 @@ impl Table {
             seed: Key::from_digest(config.salt_secret.unwrap_or_else(|| process.digest(&[b"made-up answers", b"", b""]))),
         };
         for user in users {
-            table.add(user, loopback_only, &book, process).map_err(|why| ConfigError::User { name: user.name.clone(), why })?;
+            let permissions = permissions_of(&user.name, &config.permissions)?;
+            let added = table.add(user, loopback_only, &book, permissions, process);
+            added.map_err(|why| ConfigError::User { name: user.name.clone(), why })?;
         }
         table.check_rules(config)?;
         Ok(table)
     }
 
-    fn add(&mut self, user: &User, loopback_only: bool, book: &RuleBook<'_>, process: &Key) -> Result<(), String> {
+    fn add(
+        &mut self,
+        user: &User,
+        loopback_only: bool,
+        book: &RuleBook<'_>,
+        permissions: Option<Permissions>,
+        process: &Key,
+    ) -> Result<(), String> {
         check_name(&user.name)?;
         let secret = match &user.credential {
             Credential::Plain(password) if password.is_empty() => return Err("the password is empty".to_owned()),
@@ -131,6 +160,7 @@ impl Table {
             tags: user.tags.clone().into(),
             anonymous: false,
             rules: book.of(Some(&user.name)),
+            permissions,
         });
         let entry = Arc::new(Entry { principal, secret, loopback_only, derived: OnceLock::new() });
         if self.users.insert(user.name.as_str().into(), entry.clone()).is_some() {
@@ -149,7 +179,10 @@ impl Table {
                 }
             }
         }
-        Ok(())
+        match config.permissions.iter().find(|p| p.user() != ANONYMOUS && !self.users.contains_key(p.user())) {
+            Some(p) => Err(wrong(p, "there is no user of this name")),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn principal(&self, name: &str) -> Option<&Arc<Principal>> {

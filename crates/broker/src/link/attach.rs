@@ -1,6 +1,7 @@
 //! Sessions and connections: attaching, taking over, detaching, ending; and the parting message in each of these.
 
 use super::{is_current, Link, Owner};
+use crate::auth::{Operation, Principal};
 use crate::core::Shared;
 use crate::outbox::Work;
 use crate::queue::{session_spec, Consumer, Follow, Group, Queue};
@@ -444,7 +445,11 @@ impl Shared {
     pub fn fire(self: &Arc<Shared>, session: &Session, parting: Parting) {
         let user = session.state.lock().user.clone();
         let Some(head) = parting.message.heads.first() else { return };
-        let allowed = self.auth.principal(&user).is_some_and(|p| p.may_publish(parting.message.key(head), session.name.as_str()));
+        let Some(vhost) = self.vhost_by_id(session.vhost) else { return };
+        let may = |p: &Principal| {
+            p.may_publish(parting.message.key(head), session.name.as_str()) && p.may(vhost.name.as_str(), Operation::Write, "amq.topic")
+        };
+        let allowed = self.auth.principal(&user).is_some_and(|p| may(&p));
         if !allowed {
             tracing::warn!(session = %session.name, user, "the will was not published: its user may not publish there");
             return;

@@ -1,6 +1,6 @@
 //! Control commands: everything that changes more than a destination's contents.
 
-use super::named::uses_names;
+use super::access::may_enter;
 use super::publish::Wanted;
 use super::segment::Fills;
 use super::stop::Stop;
@@ -15,8 +15,8 @@ use crate::session::{Session, Share, Subscription, SubscriptionKey, SUBSCRIPTION
 use crate::store::{queue_gone_record, queue_record, subscription_gone_record, subscription_record};
 use crate::vhost::{TopicTarget, Vhost};
 use broker_api::{
-    Control, Declare, Filter, Limit, Login, OwnerIx, QueueName, QueueSpec, Refusal, Reply, RetainedOn, Subscribe, Token, VhostName,
-    DELIVERY_AS_PUBLISHED, DELIVERY_RETAINED,
+    Control, Declare, Filter, Limit, Login, LoginStep, OwnerIx, QueueName, QueueSpec, Refusal, Reply, RetainedOn, Subscribe, Token,
+    VhostName, DELIVERY_AS_PUBLISHED, DELIVERY_RETAINED,
 };
 use journal::{Filled, Slot, Ticket};
 use std::sync::atomic::Ordering;
@@ -34,19 +34,22 @@ impl Link {
         if owner.is_some_and(|owner| self.is_stopped(owner, self.serial)) {
             return self.outbox.reply_at(None, token, Err(Refusal::OwnerEnded), None);
         }
-        let refused = if uses_names(&control) { self.check_names().err() } else { None };
+        let refused = self.check_access(&control).err();
         let answer = match control {
             Control::Login(login) => return self.login(token, login),
             _ if self.principal.load().is_none() => Err(Refusal::AccessRefused("not logged in".into())),
             _ if refused.is_some() => refused.map_or_else(|| done(Reply::Ok), Err),
-            Control::Attach(attach) => return self.attach(token, attach),
+            Control::Attach(attach) => match self.check_entry() {
+                Ok(()) => return self.attach(token, attach),
+                Err(refusal) => Err(refusal),
+            },
             Control::EndOwner(end) => return self.end_owner(token, end),
-            Control::Owner { owner, fail_stop } => {
+            Control::Owner { owner, fail_stop } => self.check_entry().and_then(|()| {
                 let id = self.core.id();
                 self.may_stop |= fail_stop;
                 self.owners.push((owner, Owner::Local { id, consumers: Vec::new(), stop: Stop::new(fail_stop) }));
                 done(Reply::Ok)
-            }
+            }),
             Control::Group { group, credit } => {
                 self.groups.push((group, Group::new(credit)));
                 done(Reply::Ok)
@@ -95,18 +98,30 @@ impl Link {
     }
 
     fn login(&mut self, token: Token, login: Login) {
+        if matches!(login.step, LoginStep::Enter) && self.principal.load().is_none() {
+            return self.outbox.reply_at(None, token, Err(Refusal::AccessRefused("not logged in".into())), None);
+        }
         if let Some(Err(refusal)) = login.vhost.as_ref().map(|name| self.enter(name)) {
             return self.outbox.reply_at(None, token, Err(refusal), None);
         }
+        self.write_memo = None;
+        if matches!(login.step, LoginStep::Enter) {
+            let answer = self.check_entry().map(|()| Reply::Ok);
+            return self.outbox.reply_at(None, token, answer, None);
+        }
+        let vhost = login.vhost.is_some().then(|| self.vhost.name.clone());
         let state = self.login.get_or_insert_with(Box::default);
         let outbox = self.outbox.clone();
         let principal = self.principal.clone();
         let done = Box::new(move |outcome: LoginOutcome| {
             let reply = match outcome {
                 LoginOutcome::LoggedIn { principal: who, last } => {
+                    let may = vhost.map_or(Ok(()), |vhost| may_enter(&who, &vhost));
                     let info = who.info();
-                    principal.store(Some(who));
-                    Ok(Reply::LoggedIn { principal: info, last })
+                    may.map(|()| {
+                        principal.store(Some(who));
+                        Reply::LoggedIn { principal: info, last }
+                    })
                 }
                 LoginOutcome::Challenge(bytes) => Ok(Reply::Challenge(bytes)),
                 LoginOutcome::Refused(refusal) => Err(refusal),

@@ -6,6 +6,7 @@
 /// The protocol name of doors without a connection.
 pub(crate) const INTERNAL: &str = "internal";
 
+mod access;
 mod attach;
 mod commit;
 mod control;
@@ -83,6 +84,7 @@ pub(crate) struct Link {
     /// Made by the first publish: a connection that only listens needs none.
     routes: Option<Box<RouteCache>>,
     queue_memo: Option<Arc<Queue>>,
+    write_memo: access::WriteMemo,
     /// There is an owner that a refusal stops.
     may_stop: bool,
     /// The transaction that what comes now belongs to.
@@ -142,6 +144,7 @@ impl Link {
             last_ticket: None,
             routes: None,
             queue_memo: None,
+            write_memo: None,
             may_stop: false,
             scope: None,
             scope_submitted: None,

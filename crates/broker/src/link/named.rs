@@ -1,46 +1,14 @@
 //! Finding the way of a message: through the topic space, or through the exchange that it names.
 
 use super::Link;
-use crate::auth::Principal;
 use crate::exchange::LazyHeaders;
 use crate::route::Route;
-use broker_api::{Batch, Control, Head, Refusal};
+use broker_api::{Batch, Head, Refusal};
 use std::sync::Arc;
 
 const TOPICS: &[u8] = b"amq.topic";
 
-/// The access rules speak of topics. A user whom rules confine reaches queues and exchanges by name only as an administrator, so that no
-/// name leads around a rule.
-pub(super) fn may_use_names(principal: &Principal) -> Result<(), Refusal> {
-    if principal.unrestricted() || principal.administrator() {
-        return Ok(());
-    }
-    Err(Refusal::AccessRefused(format!("{} may use topics only", principal.name())))
-}
-
-/// Commands that act on queues and exchanges by name.
-pub(super) fn uses_names(control: &Control) -> bool {
-    matches!(
-        control,
-        Control::Declare(_)
-            | Control::DeleteExchange { .. }
-            | Control::DeleteQueue { .. }
-            | Control::Bind(_)
-            | Control::Unbind(_)
-            | Control::Purge { .. }
-            | Control::Consume(_)
-            | Control::Take(_)
-    )
-}
-
 impl Link {
-    pub(super) fn check_names(&self) -> Result<(), Refusal> {
-        match self.principal.load().as_ref() {
-            Some(principal) => may_use_names(principal),
-            None => Err(Refusal::AccessRefused("not logged in".into())),
-        }
-    }
-
     /// Where a message goes, by all its keys: each destination once.
     pub(super) fn find_route(&mut self, batch: &Batch, head: &Head) -> Result<Arc<Route>, Refusal> {
         let route = self.find_route_by(batch, head, batch.key(head))?;

@@ -220,20 +220,8 @@ impl Link {
         if self.is_internal() {
             return None;
         }
-        let head = &batch.heads[index as usize];
-        let principal = self.principal.load();
-        match principal.as_ref() {
-            None => return Some(Refusal::AccessRefused("not logged in".into())),
-            Some(p) if head.topic => {
-                if !p.may_publish(batch.key(head), &self.client) {
-                    return Some(Refusal::AccessRefused(format!("{} may not publish here", p.name())));
-                }
-            }
-            Some(p) => {
-                if let Err(refusal) = super::named::may_use_names(p) {
-                    return Some(refusal);
-                }
-            }
+        if let Err(refusal) = self.check_publish(batch, &batch.heads[index as usize]) {
+            return Some(refusal);
         }
         self.core.log.failed().then_some(Refusal::StoreFailed)
     }

@@ -1,5 +1,6 @@
 //! The core through turns and event batches, on a simulated disk and without threads: every test takes each step itself.
 
+mod access;
 mod exchanges;
 mod keys;
 mod moves;

@@ -69,6 +69,7 @@ fn control(control: &Control) -> String {
     match control {
         Control::Login(login) => match &login.step {
             LoginStep::Anonymous => "login anonymous".to_owned(),
+            LoginStep::Enter => "login enter".to_owned(),
             LoginStep::Password { user, password } => format!("login user={user} password={}", text(password)),
             LoginStep::Sasl { mechanism, initial } => format!("login sasl={mechanism} initial={}", text(initial)),
             LoginStep::Continue { response } => format!("login response={}", text(response)),

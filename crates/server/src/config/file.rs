@@ -16,6 +16,10 @@ pub struct File {
     pub users: Vec<User>,
     #[serde(rename = "acl")]
     pub rules: Vec<Rule>,
+    #[serde(rename = "vhost")]
+    pub vhosts: Vec<Vhost>,
+    #[serde(rename = "permission")]
+    pub permissions: Vec<Permission>,
     pub server: Server,
     pub gateway: gateway::Config,
     pub broker: Broker,
@@ -84,6 +88,29 @@ pub struct Rule {
     pub topic: String,
 }
 
+/// `[[vhost]]`: a virtual host that is to be there beside `/`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vhost {
+    pub name: String,
+}
+
+/// `[[permission]]`: what a user may do with exchanges and queues of a virtual host, as regular expressions over their names.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Permission {
+    pub user: String,
+    #[serde(default = "slash")]
+    pub vhost: String,
+    pub configure: String,
+    pub write: String,
+    pub read: String,
+}
+
+fn slash() -> String {
+    "/".to_owned()
+}
+
 /// `[server]`
 #[derive(Default, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -97,6 +124,7 @@ pub struct Server {
 pub struct Broker {
     pub session_queue_messages: Option<Whole<1, { u64::MAX }>>,
     pub session_queue_bytes: Option<Bytes<1, { u64::MAX }>>,
+    pub transaction_bytes: Option<Bytes<1024, { 48 * MIB }>>,
     pub sessions_max: Option<Whole<1, { u64::MAX }>>,
     pub retained_max: Option<Whole<0, { u64::MAX }>>,
     pub sys_interval_secs: Option<Whole<0, 86_400>>,

@@ -54,6 +54,13 @@ fn every_section_is_read() {
         user = "b"
         access = "readwrite"
         topic = "b/#"
+        [[vhost]]
+        name = "other"
+        [[permission]]
+        user = "b"
+        configure = "^b-"
+        write = ".*"
+        read = ""
         [gateway]
         max_connections = 7
         [broker]
@@ -68,6 +75,8 @@ fn every_section_is_read() {
     let settings = settings(text, Serve::default());
     assert!(matches!((&settings.users[0].secret, &settings.users[1].secret), (file::Secret::Password(_), file::Secret::Hash(_))));
     assert_eq!((settings.gateway.max_connections, settings.rules.len()), (7, 1));
+    let permission = &settings.permissions[0];
+    assert_eq!((settings.vhosts[0].name.as_str(), permission.vhost.as_str(), permission.configure.as_str()), ("other", "/", "^b-"));
     assert_eq!(settings.journal.segment_bytes.map(|bytes| bytes.0), Some(1 << 20));
     assert_eq!((settings.journal.fill, settings.mqtt.max_qos.map(|qos| qos.0)), (Some(file::Fill::Zero), Some(1)));
     assert!(!format!("{settings:?}").contains("\"p\""), "passwords stay out of logs");

@@ -1,0 +1,204 @@
+//! Whether a command or a publish is this user's to give: permissions on exchanges and queues by name, and rules on topics where a name
+//! leads into the topic space.
+//!
+//! Checked as RabbitMQ does: configure to make and delete; write to publish, and to bind a destination; read to consume, and to bind to a
+//! source. What names an alternate or a dead-letter exchange needs read on what it declares and write on that exchange. Passive declares
+//! need nothing.
+
+use super::Link;
+use crate::auth::{Operation, Principal};
+use broker_api::{Batch, Bind, Control, Declare, Destination, Head, Refusal, VhostName};
+
+const TOPICS: &str = "amq.topic";
+
+/// The last exchange that was asked about, and whether this connection may publish to it.
+pub(super) type WriteMemo = Option<(Box<[u8]>, bool)>;
+
+/// The rules speak of topics. A user whom rules confine, and for whom there are no permissions, reaches queues and exchanges by name only
+/// as an administrator, so that no name leads around a rule.
+fn may_use_names(principal: &Principal) -> Result<(), Refusal> {
+    if principal.unrestricted() || principal.administrator() {
+        return Ok(());
+    }
+    Err(Refusal::AccessRefused(format!("{} may use topics only", principal.name())))
+}
+
+/// May this user be in this virtual host?
+pub(super) fn may_enter(principal: &Principal, vhost: &VhostName) -> Result<(), Refusal> {
+    if principal.may_enter(vhost.as_str()) {
+        return Ok(());
+    }
+    Err(Refusal::AccessRefused(format!("access to vhost '{vhost}' refused for user '{}'", principal.name())))
+}
+
+/// Commands that act on queues and exchanges by name.
+fn uses_names(control: &Control) -> bool {
+    matches!(
+        control,
+        Control::Declare(_)
+            | Control::DeleteExchange { .. }
+            | Control::DeleteQueue { .. }
+            | Control::Bind(_)
+            | Control::Unbind(_)
+            | Control::Purge { .. }
+            | Control::Consume(_)
+            | Control::Take(_)
+    )
+}
+
+/// What a user may do in one virtual host.
+struct Asked<'a> {
+    principal: &'a Principal,
+    vhost: &'a str,
+}
+
+impl Asked<'_> {
+    fn may(&self, operation: Operation, what: &str, name: &str) -> Result<(), Refusal> {
+        let name = if what == "exchange" && name.is_empty() { "amq.default" } else { name };
+        if self.principal.may(self.vhost, operation, name) {
+            return Ok(());
+        }
+        Err(Refusal::AccessRefused(format!(
+            "access to {what} '{name}' in vhost '{}' refused for user '{}'",
+            self.vhost,
+            self.principal.name()
+        )))
+    }
+
+    fn command(&self, control: &Control) -> Result<(), Refusal> {
+        use Operation::{Configure, Read, Write};
+        match control {
+            Control::Declare(Declare::Exchange { passive: true, .. } | Declare::Queue { passive: true, .. }) => Ok(()),
+            Control::Declare(Declare::Exchange { name, spec, .. }) => {
+                self.may(Configure, "exchange", name.as_str())?;
+                let Some(alternate) = &spec.alternate else { return Ok(()) };
+                self.may(Read, "exchange", name.as_str())?;
+                self.may(Write, "exchange", alternate.as_str())
+            }
+            Control::Declare(Declare::Queue { name, spec, .. }) => {
+                self.may(Configure, "queue", name.as_str())?;
+                let Some(exchange) = &spec.dead_letter_exchange else { return Ok(()) };
+                self.may(Read, "queue", name.as_str())?;
+                self.may(Write, "exchange", exchange)
+            }
+            Control::DeleteExchange { name, .. } => self.may(Configure, "exchange", name.as_str()),
+            Control::DeleteQueue { name, .. } => self.may(Configure, "queue", name.as_str()),
+            Control::Purge { queue, .. } => self.may(Read, "queue", queue.as_str()),
+            Control::Consume(consume) => self.may(Read, "queue", consume.queue.as_str()),
+            Control::Take(take) => self.may(Read, "queue", take.queue.as_str()),
+            Control::Bind(bind) | Control::Unbind(bind) => {
+                match &bind.destination {
+                    Destination::Queue(name) => self.may(Write, "queue", name.as_str())?,
+                    Destination::Exchange(name) => self.may(Write, "exchange", name.as_str())?,
+                }
+                self.may(Read, "exchange", bind.source.as_str())
+            }
+            Control::Subscribe(_) => self.may(Read, "exchange", TOPICS),
+            _ => Ok(()),
+        }
+    }
+
+    /// A binding to the topic space is a subscription by another name.
+    fn topics_of(&self, bind: &Bind, client: &str) -> Result<(), Refusal> {
+        let confined = !self.principal.unrestricted() && !self.principal.administrator();
+        if bind.source.as_str() != TOPICS || !confined || filter_of(&bind.key).is_some_and(|f| self.principal.may_subscribe(&f, client)) {
+            return Ok(());
+        }
+        Err(Refusal::AccessRefused(format!("{} may not bind to '{}'", self.principal.name(), bind.key)))
+    }
+}
+
+/// The filter over slashes that takes at least what a binding key over dots takes; `None`: none does.
+fn filter_of(key: &str) -> Option<String> {
+    let mut levels = Vec::new();
+    for word in key.split('.') {
+        match word {
+            "*" => levels.push("+"),
+            // Whatever follows: the rest of the tree covers it.
+            "#" => {
+                levels.push("#");
+                break;
+            }
+            word if word.contains(['/', '+', '#']) => return None,
+            word => levels.push(word),
+        }
+    }
+    Some(levels.join("/"))
+}
+
+/// The topic that a routing key is; `None`: a word has a slash in it, which no topic's level has.
+fn topic_of(key: &[u8]) -> Option<Vec<u8>> {
+    if key.contains(&b'/') {
+        return None;
+    }
+    Some(key.iter().map(|b| if *b == b'.' { b'/' } else { *b }).collect())
+}
+
+impl Link {
+    /// May whoever is logged in do anything in here?
+    pub(super) fn check_entry(&self) -> Result<(), Refusal> {
+        match self.principal.load().as_deref() {
+            Some(principal) => may_enter(principal, &self.vhost.name),
+            None => Err(Refusal::AccessRefused("not logged in".into())),
+        }
+    }
+
+    /// May this user give this command? (A topic filter is looked at where it is parsed.)
+    pub(super) fn check_access(&self, control: &Control) -> Result<(), Refusal> {
+        let principal = self.principal.load();
+        // Who is nobody yet is told so elsewhere.
+        let Some(principal) = principal.as_deref() else { return Ok(()) };
+        if !principal.has_permissions() {
+            return if uses_names(control) { may_use_names(principal) } else { Ok(()) };
+        }
+        let asked = Asked { principal, vhost: self.vhost.name.as_str() };
+        asked.command(control)?;
+        match control {
+            Control::Bind(bind) => asked.topics_of(bind, self.client.as_str()),
+            _ => Ok(()),
+        }
+    }
+
+    /// May this user publish this?
+    pub(super) fn check_publish(&mut self, batch: &Batch, head: &Head) -> Result<(), Refusal> {
+        let principal = self.principal.load();
+        let Some(principal) = principal.as_deref() else { return Err(Refusal::AccessRefused("not logged in".into())) };
+        let client = self.client.as_str();
+        let forbidden = || Refusal::AccessRefused(format!("{} may not publish here", principal.name()));
+        if head.topic && !principal.may_publish(batch.key(head), client) {
+            return Err(forbidden());
+        }
+        if !principal.has_permissions() {
+            return if head.topic { Ok(()) } else { may_use_names(principal) };
+        }
+        let exchange = if head.topic { TOPICS.as_bytes() } else { batch.bytes(head.exchange) };
+        let known = self.write_memo.as_ref().filter(|(name, _)| **name == *exchange).map(|(_, may)| *may);
+        if known != Some(true) {
+            let name = String::from_utf8_lossy(exchange);
+            let may = Asked { principal, vhost: self.vhost.name.as_str() }.may(Operation::Write, "exchange", &name);
+            self.write_memo = Some((exchange.into(), may.is_ok()));
+            may?;
+        }
+        let confined = !head.topic && exchange == TOPICS.as_bytes() && !principal.unrestricted() && !principal.administrator();
+        let may = |key: &[u8]| topic_of(key).is_some_and(|topic| principal.may_publish(&topic, client));
+        if confined && !std::iter::once(batch.key(head)).chain(batch.keys(head)).all(may) {
+            return Err(forbidden());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binding_key_is_covered_by_its_filter() {
+        for (key, filter) in
+            [("a.b", Some("a/b")), ("a.*.c", Some("a/+/c")), ("#", Some("#")), ("a.#.b", Some("a/#")), ("a/b.c", None), ("+", None)]
+        {
+            assert_eq!(filter_of(key).as_deref(), filter, "{key}");
+        }
+        assert_eq!((topic_of(b"a.b"), topic_of(b"a/b")), (Some(b"a/b".to_vec()), None));
+    }
+}

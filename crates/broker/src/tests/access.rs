@@ -1,0 +1,202 @@
+//! Permissions on exchanges and queues, and topic rules where a name leads into the topic space.
+
+use super::*;
+use crate::auth::{self, Credential, Permission, Rule, User};
+use broker_api::{Attach, Expiry, Filter, GroupIx, RetainedOn, SessionName, Subscribe};
+
+fn with(permissions: &[[&str; 5]], rules: &[[&str; 3]]) -> Config {
+    let user = |name: &str| User { name: name.into(), credential: Credential::Plain("pw".into()), tags: Vec::new() };
+    let auth = auth::Config {
+        users: ["u", "v", "w"].map(user).into(),
+        permissions: permissions.iter().map(|[u, v, c, w, r]| Permission::parse(u, v, c, w, r).expect("patterns")).collect(),
+        rules: rules.iter().map(|[user, access, topic]| Rule::parse(Some(user), access, topic).expect("a rule")).collect(),
+        ..auth::Config::default()
+    };
+    Config { auth, vhosts: vec!["other".into()], ..config() }
+}
+
+fn login(user: &str, vhost: &str) -> Control {
+    let step = LoginStep::Password { user: user.into(), password: b"pw".to_vec() };
+    Control::Login(Login { vhost: Some(VhostName::new(vhost)), step })
+}
+
+fn as_user(rig: &Rig, user: &str) -> Client {
+    let mut c = rig.stranger();
+    c.ok(rig, login(user, "/"));
+    c.ok(rig, Control::Owner { owner: OwnerIx(1), fail_stop: false });
+    c
+}
+
+/// `None`: allowed; else what was said.
+fn refused(c: &mut Client, rig: &Rig, control: Control) -> Option<String> {
+    match c.ask(rig, control) {
+        Err(Refusal::AccessRefused(text)) => Some(text),
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => None,
+    }
+}
+
+fn declare(name: &str, dead_letter: Option<&str>) -> Control {
+    let spec = QueueSpec { dead_letter_exchange: dead_letter.map(Into::into), ..durable() };
+    Control::Declare(Declare::Queue { owner: OwnerIx(1), name: name.into(), spec, passive: false })
+}
+
+fn fanout(alternate: Option<&str>) -> ExchangeSpec {
+    ExchangeSpec { kind: "fanout".into(), alternate: alternate.map(ExchangeName::new), ..ExchangeSpec::default() }
+}
+
+fn may_publish(c: &mut Client, rig: &Rig, exchange: &str, key: &str) -> bool {
+    c.put(exchange, key, "m");
+    c.submit(rig);
+    !c.all(rig).iter().any(|g| matches!(g, Got::Refused(_, Refusal::AccessRefused(_))))
+}
+
+#[test]
+fn each_command_asks_for_its_permission() {
+    let rig = Rig::with(SimStorage::new(7), with(&[["u", "/", "^c", "^w", "^r"], ["v", "/", ".*", ".*", ".*"]], &[]));
+    let mut v = as_user(&rig, "v");
+    for name in ["r", "w", "c", "x"] {
+        v.queue(&rig, name, durable());
+        v.ok(&rig, exchange(name, fanout(None)));
+    }
+    let mut u = as_user(&rig, "u");
+    let bind = |source: &str, to: Destination| Control::Bind(binding(source, to, "", b""));
+    let (queue, exchange_named) = (|n: &str| Destination::Queue(n.into()), |n: &str| Destination::Exchange(ExchangeName::new(n)));
+    let delete_queue = |n: &str| Control::DeleteQueue { owner: OwnerIx(1), name: n.into(), if_unused: false, if_empty: false };
+    let take = |n: &str| Control::Take(Take { owner: OwnerIx(1), queue: n.into(), max: 1, settled: true });
+    let allowed = [
+        declare("c1", None),
+        exchange("c2", fanout(None)),
+        take("r"),
+        Control::Consume(consume("r", 1, 0)),
+        Control::Purge { owner: OwnerIx(1), queue: "r".into() },
+        bind("r", queue("w")),
+        Control::Unbind(binding("r", queue("w"), "", b"")),
+        bind("r", exchange_named("w")),
+        delete_queue("c1"),
+        Control::DeleteExchange { owner: OwnerIx(1), name: "c2".into(), if_unused: false },
+        Control::Declare(Declare::Queue { owner: OwnerIx(1), name: "x".into(), spec: durable(), passive: true }),
+    ];
+    for control in allowed {
+        assert_eq!(refused(&mut u, &rig, control.clone()), None, "{control:?}");
+    }
+    let forbidden = [
+        (declare("x1", None), "queue 'x1'"),
+        // Configure is there; read on the queue, or write on the exchange, is not.
+        (declare("c3", Some("w")), "queue 'c3'"),
+        (exchange("c4", fanout(Some("w"))), "exchange 'c4'"),
+        (exchange("x", fanout(None)), "exchange 'x'"),
+        (take("w"), "queue 'w'"),
+        (Control::Consume(consume("c", 2, 0)), "queue 'c'"),
+        (Control::Purge { owner: OwnerIx(1), queue: "w".into() }, "queue 'w'"),
+        (bind("r", queue("r")), "queue 'r'"),
+        (bind("w", queue("w")), "exchange 'w'"),
+        (Control::Unbind(binding("w", queue("w"), "", b"")), "exchange 'w'"),
+        (bind("r", exchange_named("c")), "exchange 'c'"),
+        (delete_queue("w"), "queue 'w'"),
+        (Control::DeleteExchange { owner: OwnerIx(1), name: "r".into(), if_unused: false }, "exchange 'r'"),
+    ];
+    for (control, what) in forbidden {
+        let said = refused(&mut u, &rig, control.clone()).unwrap_or_else(|| panic!("{control:?} was allowed"));
+        assert_eq!(said, format!("access to {what} in vhost '/' refused for user 'u'"));
+    }
+    for _ in 0..2 {
+        assert!(may_publish(&mut u, &rig, "w", "k") && !may_publish(&mut u, &rig, "r", "k"));
+        assert!(!may_publish(&mut u, &rig, "", "w"), "the default exchange has a name of its own");
+    }
+    assert!(may_publish(&mut v, &rig, "", "w"));
+}
+
+#[test]
+fn a_virtual_host_is_entered_with_a_permission_in_it() {
+    let rig = Rig::with(SimStorage::new(7), with(&[["u", "/", "", "^amq.default$", ""], ["v", "other", ".*", ".*", ".*"]], &[]));
+    for (user, vhost, may) in [("u", "/", true), ("u", "other", false), ("v", "other", true), ("v", "/", false), ("w", "/", false)] {
+        let said = refused(&mut rig.stranger(), &rig, login(user, vhost));
+        assert_eq!(said.is_none(), may, "{user} in {vhost}: {said:?}");
+        assert!(said.is_none_or(|said| said == format!("access to vhost '{vhost}' refused for user '{user}'")));
+    }
+    let mut c = rig.stranger();
+    assert!(c.ask(&rig, login("w", "/")).is_err());
+    assert!(c.ask(&rig, Control::Owner { owner: OwnerIx(1), fail_stop: false }).is_err(), "who was refused is nobody");
+    assert!(may_publish(&mut as_user(&rig, "u"), &rig, "", "anything"));
+    // First who, then where: the listener's is asked about only by who stays in it.
+    let step = LoginStep::Password { user: "v".into(), password: b"pw".to_vec() };
+    let enter = |vhost: &str| Control::Login(Login { vhost: Some(VhostName::new(vhost)), step: LoginStep::Enter });
+    let mut c = rig.stranger();
+    assert!(c.ask(&rig, enter("other")).is_err(), "nobody yet");
+    c.ok(&rig, Control::Login(Login { vhost: None, step: step.clone() }));
+    assert!(refused(&mut c, &rig, Control::Owner { owner: OwnerIx(1), fail_stop: false }).is_some());
+    assert!(refused(&mut c, &rig, enter("/")).is_some());
+    assert_eq!(c.ok(&rig, enter("other")), Reply::Ok);
+    c.ok(&rig, Control::Owner { owner: OwnerIx(1), fail_stop: false });
+    let stranger = Permission::parse("nobody", "/", "", "", "").expect("patterns");
+    let auth = auth::Config { permissions: vec![stranger], ..auth::Config::default() };
+    assert!(auth::Auth::check(&auth).expect_err("no such user").to_string().contains("nobody"));
+}
+
+#[test]
+fn without_any_permission_everybody_may_do_everything() {
+    let rig = Rig::with(SimStorage::new(7), with(&[], &[]));
+    let mut c = as_user(&rig, "w");
+    c.queue(&rig, "q", durable());
+    assert!(may_publish(&mut c, &rig, "", "q") && c.take(&rig, "q").is_some());
+}
+
+#[test]
+fn topics_ask_for_their_exchange_and_names_lead_around_no_rule() {
+    let permissions = [["u", "/", ".*", ".*", ".*"], ["v", "/", ".*", "^q", "^q"], ["w", "/", ".*", ".*", ".*"]];
+    let rules = [["u", "readwrite", "mine/#"], ["v", "readwrite", "#"], ["w", "read", "#"]];
+    let rig = Rig::with(SimStorage::new(7), with(&permissions, &rules));
+    let publish_topic = |c: &mut Client, key: &str| {
+        c.put_with("", key, "m", |head| (head.topic, head.separator) = (true, b'/'));
+        c.submit(&rig);
+        !c.all(&rig).iter().any(|g| matches!(g, Got::Refused(..)))
+    };
+    let subscribe = |c: &mut Client, pattern: &str| {
+        let (owner, session) = (OwnerIx(2), SessionName::new("s"));
+        let attach = Attach {
+            owner,
+            session,
+            consumer: ConsumerIx(9),
+            group: GroupIx(9),
+            clean: true,
+            expiry: Expiry::WithConnection,
+            parting: None,
+        };
+        c.ok(&rig, Control::Attach(attach));
+        let filter = Filter { pattern: pattern.into(), separator: b'/' };
+        let retained = RetainedOn::Never;
+        c.ask(
+            &rig,
+            Control::Subscribe(Subscribe {
+                owner,
+                filter,
+                share: None,
+                level: 0,
+                identifier: 0,
+                no_local: false,
+                as_published: false,
+                retained,
+            }),
+        )
+        .is_ok()
+    };
+    let mut u = as_user(&rig, "u");
+    assert!(publish_topic(&mut u, "mine/1") && !publish_topic(&mut u, "yours/1"));
+    // The same by names: a key over dots, further keys, a binding.
+    assert!(may_publish(&mut u, &rig, "amq.topic", "mine.1") && !may_publish(&mut u, &rig, "amq.topic", "yours.1"));
+    let keys = u.turn.intern_keys([&b"yours.1"[..]]);
+    u.put_with("amq.topic", "mine.1", "m", |head| head.keys = keys);
+    u.submit(&rig);
+    assert!(u.all(&rig).iter().any(|g| matches!(g, Got::Refused(..))));
+    u.queue(&rig, "q", durable());
+    let bind = |key: &str| Control::Bind(binding("amq.topic", Destination::Queue("q".into()), key, b""));
+    assert_eq!(refused(&mut u, &rig, bind("mine.*.x")), None);
+    assert!(refused(&mut u, &rig, bind("#")).is_some() && refused(&mut u, &rig, bind("mine/x.#")).is_some());
+    assert!(subscribe(&mut u, "mine/+") && !subscribe(&mut u, "yours/+"));
+    // Rules allow everything, permissions nothing of the topic space.
+    let mut v = as_user(&rig, "v");
+    assert!(!publish_topic(&mut v, "mine/1") && !subscribe(&mut v, "mine/1"));
+    let mut w = as_user(&rig, "w");
+    assert!(!publish_topic(&mut w, "x") && subscribe(&mut w, "x"));
+}
