@@ -272,6 +272,11 @@ impl Core {
         self.0.log.close()
     }
 
+    /// Retained messages of a virtual host, for metrics and tests.
+    pub fn retained(&self, vhost: &str) -> usize {
+        self.0.vhosts.get(vhost).map_or(0, |vhost| vhost.retained.len())
+    }
+
     /// Bytes of messages that are in memory, for metrics and tests.
     pub fn memory_held(&self) -> u64 {
         self.0.memory.held()

@@ -12,6 +12,7 @@ mod exchange;
 mod link;
 mod outbox;
 mod queue;
+mod retained_expiry;
 mod route;
 pub mod routing;
 mod session;

@@ -298,6 +298,7 @@ impl Shared {
             drop(state);
             self.watch_expiry(&queue);
         }
+        self.timers.add(now + crate::retained_expiry::LOOK_MS, Timer::Retained);
         if self.config.sys_interval_secs > 0 {
             self.timers.add(now, Timer::Sys);
         }
@@ -399,6 +400,10 @@ impl Shared {
             Timer::Sys => {
                 self.publish_sys();
                 self.timers.add(self.now_ms() + self.config.sys_interval_secs * 1000, Timer::Sys);
+            }
+            Timer::Retained => {
+                let wait = if self.expire_retained() { 1 } else { crate::retained_expiry::LOOK_MS };
+                self.timers.add(self.now_ms() + wait, Timer::Retained);
             }
             Timer::Memory => self.look_at_memory(),
             Timer::Heads { queue } => self.expire_heads(queue),

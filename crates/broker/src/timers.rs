@@ -24,6 +24,8 @@ pub(crate) enum Timer {
     },
     /// Look whether publishers that wait for memory may go on.
     Memory,
+    /// Remove retained messages that have expired.
+    Retained,
     /// Update what the broker says of itself.
     Sys,
     /// Look for expired messages at the heads of queues whose second has come.

@@ -49,6 +49,7 @@ pub(crate) struct Vhost {
     /// Connections that are in here.
     pub links: DashMap<u64, Arc<Outbox>, RandomState>,
     deleted: AtomicBool,
+    pub expiring: crate::retained_expiry::Expiring,
     stripes: Vec<Mutex<()>>,
 }
 
@@ -70,6 +71,7 @@ impl Vhost {
             retained: routing::Retained::default(),
             links: DashMap::default(),
             deleted: AtomicBool::new(false),
+            expiring: Default::default(),
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
         })
     }

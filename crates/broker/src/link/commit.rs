@@ -14,8 +14,9 @@
 //! connection since before the slot was reserved, so nobody else's record about it can come between.
 
 use super::control::{done, Answer};
-use super::publish::{prepare, Bundle, Retains, RouteRun};
+use super::publish::{Retains, RouteRun};
 use super::scope::Transaction;
+use super::stage::{prepare, Bundle};
 use super::Link;
 use crate::core::{Counters, Job, Shared};
 use crate::dead_letter::How;

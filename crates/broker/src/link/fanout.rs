@@ -9,7 +9,8 @@
 //! every queue; if it goes away, it finishes the rest itself. Recovery takes back what has no last part. No checkpoint begins while a fan-out
 //! is half made: its references before the checkpoint could not be taken back.
 
-use super::publish::{part_record, targets_of, Append, Bundle, PartOf, Rejected, RouteRun, Target, Written, REFERENCES_MAX, VOLUME};
+use super::publish::RouteRun;
+use super::stage::{part_record, targets_of, Append, Bundle, PartOf, Rejected, Target, Written, REFERENCES_MAX, VOLUME};
 use super::Link;
 use crate::core::{Job, Shared};
 use crate::dead_letter::How;

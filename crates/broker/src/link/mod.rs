@@ -17,12 +17,14 @@ mod publish;
 mod queues;
 mod scope;
 mod segment;
+mod stage;
 mod stop;
 
 pub(crate) use attach::{add_consumer, consumer_of};
 pub(crate) use commit::{Commit, Hidden};
 pub(crate) use fanout::{FanOut, Fans};
-pub(crate) use publish::{append_one, copy_out, one_run, store_retained, targets_of, write_records, Bundle, RouteRun, Target, NO_SEQ};
+pub(crate) use publish::{copy_out, store_retained, RouteRun};
+pub(crate) use stage::{append_one, one_run, targets_of, write_records, Bundle, Target, NO_SEQ};
 
 use crate::auth::{LoginState, Principal};
 use crate::core::{Counters, Shared};

@@ -425,6 +425,7 @@ impl Recovery {
             Some(id) => {
                 let topic = crate::routing::Encoded::of_name(&name);
                 let message = Arc::new(own);
+                vhost.expiring.note(&message);
                 vhost.retained.restore(id, topic, crate::vhost::RetainedMessage { message, durable: true });
             }
             None => crate::link::store_retained(&vhost, &name, &own, 0, true),

@@ -194,3 +194,27 @@ fn a_writer_races_with_subscribers_and_the_last_value_is_the_newest() {
         node.core.close().expect("a clean stop");
     }
 }
+
+#[test]
+fn one_that_expires_is_removed_though_nobody_asks_and_stays_removed() {
+    let node = Node::new();
+    let mut p = Client::transient(&node, "p");
+    for n in 0..10 {
+        p.publish_msg(msg(&format!("r/{n}"), "x", 1).retained().expires(if n < 7 { 30 } else { 300 }));
+    }
+    // Replaced by one that lives longer: the first one's time says nothing of it.
+    p.publish_msg(msg("r/0", "y", 1).retained());
+    assert_eq!(node.core.retained("/"), 10);
+    node.pass_secs(29);
+    assert_eq!(node.core.retained("/"), 10);
+    node.pass_secs(3);
+    assert_eq!(node.core.retained("/"), 4);
+    drop(p);
+    let node = node.restart();
+    assert_eq!(node.core.retained("/"), 4);
+    node.pass_secs(300);
+    assert_eq!(node.core.retained("/"), 1, "also those that came back from the log");
+    let mut c = Client::attach(&node, "c");
+    c.subscribe("r/#", 1);
+    assert_eq!(bodies(&c.take()), ["y"]);
+}
