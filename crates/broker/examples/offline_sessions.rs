@@ -1,0 +1,122 @@
+//! What many offline sessions with some messages each weigh, and how long a restart takes: the core on a real directory, without protocol and
+//! sockets. `cargo run --release -p broker --example offline_sessions -- [sessions] [messages] [bytes]`
+
+use broker::Core;
+use broker_api::*;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+fn main() {
+    let mut args = std::env::args().skip(1).map(|a| a.parse::<u64>().expect("a number"));
+    let (sessions, messages, bytes) = (args.next().unwrap_or(100_000), args.next().unwrap_or(100), args.next().unwrap_or(100));
+    let dir = tempfile::tempdir().expect("a directory");
+    let core = open(dir.path());
+    say("start", &core, Instant::now());
+    let begun = Instant::now();
+    (0..sessions).for_each(|n| offline(&core, n));
+    say("sessions made", &core, begun);
+    let begun = Instant::now();
+    fill(&core, sessions, messages, bytes);
+    say("filled", &core, begun);
+    let begun = Instant::now();
+    let before = core.journal_stats().checkpoints;
+    while core.journal_stats().checkpoints < before + 2 && begun.elapsed() < Duration::from_secs(90) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    say("two checkpoints later", &core, begun);
+    core.close().expect("closes");
+    drop(core);
+    // The threads of a core let go of its directory when they notice.
+    std::thread::sleep(Duration::from_secs(2));
+    let begun = Instant::now();
+    let core = open(dir.path());
+    say("restarted", &core, begun);
+    let depth = core.session_depth("/", &format!("s{}", sessions / 2));
+    println!("a session in the middle holds {depth:?}");
+}
+
+fn open(dir: &std::path::Path) -> Core {
+    let storage = Arc::new(journal::storage::DirStorage::new(dir).expect("the directory"));
+    let config = broker::Config { sys_interval_secs: 0, ..Default::default() };
+    Core::open(storage, journal::Config::default(), config, Box::new(|_| {})).expect("it opens")
+}
+
+fn say(what: &str, core: &Core, since: Instant) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let of = |name: &str| {
+        status.lines().find(|l| l.starts_with(name)).and_then(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let (rss, peak, held) = (of("VmRSS:") / 1024, of("VmHWM:") / 1024, core.memory_held() >> 20);
+    let stats = core.journal_stats();
+    println!(
+        "{what:24} {:8.2} s  resident {rss} MiB, at the most {peak} MiB, messages in memory {held} MiB, checkpoints {}, objects {}",
+        since.elapsed().as_secs_f64(),
+        stats.checkpoints,
+        stats.objects
+    );
+}
+
+fn connect(core: &Core) -> Box<dyn CoreSession> {
+    let info = ConnectionInfo { peer: Peer::Unix, protocol: "example", vhost: VhostName::new("/"), allow_anonymous: true };
+    let mut session = core.connect(info).expect("a connection");
+    let mut turn = Turn::default();
+    turn.control(Token(1), Control::Login(Login { vhost: None, step: LoginStep::Anonymous }));
+    session.submit(&mut turn);
+    hear(&mut *session, |event| matches!(event, Event::Reply(..)));
+    session
+}
+
+fn hear(session: &mut dyn CoreSession, mut wanted: impl FnMut(&Event) -> bool) {
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        if session.poll_events(&mut cx).is_pending() {
+            std::thread::sleep(Duration::from_micros(50));
+            continue;
+        }
+        let mut batch = EventBatch::default();
+        session.swap(&mut batch);
+        session.written(usize::MAX);
+        if batch.events.iter().any(&mut wanted) {
+            return;
+        }
+    }
+}
+
+/// Attaches, subscribes and leaves, without waiting for the disk.
+fn offline(core: &Core, n: u64) {
+    let mut session = connect(core);
+    let mut turn = Turn::default();
+    let owner = OwnerIx(1);
+    let name = SessionName::new(&format!("s{n}"));
+    let (consumer, group) = (ConsumerIx(1), GroupIx(1));
+    let attach = Attach { owner, session: name, consumer, group, clean: false, expiry: Expiry::Never, parting: None };
+    turn.control(Token(2), Control::Attach(attach));
+    let filter = Filter { pattern: format!("t/{n}").into(), separator: b'/' };
+    let retained = RetainedOn::Never;
+    let subscribe = Subscribe { owner, filter, share: None, level: 1, identifier: 0, no_local: false, as_published: false, retained };
+    turn.control(Token(3), Control::Subscribe(subscribe));
+    session.submit(&mut turn);
+    session.disconnect();
+}
+
+fn fill(core: &Core, sessions: u64, messages: u64, bytes: u64) {
+    let mut session = connect(core);
+    let body = vec![7u8; bytes as usize];
+    let mut serial = 0;
+    for number in 0..messages * sessions / 100 {
+        let mut turn = Turn::default();
+        for n in 0..100 {
+            let key = turn.intern(format!("t/{}", (number * 100 + n) % sessions).as_bytes());
+            let body = turn.intern(&body);
+            let flags = HEAD_DURABLE | HEAD_CONFIRM;
+            turn.publish(Head { key, body, flags, level: 1, separator: b'/', topic: true, ..Head::default() });
+            serial += 1;
+        }
+        session.submit(&mut turn);
+        // A window of some thousand, as clients have.
+        if number % 50 == 49 {
+            hear(&mut *session, |event| matches!(event, Event::Done { through } if through.0 >= serial));
+        }
+    }
+}
