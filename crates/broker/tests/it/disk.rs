@@ -140,11 +140,22 @@ fn a_disk_that_fails_is_lost_and_nothing_is_confirmed_after() {
 #[test]
 fn a_real_directory() {
     let dir = tempfile::tempdir().expect("a directory");
-    let open = || {
+    let try_open = || {
         let storage = std::sync::Arc::new(journal::storage::DirStorage::new(dir.path()).expect("the directory"));
         let config = journal::Config { segment_bytes: 1 << 20, ..journal::Config::default() };
-        let core = broker::Core::open(storage, config, broker::Config { sys_interval_secs: 1, ..Default::default() }, Box::new(|_| {}));
-        Node { core: core.expect("it opens"), steps: None, setup: Setup::new(), failed: Default::default() }
+        broker::Core::open(storage, config, broker::Config { sys_interval_secs: 1, ..Default::default() }, Box::new(|_| {}))
+    };
+    let open = || {
+        let until = std::time::Instant::now() + PATIENCE;
+        loop {
+            match try_open() {
+                // A thread of the core before has not noticed yet that it is gone.
+                Err(broker::CoreError::Journal(journal::OpenError::Locked { .. })) if std::time::Instant::now() < until => {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                core => break Node { core: core.expect("it opens"), steps: None, setup: Setup::new(), failed: Default::default() },
+            }
+        }
     };
     let node = open();
     let mut c = Client::attach(&node, "c");
