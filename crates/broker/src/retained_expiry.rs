@@ -78,7 +78,6 @@ impl Shared {
             let mut gone = *head;
             gone.body = Span::EMPTY;
             push_retain(&mut records, vhost.id, message, &gone);
-            self.checkpoint.retained(vhost);
             slot.fill(Filled { records, ..Filled::default() });
         }
     }
