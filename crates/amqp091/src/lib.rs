@@ -1,5 +1,24 @@
 //! AMQP 0-9-1 with the extensions of RabbitMQ, and with its habits.
 //!
 //! * [`codec`]: bytes to frames, methods and contents and back, pure.
+//! * [`Amqp`] is what the gateway is given: a recogniser, and a session for each connection.
+//! * `session`: the conversation with one client, a file for each concern.
+//! * `mapping`, `arguments`: what a message and a queue are here, and what they are to the core.
+//! * `error`: the table from the core's refusals to codes and texts.
+//! * [`Headers`]: how exchanges read headers and arguments of this protocol.
 
 pub mod codec;
+
+mod arguments;
+mod config;
+mod error;
+mod headers;
+mod mapping;
+mod protocol;
+mod session;
+
+pub use config::{Config, ConfigError};
+pub use error::Code;
+pub use headers::Headers;
+pub use mapping::{Views, FORMAT};
+pub use protocol::Amqp;

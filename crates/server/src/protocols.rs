@@ -3,7 +3,7 @@
 use crate::config::file;
 use crate::config::Settings;
 use anyhow::{Context, Result};
-use broker_api::Protocol;
+use broker_api::{HeaderView, Protocol};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,13 @@ pub fn all(settings: &Settings) -> Result<List> {
     let config = mqtt_config(&settings.mqtt);
     config.check().context("in [mqtt]")?;
     let mqtt: Arc<dyn Protocol> = mqtt::Mqtt::new(config);
-    Ok(List(vec![("mqtt", mqtt.clone()), ("unix", mqtt)]))
+    let amqp: Arc<dyn Protocol> = amqp091::Amqp::new(amqp091::Config::default(), header_views());
+    Ok(List(vec![("mqtt", mqtt.clone()), ("unix", mqtt), ("amqp", amqp)]))
+}
+
+/// How the headers of each protocol's messages are read by exchanges and by the other protocols.
+pub fn header_views() -> Vec<(u8, Arc<dyn HeaderView>)> {
+    vec![(amqp091::FORMAT, Arc::new(amqp091::Headers))]
 }
 
 impl List {

@@ -108,6 +108,7 @@ fn broker_config(file: &file::Broker, auth: auth::Config) -> broker::Config {
     let default = broker::Config::default();
     broker::Config {
         auth,
+        header_views: crate::protocols::header_views(),
         session_queue_messages: file.session_queue_messages.map_or(default.session_queue_messages, |n| n.0),
         session_queue_bytes: file.session_queue_bytes.map_or(default.session_queue_bytes, |n| n.0),
         transaction_bytes: file.transaction_bytes.map_or(default.transaction_bytes, |n| n.0 as usize),

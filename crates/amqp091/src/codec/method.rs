@@ -99,6 +99,36 @@ macro_rules! sample {
     };
 }
 
+macro_rules! show {
+    ($o:ident, table, $v:expr) => {
+        super::show::put_table($o, *$v)
+    };
+    ($o:ident, short, $v:expr) => {
+        super::show::put_text($o, $v)
+    };
+    ($o:ident, long, $v:expr) => {
+        super::show::put_text($o, $v)
+    };
+    ($o:ident, $number:ident, $v:expr) => {
+        $o.push_str(&$v.to_string())
+    };
+}
+
+macro_rules! from_words {
+    ($w:ident, $name:expr, table) => {
+        $w.table($name)
+    };
+    ($w:ident, $name:expr, short) => {
+        $w.text($name)
+    };
+    ($w:ident, $name:expr, long) => {
+        $w.text($name)
+    };
+    ($w:ident, $name:expr, $number:ident) => {
+        $w.number($name) as $number
+    };
+}
+
 macro_rules! methods {
     ($( $class:literal . $id:literal $name:ident = $text:literal {
         $( @ $reserved:ident; )?
@@ -149,6 +179,34 @@ macro_rules! methods {
                     $( $( $bit: s.number() & 1 == 1, )* )?
                     $( $last: sample!(s, $last_kind), )*
                 }, )*]
+            }
+
+            /// Made of words, for tests; `None` where there is no such method.
+            #[doc(hidden)]
+            pub fn from_words(name: &str, w: &dyn super::show::Words<'a>) -> Option<Method<'a>> {
+                let _ = w;
+                Some(match name {
+                    $( $text => Method::$name {
+                        $( $field: from_words!(w, stringify!($field), $kind), )*
+                        $( $( $bit: w.number(stringify!($bit)) != 0, )* )?
+                        $( $last: from_words!(w, stringify!($last), $last_kind), )*
+                    }, )*
+                    _ => return None,
+                })
+            }
+
+            /// In words, for logs and tests: `basic.ack delivery_tag=3 multiple`.
+            pub fn show(&self) -> String {
+                let mut text = self.name().to_owned();
+                let out = &mut text;
+                match self {
+                    $( Method::$name { $( $field, )* $( $( $bit, )* )? $( $last, )* } => {
+                        $( out.push_str(concat!(" ", stringify!($field), "=")); show!(out, $kind, $field); )*
+                        $( $( if *$bit { out.push_str(concat!(" ", stringify!($bit))); } )* )?
+                        $( out.push_str(concat!(" ", stringify!($last), "=")); show!(out, $last_kind, $last); )*
+                    } )*
+                }
+                text
             }
 
             pub fn put_payload(&self, out: &mut Vec<u8>) {

@@ -1,6 +1,7 @@
 //! Bytes to frames, methods and contents and back; pure. "Not enough bytes yet" is an answer, everything else that is wrong an error.
 
 pub mod fuzz;
+pub mod show;
 pub mod table;
 pub mod wire;
 

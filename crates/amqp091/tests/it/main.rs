@@ -2,3 +2,6 @@
 
 mod codec;
 mod oracle;
+mod rig;
+mod transcripts;
+mod words;

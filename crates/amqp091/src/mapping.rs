@@ -1,0 +1,249 @@
+//! AMQP's words on one side, the core's on the other: where a message goes, what it says of itself to a consumer, and what dead-lettering and
+//! other protocols made of it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use broker_api::{Batch, Death, Delivery, Head, HeaderView, Moved, Value, HEAD_DURABLE};
+
+use crate::codec::{ArrayWriter, Field, Properties, Table, TableWriter};
+
+/// `Head::format` of messages published here: `origin` is the property flags and values of the content header.
+pub const FORMAT: u8 = 3;
+
+pub(crate) const SEPARATOR: u8 = b'.';
+const TOPIC_EXCHANGE: &[u8] = b"amq.topic";
+
+/// How other protocols' headers are read, by format.
+pub type Views = Vec<(u8, Arc<dyn HeaderView>)>;
+
+/// Exchange and routing key as a consumer is told them.
+#[inline]
+pub(crate) fn address<'a>(batch: &'a Batch, head: &Head, delivery: &'a Delivery) -> (&'a [u8], Cow<'a, [u8]>) {
+    let (exchange, key) = (delivery.exchange(batch), delivery.key(batch));
+    let exchange = if head.topic && exchange.is_empty() && delivery.moved().is_none() { TOPIC_EXCHANGE } else { exchange };
+    if head.separator == SEPARATOR || delivery.moved().is_some_and(|moved| moved.key_replaced) {
+        return (exchange, Cow::Borrowed(key));
+    }
+    (exchange, Cow::Owned(foreign_key(key, head.separator)))
+}
+
+/// Segments keep their borders; a dot inside one is escaped.
+pub(crate) fn foreign_key(key: &[u8], separator: u8) -> Vec<u8> {
+    let mut out = Vec::with_capacity(key.len());
+    for &byte in key {
+        match byte {
+            byte if byte == separator => out.push(SEPARATOR),
+            SEPARATOR => out.extend_from_slice(b"%2E"),
+            byte => out.push(byte),
+        }
+    }
+    out
+}
+
+/// Flags and values of a message that was published here.
+#[inline]
+pub(crate) fn own_properties<'a>(batch: &'a Batch, head: &Head) -> &'a [u8] {
+    batch.bytes(head.origin)
+}
+
+/// Flags and values of a content header that cannot be passed on as they came.
+pub(crate) fn properties(batch: &Batch, head: &Head, moved: Option<&Moved>, now_ms: u64, views: &Views) -> Vec<u8> {
+    let origin = batch.bytes(head.origin);
+    let own = if head.format == FORMAT { Properties::parse(origin).ok() } else { None };
+    let mut headers = TableWriter::default();
+    let mut properties = match own {
+        Some(own) => {
+            if let Some(table) = own.headers {
+                copy_headers(table, moved, &mut headers);
+            }
+            own
+        }
+        None => foreign(head, origin, views, &mut headers),
+    };
+    let left;
+    if let Some(moved) = moved {
+        // Or it would expire again where it now is.
+        properties.expiration = None;
+        put_deaths(moved, &further_keys(own.and_then(|own| own.headers)), &mut headers);
+    } else if own.is_none() && head.expires_ms != 0 {
+        left = head.expires_ms.saturating_sub(now_ms).to_string();
+        properties.expiration = Some(left.as_bytes());
+    }
+    properties.headers = (!headers.is_empty()).then(|| headers.as_table());
+    let mut out = Vec::new();
+    properties.put(&mut out);
+    out
+}
+
+/// RabbitMQ says delivery mode 2 for what its publisher wanted kept (QoS 1 and above), 1 otherwise.
+fn foreign<'a>(head: &Head, origin: &[u8], views: &Views, headers: &mut TableWriter) -> Properties<'a> {
+    if let Some((_, view)) = views.iter().find(|(format, _)| *format == head.format) {
+        view.headers(origin, &mut |name, value| put_value(headers, name, &value));
+    }
+    Properties { delivery_mode: Some(if head.has(HEAD_DURABLE) { 2 } else { 1 }), ..Properties::default() }
+}
+
+fn put_value(headers: &mut TableWriter, name: &[u8], value: &Value<'_>) {
+    let field = match value {
+        Value::Void => Field::Void,
+        Value::Bool(value) => Field::Bool(*value),
+        Value::Int(value) => Field::I64(*value),
+        Value::Uint(value) => Field::F64(*value as f64),
+        Value::Float(value) => Field::F64(*value),
+        Value::Bytes(bytes) => Field::LongStr(bytes),
+        Value::Timestamp(secs) => Field::Timestamp(*secs),
+        // Another protocol's encoding.
+        Value::Encoded(_) => return,
+    };
+    headers.put(name, &field);
+}
+
+const DEATH_HEADERS: [&[u8]; 7] = [
+    b"x-death",
+    b"x-first-death-queue",
+    b"x-first-death-reason",
+    b"x-first-death-exchange",
+    b"x-last-death-queue",
+    b"x-last-death-reason",
+    b"x-last-death-exchange",
+];
+
+/// Without what dead-lettering writes itself, without BCC, and without CC where a dead-letter key took the keys' place.
+fn copy_headers(table: Table<'_>, moved: Option<&Moved>, headers: &mut TableWriter) {
+    for (name, field) in table.iter() {
+        let dropped = name == b"BCC" || moved.is_some_and(|moved| DEATH_HEADERS.contains(&name) || moved.key_replaced && name == b"CC");
+        if !dropped {
+            headers.put(name, &field);
+        }
+    }
+}
+
+/// The keys of a CC header.
+fn further_keys(headers: Option<Table<'_>>) -> Vec<&[u8]> {
+    match headers.and_then(|headers| headers.get("CC")) {
+        Some(Field::Array(keys)) => keys.iter().filter_map(|key| key.text()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn put_deaths(moved: &Moved, further: &[&[u8]], headers: &mut TableWriter) {
+    let mut deaths = ArrayWriter::default();
+    let first_key = moved.deaths.last().map(|death| &death.key);
+    for death in &moved.deaths {
+        // The message had its further keys as long as it had its first.
+        let further = if Some(&death.key) == first_key { further } else { &[] };
+        deaths.table(&death_table(death, further));
+    }
+    headers.array("x-death", &deaths);
+    let (queue, reason, exchange) = &moved.first;
+    headers.text("x-first-death-exchange", exchange).text("x-first-death-queue", queue).text("x-first-death-reason", reason.as_str());
+    if let Some(last) = moved.deaths.first() {
+        headers.text("x-last-death-exchange", &last.exchange);
+        headers.text("x-last-death-queue", &last.queue).text("x-last-death-reason", last.reason.as_str());
+    }
+}
+
+fn death_table(death: &Death, further: &[&[u8]]) -> TableWriter {
+    let mut keys = ArrayWriter::default();
+    keys.put(&Field::LongStr(&death.key));
+    further.iter().for_each(|key| {
+        keys.put(&Field::LongStr(key));
+    });
+    let mut table = TableWriter::default();
+    table
+        .put(b"count", &Field::I64(i64::try_from(death.count).unwrap_or(i64::MAX)))
+        .text("reason", death.reason.as_str())
+        .text("queue", &death.queue)
+        .timestamp("time", death.time_ms / 1000)
+        .text("exchange", &death.exchange)
+        .array("routing-keys", &keys);
+    if let Some(expiration) = death.expiration_ms {
+        table.text("original-expiration", &expiration.to_string());
+    }
+    table
+}
+
+/// The `expiration` of a message in milliseconds, with the reasons for which RabbitMQ refuses one.
+pub(crate) fn expiration(text: &[u8]) -> Result<u64, String> {
+    let shown = || String::from_utf8_lossy(text);
+    let digits = text.iter().skip(usize::from(matches!(text.first(), Some(b'-' | b'+')))).take_while(|byte| byte.is_ascii_digit()).count();
+    let len = digits + usize::from(matches!(text.first(), Some(b'-' | b'+')));
+    let why = if digits == 0 {
+        "no_integer".to_owned()
+    } else if len < text.len() {
+        format!("{{leftover_string,\"{}\"}}", String::from_utf8_lossy(&text[len..]))
+    } else {
+        let number = std::str::from_utf8(text).ok().and_then(|text| text.parse::<i128>().ok()).unwrap_or(i128::MAX);
+        match u64::try_from(number) {
+            Ok(number) if number <= u64::from(u32::MAX) => return Ok(number),
+            Ok(number) => format!("{{value_too_big,{number}}}"),
+            Err(_) if number < 0 => format!("{{value_negative,{number}}}"),
+            Err(_) => "value_too_big".to_owned(),
+        }
+    };
+    Err(format!("invalid expiration '{}': {why}", shown()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use broker_api::DeathReason;
+
+    #[test]
+    fn expirations_are_read_as_rabbitmq_reads_them() {
+        let refused = |text: &str| expiration(text.as_bytes()).unwrap_err();
+        assert_eq!(expiration(b"60000"), Ok(60_000));
+        assert_eq!(expiration(b"0"), Ok(0));
+        assert_eq!(refused("abc"), "invalid expiration 'abc': no_integer");
+        assert_eq!(refused(""), "invalid expiration '': no_integer");
+        assert_eq!(refused("10x"), "invalid expiration '10x': {leftover_string,\"x\"}");
+        assert_eq!(refused("-1"), "invalid expiration '-1': {value_negative,-1}");
+        assert_eq!(refused("99999999999999999999999"), "invalid expiration '99999999999999999999999': value_too_big");
+    }
+
+    #[test]
+    fn keys_of_other_protocols_keep_their_segments() {
+        assert_eq!(foreign_key(b"a/b.c/d", b'/'), b"a.b%2Ec.d");
+    }
+
+    #[test]
+    fn a_dead_lettered_message_tells_its_story() {
+        let mut headers = TableWriter::default();
+        let mut cc = ArrayWriter::default();
+        cc.put(&Field::LongStr(b"cc1"));
+        headers.text("mine", "kept").array("CC", &cc).array("BCC", &cc).text("x-death", "forged");
+        let properties = Properties { headers: Some(headers.as_table()), expiration: Some(b"1"), ..Properties::default() };
+        let mut origin = Vec::new();
+        properties.put(&mut origin);
+        let block = [b"g.src".as_slice(), &origin].concat();
+        let span = |from: usize, len: usize| broker_api::Span::block(from, len);
+        let head = Head { key: span(0, 5), origin: span(5, origin.len()), format: FORMAT, separator: b'.', ..Head::default() };
+        let batch = Batch { block: block.into(), heads: vec![head], ..Batch::default() };
+        let death = Death {
+            queue: "g.src".into(),
+            reason: DeathReason::Expired,
+            count: 1,
+            time_ms: 7_500,
+            exchange: "".into(),
+            key: b"g.src".as_slice().into(),
+            expiration_ms: Some(1),
+        };
+        let first = ("g.src".into(), DeathReason::Expired, "".into());
+        let moved = Moved { exchange: "g.dlx".into(), key: b"g.src".as_slice().into(), key_replaced: false, deaths: vec![death], first };
+        let written = super::properties(&batch, &head, Some(&moved), 0, &Views::new());
+        let read = Properties::parse(&written).unwrap();
+        assert_eq!(read.expiration, None);
+        let headers = read.headers.unwrap();
+        assert_eq!(headers.get("mine"), Some(Field::LongStr(b"kept")));
+        assert!(headers.get("CC").is_some() && headers.get("BCC").is_none());
+        assert_eq!(headers.get("x-first-death-reason"), Some(Field::LongStr(b"expired")));
+        let Some(Field::Array(deaths)) = headers.get("x-death") else { panic!("no x-death") };
+        let Some(Field::Table(death)) = deaths.iter().next() else { panic!("no death") };
+        assert_eq!(death.get("count"), Some(Field::I64(1)));
+        assert_eq!(death.get("time"), Some(Field::Timestamp(7)));
+        assert_eq!(death.get("original-expiration"), Some(Field::LongStr(b"1")));
+        let Some(Field::Array(keys)) = death.get("routing-keys") else { panic!("no keys") };
+        assert_eq!(keys.iter().filter_map(|key| key.text()).collect::<Vec<_>>(), [&b"g.src"[..], b"cc1"]);
+    }
+}

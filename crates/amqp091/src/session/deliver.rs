@@ -1,0 +1,301 @@
+//! Consumers, and messages on their way to the client.
+
+use std::sync::Arc;
+
+use broker_api::{
+    Batch, Consume, ConsumerIx, Control, Declare, Delivery, GroupIx, Head, Mode, Out, OwnerIx, QueueId, QueueName, QueueSpec, Take,
+    DELIVERY_REDELIVERED,
+};
+
+use super::channel::At;
+use super::queues::made_up_name;
+use super::requests::{Asked, Request, Taken};
+use super::settle::Unsettled;
+use super::{next, Handled, Session, Step};
+use crate::codec::{put_body_frames, put_content_head, put_deliver, put_frame_head, Method, FRAME_BODY, FRAME_END, FRAME_OVERHEAD};
+use crate::error::Code;
+use crate::mapping::{self, FORMAT};
+
+/// The queue that stands for whoever consumes from it (RabbitMQ's direct reply-to).
+pub(super) const REPLY_TO: &[u8] = b"amq.rabbitmq.reply-to";
+
+pub(super) struct Consumer {
+    channel: u16,
+    /// With its length before it, as deliveries carry it.
+    tag: Box<[u8]>,
+    queue: QueueName,
+    no_ack: bool,
+    exclusive: bool,
+    priority: i32,
+    /// It has a prefetch of its own, so that acknowledgements give it credit.
+    pub(super) limited: bool,
+    prefetch: u16,
+    pub(super) owed: u32,
+}
+
+impl Session {
+    pub(super) fn consume(&mut self, at: At, method: Method<'_>, step: &mut Step<'_>) -> Handled {
+        let Method::BasicConsume { queue, consumer_tag, no_ack, exclusive, nowait, arguments, .. } = method else { return Ok(()) };
+        let tag: Box<[u8]> = match consumer_tag {
+            b"" => made_up_name("amq.ctag-").into_bytes().into(),
+            tag => tag.into(),
+        };
+        let Some(channel) = self.live(at.channel, at.owner) else { return Ok(()) };
+        if channel.consumers.contains_key(&tag) {
+            let tag = String::from_utf8_lossy(&tag);
+            return Err(at.failed(Code::NotAllowed, format!("attempt to reuse consumer tag '{tag}'")));
+        }
+        if queue == REPLY_TO {
+            return self.consume_replies(at, tag, no_ack, nowait, step);
+        }
+        let queue = QueueName::new(&self.queue_or_last(at, queue)?);
+        let priority = match arguments.get("x-priority") {
+            None => 0,
+            Some(field) => match field.integer() {
+                Some(priority) => priority.clamp(i32::MIN.into(), i32::MAX.into()) as i32,
+                None => {
+                    let text = format!(
+                        "invalid arg 'x-priority' for queue '{queue}' in vhost '{}': {{unacceptable_type,{}}}",
+                        self.peer.vhost,
+                        field.type_name()
+                    );
+                    return Err(at.failed(Code::PreconditionFailed, text));
+                }
+            },
+        };
+        let prefetch = self.live(at.channel, at.owner).map_or(0, |channel| channel.prefetch);
+        let consumer = Consumer {
+            channel: at.channel,
+            tag: with_length(&tag),
+            queue,
+            no_ack,
+            exclusive,
+            priority,
+            limited: prefetch != 0 && !no_ack,
+            prefetch,
+            owed: 0,
+        };
+        self.start_consumer(at, tag, consumer, nowait, step);
+        Ok(())
+    }
+
+    fn start_consumer(&mut self, at: At, tag: Box<[u8]>, consumer: Consumer, nowait: bool, step: &mut Step<'_>) {
+        let ix = next(&mut self.numbers.consumer);
+        let credit = if consumer.limited { u32::from(consumer.prefetch) } else { u32::MAX };
+        let control = self.consume_control(at, ix, &consumer, credit);
+        if let Some(channel) = self.channel(at.channel) {
+            channel.consumers.insert(tag, ix);
+        }
+        self.consumers.insert(ix, consumer);
+        let token = self.command(control, step);
+        self.requests.push_back(Request::of_channel(token, at.channel, at.owner, at.method, Asked::Consume { consumer: ix, nowait }));
+    }
+
+    fn consume_control(&mut self, at: At, ix: u32, consumer: &Consumer, credit: u32) -> Control {
+        let group = self.channel(at.channel).and_then(|channel| channel.window.as_ref()).map(|window| GroupIx(window.group));
+        Control::Consume(Consume {
+            consumer: ConsumerIx(ix),
+            owner: OwnerIx(at.owner),
+            // Who does not acknowledge is not held back by a window.
+            group: group.filter(|_| !consumer.no_ack),
+            queue: consumer.queue.clone(),
+            credit,
+            mode: if consumer.no_ack { Mode::Settled } else { Mode::Lease },
+            exclusive: consumer.exclusive,
+            priority: consumer.priority,
+        })
+    }
+
+    /// A consumer that was there before its channel's window becomes another one in it; the client does not notice.
+    pub(super) fn move_consumer(&mut self, at: At, old: u32, step: &mut Step<'_>) {
+        let Some(mut consumer) = self.consumers.remove(&old) else { return };
+        if consumer.no_ack {
+            self.consumers.insert(old, consumer);
+            return;
+        }
+        let ix = next(&mut self.numbers.consumer);
+        let out = self.unsettled_of(at.channel, old);
+        consumer.owed = 0;
+        let credit = if consumer.limited { u32::from(consumer.prefetch).saturating_sub(out) } else { u32::MAX };
+        let start = self.consume_control(at, ix, &consumer, credit);
+        let stop = Control::Cancel { consumer: ConsumerIx(old) };
+        // The new one first, or an auto-delete queue would go; but nobody joins an exclusive one.
+        let both = if consumer.exclusive { [stop, start] } else { [start, stop] };
+        for control in both {
+            let token = self.command(control, step);
+            self.requests.push_back(Request::of_channel(token, at.channel, at.owner, at.method, Asked::Silent));
+        }
+        if let Some(channel) = self.channel(at.channel) {
+            channel.consumers.insert(consumer.tag[1..].into(), ix);
+            channel.unacked.rename(old, ix);
+        }
+        self.consumers.insert(ix, consumer);
+    }
+
+    /// Direct reply-to: a queue of this channel that goes with its consumer, and whose name is the reply address.
+    fn consume_replies(&mut self, at: At, tag: Box<[u8]>, no_ack: bool, nowait: bool, step: &mut Step<'_>) -> Handled {
+        if !no_ack {
+            return Err(at.failed(Code::PreconditionFailed, "reply consumer cannot acknowledge"));
+        }
+        let name = made_up_name("amq.rabbitmq.reply-to.");
+        let Some(channel) = self.live(at.channel, at.owner) else { return Ok(()) };
+        if channel.reply_to.is_some() {
+            return Err(at.failed(Code::PreconditionFailed, "reply consumer already set"));
+        }
+        channel.reply_to = Some((name.as_str().into(), tag.clone()));
+        let queue = QueueName::new(&name);
+        let spec = QueueSpec { exclusive: true, auto_delete: true, format: FORMAT, ..QueueSpec::default() };
+        let declare = Control::Declare(Declare::Queue { owner: OwnerIx(at.owner), name: queue.clone(), spec, passive: false });
+        let token = self.command(declare, step);
+        self.requests.push_back(Request::of_channel(token, at.channel, at.owner, at.method, Asked::Silent));
+        let consumer = Consumer {
+            channel: at.channel,
+            tag: with_length(&tag),
+            queue,
+            no_ack: true,
+            exclusive: true,
+            priority: 0,
+            limited: false,
+            prefetch: 0,
+            owed: 0,
+        };
+        self.start_consumer(at, tag, consumer, nowait, step);
+        Ok(())
+    }
+
+    pub(super) fn say_consume_ok(&mut self, channel: u16, consumer: u32, step: &mut Step<'_>) {
+        if let Some(consumer) = self.consumers.get(&consumer) {
+            step.say(channel, &Method::BasicConsumeOk { consumer_tag: &consumer.tag[1..] });
+        }
+    }
+
+    /// A consumer that is not there is no error, as in RabbitMQ.
+    pub(super) fn cancel(&mut self, at: At, tag: &[u8], nowait: bool, step: &mut Step<'_>) -> Handled {
+        let found = self.live(at.channel, at.owner).and_then(|channel| channel.consumers.get(tag).copied());
+        let tag: Box<[u8]> = tag.into();
+        match found {
+            Some(consumer) => {
+                let token = self.command(Control::Cancel { consumer: ConsumerIx(consumer) }, step);
+                let asked = Asked::Cancel { tag, consumer, nowait };
+                self.requests.push_back(Request::of_channel(token, at.channel, at.owner, at.method, asked));
+            }
+            None if nowait => {}
+            // Its answer waits behind the others: a cancel of this tag may be under way.
+            None => {
+                let token = self.command(Control::Cancel { consumer: ConsumerIx(0) }, step);
+                let asked = Asked::Cancel { tag, consumer: 0, nowait };
+                self.requests.push_back(Request::of_channel(token, at.channel, at.owner, at.method, asked));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn drop_consumer(&mut self, number: u16, ix: u32) {
+        let Some(consumer) = self.consumers.remove(&ix) else { return };
+        let Some(channel) = self.channel(number) else { return };
+        let tag = &consumer.tag[1..];
+        if channel.consumers.get(tag) == Some(&ix) {
+            channel.consumers.remove(tag);
+        }
+        if channel.reply_to.as_ref().is_some_and(|(_, reply_tag)| **reply_tag == *tag) {
+            channel.reply_to = None;
+        }
+    }
+
+    /// Its queue is gone (RabbitMQ's consumer cancel notification).
+    pub(super) fn consumer_ended(&mut self, ix: u32, step: &mut Step<'_>) {
+        let Some(consumer) = self.consumers.get(&ix) else { return };
+        let number = consumer.channel;
+        if self.peer.capabilities.cancel_notify {
+            step.say(number, &Method::BasicCancel { consumer_tag: &consumer.tag[1..], nowait: true });
+        }
+        self.drop_consumer(number, ix);
+    }
+
+    pub(super) fn get(&mut self, at: At, queue: &[u8], no_ack: bool, step: &mut Step<'_>) -> Handled {
+        let queue = QueueName::new(&self.queue_or_last(at, queue)?);
+        let token = self.command(Control::Take(Take { owner: at.owner_ix(), queue, max: 1, settled: no_ack }), step);
+        let asked = Asked::Get { no_ack, taken: None };
+        self.requests.push_back(Request::of_channel(token, at.channel, at.owner, at.method, asked));
+        Ok(())
+    }
+
+    pub(super) fn say_taken(&mut self, number: u16, owner: u32, no_ack: bool, taken: Taken, left: u32, step: &mut Step<'_>) {
+        let Taken { queue, batch, delivery } = taken;
+        let Some(head) = batch.heads.get(delivery.index as usize) else { return };
+        let Some(channel) = self.live(number, owner) else {
+            // It was taken for a channel that is gone; a lease has gone back with it.
+            return;
+        };
+        channel.last_tag += 1;
+        let delivery_tag = channel.last_tag;
+        if !no_ack {
+            channel.unacked.push(Unsettled { tag: delivery_tag, queue, seq: delivery.seq, consumer: 0 });
+        }
+        let redelivered = delivery.flags & DELIVERY_REDELIVERED != 0;
+        let (exchange, key) = mapping::address(&batch, head, &delivery);
+        let get_ok = Method::BasicGetOk { delivery_tag, redelivered, exchange, routing_key: &key, message_count: left };
+        step.say(number, &get_ok);
+        self.put_content(number, &batch, head, &delivery, step);
+    }
+
+    /// A run of deliveries to one consumer. What needs no acknowledgement the core has settled as it left.
+    pub(super) fn deliver(&mut self, to: u32, queue: QueueId, batch: &Arc<Batch>, run: &[Delivery], step: &mut Step<'_>) {
+        let Some(consumer) = self.consumers.get(&to) else { return };
+        let number = consumer.channel;
+        let Some(channel) = self.channels.get_mut(usize::from(number)).and_then(Option::as_deref_mut) else { return };
+        let (first_tag, no_ack) = (channel.last_tag + 1, consumer.no_ack);
+        for delivery in run {
+            channel.last_tag += 1;
+            if !no_ack {
+                channel.unacked.push(Unsettled { tag: channel.last_tag, queue, seq: delivery.seq, consumer: to });
+            }
+        }
+        for (tag, delivery) in (first_tag..).zip(run) {
+            let Some(head) = batch.heads.get(delivery.index as usize) else { continue };
+            let redelivered = delivery.flags & DELIVERY_REDELIVERED != 0;
+            let (exchange, key) = mapping::address(batch, head, delivery);
+            put_deliver(step.out.buffer(), number, &consumer.tag, tag, redelivered, exchange, &key);
+            self.put_content(number, batch, head, delivery, step);
+        }
+    }
+
+    #[inline]
+    fn put_content(&self, channel: u16, batch: &Batch, head: &Head, delivery: &Delivery, step: &mut Step<'_>) {
+        let body_size = head.body.len as usize;
+        match (head.format, delivery.moved()) {
+            (FORMAT, None) => {
+                put_content_head(step.out.buffer(), channel, body_size as u64, mapping::own_properties(batch, head));
+            }
+            (_, moved) => {
+                let properties = mapping::properties(batch, head, moved, step.now_ms, &self.amqp.views);
+                put_content_head(step.out.buffer(), channel, body_size as u64, &properties);
+            }
+        }
+        if body_size < Out::SHARE_FROM {
+            put_body_frames(step.out.buffer(), channel, batch.body(head), self.frame_max);
+        } else {
+            share_body(step.out, channel, batch, head, self.frame_max - FRAME_OVERHEAD);
+        }
+    }
+}
+
+/// A large body goes out from where it lies, in as many frames as it needs.
+fn share_body(out: &mut Out, channel: u16, batch: &Batch, head: &Head, most: usize) {
+    let body = batch.shared(head.body);
+    let mut at = 0;
+    while at < body.len() {
+        let end = (at + most).min(body.len());
+        put_frame_head(out.buffer(), FRAME_BODY, channel, (end - at) as u32);
+        out.share(body.slice(at..end));
+        out.buffer().push(FRAME_END);
+        at = end;
+    }
+}
+
+fn with_length(tag: &[u8]) -> Box<[u8]> {
+    let mut bytes = Vec::with_capacity(tag.len() + 1);
+    bytes.push(tag.len() as u8);
+    bytes.extend_from_slice(tag);
+    bytes.into()
+}

@@ -1,0 +1,260 @@
+//! basic.publish: the method, its header and its body are read where they lie. Only what is torn between reads, or comes in several body
+//! frames, is put together in buffers of its own.
+
+use broker_api::{Head, Span, HEAD_CONFIRM, HEAD_DURABLE, HEAD_MANDATORY};
+use bytes::Bytes;
+
+use super::{codec_failed, failed, Failed, Handled, Session, Step};
+use crate::codec::{frame_at, ContentHead, Field, Frame, Properties, Publish, PublishView, TableWriter, FRAME_BODY, FRAME_HEADER};
+use crate::error::{Code, MethodId};
+use crate::mapping::{self, FORMAT, SEPARATOR};
+
+use super::deliver::REPLY_TO;
+
+const PUBLISH: MethodId = (60, 40);
+const CLASS_BASIC: u16 = 60;
+/// Room that is made for a body on its header's word.
+const BODY_RESERVED: usize = 1 << 20;
+
+/// A publish whose content has not come whole.
+pub(super) struct Content {
+    exchange: Box<[u8]>,
+    key: Box<[u8]>,
+    mandatory: bool,
+    /// What the header said.
+    properties: Option<Box<[u8]>>,
+    body: Vec<u8>,
+    body_size: usize,
+}
+
+impl Content {
+    /// What RabbitMQ says when something else comes.
+    pub(super) fn expected(&self) -> &'static str {
+        match self.properties {
+            None => "expected content header for class 60, got non content header frame instead",
+            Some(_) => "expected content body, got non content body frame instead",
+        }
+    }
+}
+
+/// A whole publish. The spans are where the core finds what the slices show.
+struct Message<'a> {
+    exchange: Span,
+    key: Span,
+    properties: &'a [u8],
+    origin: Span,
+    body: Span,
+    mandatory: bool,
+}
+
+impl Session {
+    /// A `basic.publish`. Answers where the next frame begins: behind the content, if all of it is here.
+    #[inline]
+    pub(super) fn publish(&mut self, block: &[u8], frame: Frame, step: &mut Step<'_>) -> Handled<usize> {
+        let number = frame.channel;
+        let payload = frame.payload(block);
+        let publish = PublishView::parse(payload).map_err(|error| codec_failed(number, error, payload))?;
+        if publish.immediate {
+            return Err(failed(number, Code::NotImplemented, "immediate=true", PUBLISH));
+        }
+        let Some(header) = frame_at(block, frame.end()).filter(|next| next.kind == FRAME_HEADER && next.channel == number) else {
+            self.begin_content(number, payload, publish);
+            return Ok(frame.end());
+        };
+        let head = self.content_head(number, header.payload(block))?;
+        let (body, end) = match (head.body_size as usize, frame_at(block, header.end())) {
+            (0, _) => (Span::EMPTY, header.end()),
+            (size, Some(body)) if body.kind == FRAME_BODY && body.channel == number && body.size() == size => {
+                (Span::block(body.body, size), body.end())
+            }
+            _ => {
+                self.begin_content(number, payload, publish);
+                return Ok(frame.end());
+            }
+        };
+        let message = Message {
+            exchange: Span::block(frame.body + publish.exchange.start, publish.exchange.len()),
+            key: Span::block(frame.body + publish.key.start, publish.key.len()),
+            properties: head.properties,
+            origin: Span::block(header.body + ContentHead::PROPERTIES_AT, head.properties.len()),
+            body,
+            mandatory: publish.mandatory,
+        };
+        reserve_heads(step, block.len() - frame.start, end - frame.start);
+        self.accept(number, message, step)?;
+        Ok(end)
+    }
+
+    fn content_head<'a>(&self, number: u16, payload: &'a [u8]) -> Handled<ContentHead<'a>> {
+        let head = ContentHead::parse(payload).map_err(|error| codec_failed(number, error, &[0, 60, 0, 40]))?;
+        if head.class != CLASS_BASIC {
+            let text = format!("expected content header for class 60, got one for class {} instead", head.class);
+            return Err(failed(number, Code::UnexpectedFrame, text, PUBLISH));
+        }
+        let most = self.amqp.config.max_message_size;
+        if head.body_size > most {
+            let text = format!("message size {} is larger than configured max size {most}", head.body_size);
+            return Err(failed(number, Code::PreconditionFailed, text, PUBLISH));
+        }
+        Ok(head)
+    }
+
+    fn begin_content(&mut self, number: u16, payload: &[u8], publish: Publish) {
+        let Some(channel) = self.channel(number) else { return };
+        channel.content = Some(Box::new(Content {
+            exchange: payload[publish.exchange].into(),
+            key: payload[publish.key].into(),
+            mandatory: publish.mandatory,
+            properties: None,
+            body: Vec::new(),
+            body_size: 0,
+        }));
+    }
+
+    /// A header or a body of a content that began earlier.
+    pub(super) fn content_frame(&mut self, block: &[u8], frame: Frame, step: &mut Step<'_>) -> Handled<usize> {
+        let number = frame.channel;
+        let payload = frame.payload(block);
+        let unexpected = |text: &str| failed(number, Code::UnexpectedFrame, text, PUBLISH);
+        let Some(mut content) = self.channel(number).and_then(|channel| channel.content.take()) else {
+            return Err(unexpected("expected method frame, got non method frame instead"));
+        };
+        match (&content.properties, frame.kind) {
+            (None, FRAME_HEADER) => {
+                let head = self.content_head(number, payload)?;
+                content.body_size = head.body_size as usize;
+                content.properties = Some(head.properties.into());
+                content.body.reserve_exact(content.body_size.min(BODY_RESERVED));
+            }
+            (Some(_), FRAME_BODY) => {
+                content.body.extend_from_slice(payload);
+                if content.body.len() > content.body_size {
+                    return Err(unexpected("a body that is longer than its header says"));
+                }
+            }
+            _ => return Err(unexpected(content.expected())),
+        }
+        match content.properties.take() {
+            Some(properties) if content.body.len() == content.body_size => self.accept_content(number, *content, &properties, step)?,
+            properties => {
+                content.properties = properties;
+                if let Some(channel) = self.channel(number) {
+                    channel.content = Some(content);
+                }
+            }
+        }
+        Ok(frame.end())
+    }
+
+    fn accept_content(&mut self, number: u16, content: Content, properties: &[u8], step: &mut Step<'_>) -> Handled {
+        let turn = &mut *step.turn;
+        let message = Message {
+            exchange: turn.intern(&content.exchange),
+            key: turn.intern(&content.key),
+            properties,
+            origin: turn.intern(properties),
+            body: if content.body.is_empty() { Span::EMPTY } else { turn.own(Bytes::from(content.body)) },
+            mandatory: content.mandatory,
+        };
+        self.accept(number, message, step)
+    }
+
+    #[inline]
+    fn accept(&mut self, number: u16, message: Message<'_>, step: &mut Step<'_>) -> Handled {
+        let properties = match Properties::parse(message.properties) {
+            Ok(properties) => properties,
+            Err(error) => return Err(codec_failed(number, error, &[0, 60, 0, 40])),
+        };
+        let refused = |text: String| failed(number, Code::PreconditionFailed, text, PUBLISH);
+        if let Some(user) = properties.user_id.filter(|user| *user != self.peer.user.as_bytes()) {
+            let (given, user) = (String::from_utf8_lossy(user), &self.peer.user);
+            return Err(refused(format!("user_id property set to '{given}' but authenticated user was '{user}'")));
+        }
+        let expires_ms = match properties.expiration {
+            None => 0,
+            Some(text) => (step.now_ms + mapping::expiration(text).map_err(refused)?).max(1),
+        };
+        let origin = match needs_edit(&properties) {
+            false => message.origin,
+            true => self.edited(number, &properties, step)?,
+        };
+        let Some(channel) = self.channels.get_mut(usize::from(number)).and_then(Option::as_deref_mut) else { return Ok(()) };
+        let mut flags = if properties.delivery_mode == Some(2) { HEAD_DURABLE } else { 0 };
+        if message.mandatory {
+            flags |= HEAD_MANDATORY;
+        }
+        let tag = match &mut channel.confirms {
+            Some(count) => {
+                flags |= HEAD_CONFIRM;
+                *count += 1;
+                *count
+            }
+            None => 0,
+        };
+        let head = Head {
+            exchange: message.exchange,
+            key: message.key,
+            origin,
+            body: message.body,
+            expires_ms,
+            owner: channel.owner,
+            flags,
+            priority: properties.priority.unwrap_or(0),
+            // To MQTT this is QoS 1 or 0.
+            level: u8::from(flags & HEAD_DURABLE != 0),
+            format: FORMAT,
+            separator: SEPARATOR,
+            ..Head::default()
+        };
+        let scope = channel.scope();
+        self.publishes.add(channel, tag);
+        self.set_scope(scope, step.turn);
+        step.turn.publish(head);
+        Ok(())
+    }
+
+    /// The properties, with the reply address made out and without BCC.
+    #[cold]
+    fn edited(&mut self, number: u16, properties: &Properties<'_>, step: &mut Step<'_>) -> Result<Span, Failed> {
+        let refused = |text: &str| failed(number, Code::PreconditionFailed, text, PUBLISH);
+        let mut edited = *properties;
+        let mut headers = TableWriter::default();
+        if let Some(table) = properties.headers {
+            for (name, field) in table.iter() {
+                if matches!(name, b"CC" | b"BCC") && !matches!(field, Field::Array(_)) {
+                    let (name, kind) = (String::from_utf8_lossy(name), field.type_name());
+                    return Err(refused(&format!("invalid message: {{unacceptable_type_in_header,\"{name}\",{kind}}}")));
+                }
+                if name != b"BCC" {
+                    headers.put(name, &field);
+                }
+            }
+            edited.headers = Some(headers.as_table());
+        }
+        let reply_to;
+        if properties.reply_to == Some(REPLY_TO) {
+            let known = self.channel(number).and_then(|channel| channel.reply_to.as_ref());
+            reply_to = known.map(|(name, _)| name.clone()).ok_or_else(|| refused("fast reply consumer does not exist"))?;
+            edited.reply_to = Some(reply_to.as_bytes());
+        }
+        let mut raw = Vec::new();
+        edited.put(&mut raw);
+        Ok(step.turn.intern(&raw))
+    }
+}
+
+#[inline]
+fn needs_edit(properties: &Properties<'_>) -> bool {
+    properties.reply_to == Some(REPLY_TO)
+        || properties.headers.is_some_and(|headers| headers.iter().any(|(name, _)| matches!(name, b"CC" | b"BCC")))
+}
+
+/// Room for the publishes to come, if the rest of the block is like this one: the heads of a turn leave with it, so that each turn
+/// starts without any.
+#[inline]
+fn reserve_heads(step: &mut Step<'_>, left: usize, each: usize) {
+    let heads = &mut step.turn.heads;
+    if heads.len() == heads.capacity() {
+        heads.reserve_exact((left / each.max(2)).clamp(1, 1024));
+    }
+}
