@@ -16,6 +16,27 @@ impl HeaderView for Headers {
         }
     }
 
+    fn property<'a>(&self, origin: &'a [u8], name: &[u8]) -> Option<Value<'a>> {
+        let properties = Properties::parse(origin).ok()?;
+        let text = match name {
+            b"content_type" => properties.content_type,
+            b"content_encoding" => properties.content_encoding,
+            b"correlation_id" => properties.correlation_id,
+            b"reply_to" => properties.reply_to,
+            b"expiration" => properties.expiration,
+            b"message_id" => properties.message_id,
+            b"type" => properties.kind,
+            b"user_id" => properties.user_id,
+            b"app_id" => properties.app_id,
+            b"cluster_id" => properties.cluster_id,
+            b"timestamp" => return properties.timestamp.map(Value::Timestamp),
+            b"priority" => return properties.priority.map(|priority| Value::Int(priority.into())),
+            b"delivery_mode" => return properties.delivery_mode.map(|mode| Value::Int(mode.into())),
+            _ => None,
+        };
+        text.map(|text| Value::Bytes(Cow::Borrowed(text)))
+    }
+
     fn arguments<'a>(&self, encoded: &'a [u8], each: &mut dyn FnMut(&'a [u8], Value<'a>)) {
         if let Ok(table) = Table::parse(encoded) {
             table.iter().for_each(|(name, field)| each(name, value(field)));
@@ -60,6 +81,8 @@ mod tests {
         assert_eq!(seen[0].1, Value::Bytes(b"report".into()));
         assert_eq!(seen[1].1, Value::Int(7));
         assert!(matches!(&seen[2].1, Value::Encoded(bytes) if bytes[0] == b'F'));
+        assert_eq!(Headers.property(&origin, b"delivery_mode"), Some(Value::Int(2)));
+        assert_eq!(Headers.property(&origin, b"message_id"), None);
         let mut count = 0;
         Headers.headers(&origin[1..], &mut |_, _| count += 1);
         Headers.arguments(b"\xff", &mut |_, _| count += 1);

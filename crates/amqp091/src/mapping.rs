@@ -77,11 +77,27 @@ pub(crate) fn properties(batch: &Batch, head: &Head, moved: Option<&Moved>, now_
 }
 
 /// RabbitMQ says delivery mode 2 for what its publisher wanted kept (QoS 1 and above), 1 otherwise.
-fn foreign<'a>(head: &Head, origin: &[u8], views: &Views, headers: &mut TableWriter) -> Properties<'a> {
-    if let Some((_, view)) = views.iter().find(|(format, _)| *format == head.format) {
-        view.headers(origin, &mut |name, value| put_value(headers, name, &value));
+fn foreign<'a>(head: &Head, origin: &'a [u8], views: &Views, headers: &mut TableWriter) -> Properties<'a> {
+    let delivery_mode = Some(if head.has(HEAD_DURABLE) { 2 } else { 1 });
+    let Some((_, view)) = views.iter().find(|(format, _)| *format == head.format) else {
+        return Properties { delivery_mode, ..Properties::default() };
+    };
+    view.headers(origin, &mut |name, value| put_value(headers, name, &value));
+    let text = |name: &str| match view.property(origin, name.as_bytes()) {
+        Some(Value::Bytes(Cow::Borrowed(text))) if text.len() <= 255 => Some(text),
+        _ => None,
+    };
+    Properties {
+        content_type: text("content_type"),
+        content_encoding: text("content_encoding"),
+        delivery_mode,
+        correlation_id: text("correlation_id"),
+        reply_to: text("reply_to"),
+        message_id: text("message_id"),
+        kind: text("type"),
+        app_id: text("app_id"),
+        ..Properties::default()
     }
-    Properties { delivery_mode: Some(if head.has(HEAD_DURABLE) { 2 } else { 1 }), ..Properties::default() }
 }
 
 fn put_value(headers: &mut TableWriter, name: &[u8], value: &Value<'_>) {

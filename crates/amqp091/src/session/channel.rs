@@ -11,9 +11,6 @@ use super::{codec_failed, failed, next, unexpected, Handled, Session, Step};
 use crate::codec::{Frame, Method, PublishView, FRAME_BODY, FRAME_HEADER, FRAME_METHOD};
 use crate::error::{Code, Fault, MethodId};
 
-/// Whether the core skips what stands behind a refused entry of a channel.
-const FAIL_STOP: bool = false;
-
 /// A limit over all consumers of a channel that acknowledge (basic.qos with global).
 pub(super) struct Window {
     pub(super) group: u32,
@@ -153,7 +150,7 @@ impl Session {
         }
         self.channels[place] = Some(Box::new(Channel::new(number, owner)));
         self.open_channels += 1;
-        let token = self.command(Control::Owner { owner: OwnerIx(owner), fail_stop: FAIL_STOP }, step);
+        let token = self.command(Control::Owner { owner: OwnerIx(owner), fail_stop: true }, step);
         self.requests.push_back(Request::of_channel(token, number, owner, (20, 10), Asked::Silent));
         self.answer(number, Method::ChannelOpenOk { channel_id: b"" }, step);
         Ok(())
@@ -277,8 +274,8 @@ impl Session {
         };
         let ended = std::mem::replace(tx, Tx { ix, settled: Vec::new() });
         let (control, answer) = match commit {
-            true => (Control::Commit(ended.ix), Method::TxCommitOk {}),
-            false => (Control::Rollback(ended.ix), Method::TxRollbackOk {}),
+            true => (Control::Commit { owner: at.owner_ix(), tx: ended.ix }, Method::TxCommitOk {}),
+            false => (Control::Rollback { owner: at.owner_ix(), tx: ended.ix }, Method::TxRollbackOk {}),
         };
         if !commit {
             channel.unacked.restore(&ended.settled);

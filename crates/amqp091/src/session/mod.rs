@@ -310,7 +310,7 @@ impl Session {
                 }
             }
             Signal::Ended { consumer, .. } => self.consumer_ended(consumer.0, step),
-            Signal::Drained { .. } | Signal::Superseded { .. } => {}
+            Signal::Drained { .. } | Signal::Superseded { .. } | Signal::Active { .. } => {}
             Signal::Kicked => return forced("broker forced connection closure with reason 'closed by an operator'"),
             Signal::Shutdown => return forced("broker forced connection closure with reason 'shutdown'"),
             Signal::Lost => return Err(failed(0, Code::InternalError, "the message store has failed", (0, 0))),
