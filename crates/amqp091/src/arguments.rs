@@ -2,7 +2,7 @@
 
 use broker_api::{ExchangeName, ExchangeSpec, QueueSpec};
 
-use crate::codec::{Field, Table};
+use crate::codec::{Field, Table, TableWriter};
 use crate::error::{inequivalent_text, Code, Fault, MethodId};
 use crate::FORMAT;
 
@@ -62,13 +62,21 @@ fn boolean(field: &Field<'_>) -> Result<bool, Wrong> {
     }
 }
 
-/// What a queue is to the core. What is unknown is kept, and looked at by nobody, as in RabbitMQ.
+/// What a queue is to the core. Of the arguments those are kept that RabbitMQ compares when the queue is declared again; others are taken
+/// and mean nothing, so that they make no difference.
 pub fn queue_spec(name: &str, vhost: &str, flags: QueueFlags, arguments: Table<'_>) -> Result<QueueSpec, Fault> {
+    let mut compared = TableWriter::default();
+    for (name, field) in arguments.iter() {
+        let known = COMPARED.iter().any(|known| known.as_bytes() == name);
+        if known && !(name == b"x-queue-type" && field.text() == Some(b"classic")) {
+            compared.put(name, &field);
+        }
+    }
     let mut spec = QueueSpec {
         durable: flags.durable,
         exclusive: flags.exclusive,
         auto_delete: flags.auto_delete,
-        arguments: arguments.as_bytes().to_vec(),
+        arguments: compared.as_table().as_bytes().to_vec(),
         format: FORMAT,
         ..QueueSpec::default()
     };
@@ -227,7 +235,6 @@ fn with_type(field: Option<Field<'_>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::TableWriter;
 
     fn table(name: &str, field: Field<'_>) -> TableWriter {
         let mut table = TableWriter::default();
@@ -267,13 +274,14 @@ mod tests {
             .text("x-overflow", "reject-publish-dlx")
             .text("x-dead-letter-exchange", "")
             .text("x-dead-letter-routing-key", "k")
-            .put(b"x-max-priority", &Field::U8(10))
-            .text("x-unknown", "kept");
+            .put(b"x-max-priority", &Field::U8(10));
+        let compared = arguments.clone();
+        arguments.text("x-unknown", "means nothing").text("x-queue-type", "classic");
         let spec = queue_spec("q", "/", QueueFlags { durable: true, ..Default::default() }, arguments.as_table()).unwrap();
         assert_eq!((spec.message_ttl_ms, spec.max_length, spec.max_priority), (Some(5000), Some(10), 10));
         assert!(spec.reject_at_bound && spec.dead_letter_refused && spec.durable);
         assert_eq!((spec.dead_letter_exchange.as_deref(), spec.dead_letter_key.as_deref()), (Some(""), Some("k")));
-        assert_eq!(spec.arguments, arguments.as_table().as_bytes());
+        assert_eq!(spec.arguments, compared.as_table().as_bytes());
     }
 
     #[test]

@@ -194,15 +194,13 @@ impl Session {
         let (ready, consumers) = match result {
             Ok(Reply::Queue { ready, consumers, .. }) => (narrow(ready), consumers),
             Ok(_) => (0, 0),
-            // Encoded differently: the same in RabbitMQ's eyes, or else this is how they differ.
+            // This is how they differ.
             Err(Refusal::Inequivalent(what)) if what.property == "arguments" => {
                 let given = arguments.unwrap_or_default();
                 let (given, current) = (Table::parse(&given).unwrap_or_default(), Table::parse(&what.arguments).unwrap_or_default());
-                if let Some(text) = difference(&name, &self.peer.vhost, given, current) {
-                    return Err(at.failed(Code::PreconditionFailed, text));
-                }
-                self.ask_declare(at, Declared { name, nowait, arguments: None }, QueueSpec::default(), step);
-                return Ok(());
+                let text = difference(&name, &self.peer.vhost, given, current);
+                let text = text.unwrap_or_else(|| format!("inequivalent arguments for queue '{name}' in vhost '{}'", self.peer.vhost));
+                return Err(at.failed(Code::PreconditionFailed, text));
             }
             // The address of a reply: somebody else's, and there.
             Err(Refusal::Locked(name)) if arguments.is_none() && name.as_bytes().starts_with(REPLY_TO) => (0, 1),
