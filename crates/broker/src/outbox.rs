@@ -3,8 +3,9 @@
 //! Only the push that finds the outbox empty wakes the task. Replies and completions that wait for the commit point stand in `pending`, in
 //! one order with their tickets; the commit thread releases them by [`journal::Committed`]. The lock is a leaf: nothing is locked under it.
 
+use crate::link::Sending;
 use crate::queue::Queue;
-use crate::session::{Session, Subscription};
+use crate::session::Session;
 use broker_api::{Batch, ConsumerIx, DeliverTo, Delivery, Event, EventBatch, QueueId, Refusal, Reply, Serial, Side, Signal, Token};
 use journal::{Committed, Ticket};
 use parking_lot::Mutex;
@@ -24,7 +25,9 @@ pub(crate) enum Work {
     /// The command that made this consumer has been answered: it may receive now.
     Activate(Arc<Session>),
     /// The subscription has been answered: what is retained follows.
-    Retained(Arc<Session>, Arc<Subscription>),
+    Retained(Arc<Session>, Box<Sending>),
+    /// There may be room for more of what is retained.
+    MoreRetained,
     /// The command that made this consumer has been answered: it may receive now.
     Start(Arc<Queue>, ConsumerIx),
     /// Publishes that were held may go on.
@@ -224,6 +227,12 @@ impl Outbox {
             return Vec::new();
         }
         std::mem::take(&mut state.stalled)
+    }
+
+    /// Bytes of deliveries that have not reached the socket.
+    pub fn weight(&self) -> usize {
+        let state = self.state.lock();
+        state.queued + state.handed
     }
 
     pub fn close(&self) {

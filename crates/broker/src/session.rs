@@ -1,12 +1,13 @@
 //! A session: one queue, any number of subscriptions, a small state map for its protocol, and a parting message. It outlives its
 //! connection for as long as its expiry says.
 
+use crate::link::Sending;
 use crate::outbox::Outbox;
 use crate::queue::{Group, Queue};
 use arc_swap::ArcSwapOption;
 use broker_api::{ConsumerIx, Expiry, OwnerIx, Parting, QueueId, Seq, SessionName, Side, StateEdit, StateValue, Token};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
@@ -48,6 +49,8 @@ pub(crate) struct SessionState {
     pub map: BTreeMap<u64, StateEntry>,
     pub subscriptions: HashMap<SubscriptionKey, Arc<Subscription>>,
     pub parting: Option<Parting>,
+    /// Subscriptions that are being sent what is retained, one after the other.
+    pub sending: VecDeque<Box<Sending>>,
     /// Who may publish it.
     pub user: String,
     /// Broker time of the last disconnect; 0 while attached.

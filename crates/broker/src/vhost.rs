@@ -9,7 +9,7 @@ use ahash::RandomState;
 use broker_api::{Batch, ExchangeName, QueueName, SessionName, VhostName};
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// A retained message: one head in a batch of its own.
@@ -18,6 +18,8 @@ pub(crate) struct RetainedMessage {
     pub message: Arc<Batch>,
     /// In the log; what the broker says of itself (`$SYS`) is not.
     pub durable: bool,
+    /// Counts what was retained since the start; 0: before it.
+    pub order: u64,
 }
 
 /// What a pattern of the topic space leads to.
@@ -51,6 +53,7 @@ pub(crate) struct Vhost {
     deleted: AtomicBool,
     pub expiring: crate::retained_expiry::Expiring,
     stripes: Vec<Mutex<()>>,
+    retained_order: AtomicU64,
 }
 
 impl Vhost {
@@ -72,6 +75,7 @@ impl Vhost {
             links: DashMap::default(),
             deleted: AtomicBool::new(false),
             expiring: Default::default(),
+            retained_order: AtomicU64::new(0),
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
         })
     }
@@ -83,6 +87,17 @@ impl Vhost {
 
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
+    }
+
+    /// Order of the newest retained message. Read after a change of routing: the publisher of whatever is newer has seen that change
+    /// (both sides modify the counter, so that each sees what the other did before).
+    pub fn retained_order(&self) -> u64 {
+        self.retained_order.fetch_add(0, Ordering::AcqRel)
+    }
+
+    /// Taken before the message is routed.
+    pub fn next_retained_order(&self) -> u64 {
+        self.retained_order.fetch_add(1, Ordering::AcqRel) + 1
     }
 
     pub fn stripe(&self, key: &[u8]) -> &Mutex<()> {

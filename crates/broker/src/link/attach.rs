@@ -189,6 +189,7 @@ impl Link {
                 share.queue.pump(log, now_s, follow);
             }
         }
+        self.take_up_retained(session);
     }
 
     pub(super) fn end_owner(&mut self, token: Token, end: EndOwner) {

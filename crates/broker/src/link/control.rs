@@ -1,8 +1,7 @@
 //! Control commands: everything that changes more than a destination's contents.
 
 use super::access::may_enter;
-use super::publish::Wanted;
-use super::segment::Fills;
+use super::retained::Sending;
 use super::stop::Stop;
 use super::{add_consumer, consumer_of, Link, Owner};
 use crate::auth::LoginOutcome;
@@ -16,7 +15,7 @@ use crate::store::{queue_gone_record, queue_record, subscription_gone_record, su
 use crate::vhost::{TopicTarget, Vhost};
 use broker_api::{
     Control, Declare, Filter, Limit, Login, LoginStep, OwnerIx, QueueName, QueueSpec, Refusal, Reply, RetainedOn, Subscribe, Token,
-    VhostName, DELIVERY_AS_PUBLISHED, DELIVERY_RETAINED,
+    VhostName, DELIVERY_AS_PUBLISHED,
 };
 use journal::{Filled, Slot, Ticket};
 use std::sync::atomic::Ordering;
@@ -165,7 +164,9 @@ impl Link {
             RetainedOn::IfNew => !existed,
             RetainedOn::Never => false,
         };
-        let work = (wants_retained && subscription.share.is_none()).then(|| Work::Retained(session, subscription));
+        // After the subscription is in routing: what is retained from here on comes to it when it is published.
+        let since = self.vhost.retained_order();
+        let work = (wants_retained && subscription.share.is_none()).then(|| Work::Retained(session, Box::new(Sending::new(key, since))));
         Ok((Reply::Subscribed { existed }, ticket, work))
     }
 
@@ -245,6 +246,7 @@ impl Link {
         let slot = session.is_durable().then(|| self.core.log.reserve());
         let removed = {
             let mut state = session.state.lock();
+            state.sending.retain(|sending| !sending.is_of(&key));
             state.subscriptions.remove(&key)
         };
         let Some(subscription) = removed else { return done(Reply::Unsubscribed { existed: false }) };
@@ -253,58 +255,6 @@ impl Link {
         self.core.checkpoint.session(&session);
         let ticket = self.fill_with_callback(slot, subscription_gone_record(session.id, &key));
         Ok((Reply::Unsubscribed { existed: true }, Some(ticket), None))
-    }
-
-    /// What is retained under a new subscription's filter, in slices; runs in the connection's own task after the reply.
-    pub(super) fn send_retained(&mut self, session: &Arc<Session>, subscription: &Arc<Subscription>) {
-        let key = session.state.lock().subscriptions.iter().find(|(_, s)| Arc::ptr_eq(s, subscription)).map(|(k, _)| k.clone());
-        let Some(key) = key else { return };
-        let Ok(pattern) = Pattern::parse(syntax(key.separator), key.pattern.as_bytes()) else { return };
-        let vhost = self.vhost.clone();
-        let mut cursor = None;
-        loop {
-            let page = vhost.retained.page(&pattern, cursor, 100);
-            for (topic, _) in page.found {
-                self.send_one_retained(session, subscription, &topic.join(key.separator), key.separator);
-            }
-            match page.next {
-                Some(next) => cursor = Some(next),
-                None => return,
-            }
-        }
-    }
-
-    fn send_one_retained(&mut self, session: &Arc<Session>, subscription: &Subscription, topic: &[u8], separator: u8) {
-        let vhost = self.vhost.clone();
-        let _order = vhost.stripe(topic).lock();
-        let Ok(name) = crate::routing::Name::parse(syntax(separator), topic) else { return };
-        let Some(retained) = vhost.retained.get(&name) else { return };
-        let Some(head) = retained.message.heads.first() else { return };
-        let now_ms = self.core.now_ms();
-        if head.expires_ms != 0 && head.expires_ms <= now_ms {
-            vhost.retained.remove_if(&name, |r| Arc::ptr_eq(&r.message, &retained.message));
-            return;
-        }
-        let may_read = self.principal.load().as_ref().is_some_and(|p| p.may_read(topic, &self.client));
-        if !may_read {
-            return;
-        }
-        let level = head.level.min(subscription.level);
-        let flags = DELIVERY_RETAINED | subscription.flags;
-        let side = (subscription.identifier != 0)
-            .then(|| Arc::new(broker_api::Side { subscriptions: vec![subscription.identifier], ..Default::default() }));
-        if level == 0 {
-            self.core.direct(session, &retained.message, 0, 1, side, flags);
-            return;
-        }
-        let mut fills = Fills::default();
-        let mut follow = Follow::default();
-        let wanted = Wanted { level, flags, side };
-        self.enqueue(&session.queue, &retained.message, wanted, &mut fills, &mut follow);
-        for (slot, filled) in fills.slots {
-            slot.fill(filled);
-        }
-        self.core.follow_up(follow);
     }
 }
 

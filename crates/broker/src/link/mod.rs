@@ -15,6 +15,7 @@ mod fanout;
 mod named;
 mod publish;
 mod queues;
+mod retained;
 mod scope;
 mod segment;
 mod stage;
@@ -24,6 +25,7 @@ pub(crate) use attach::{add_consumer, consumer_of};
 pub(crate) use commit::{Commit, Hidden};
 pub(crate) use fanout::{FanOut, Fans};
 pub(crate) use publish::{copy_out, store_retained, RouteRun};
+pub(crate) use retained::Sending;
 pub(crate) use stage::{append_one, one_run, targets_of, write_records, Bundle, Target, NO_SEQ};
 
 use crate::auth::{LoginState, Principal};
@@ -111,6 +113,9 @@ pub(crate) struct Link {
     /// Client id for access rules; the session's name once attached.
     client: SessionName,
     open: bool,
+    /// A session of ours is being sent what is retained, and this connection has been told to look whether there is room for more.
+    retaining: bool,
+    retaining_woken: bool,
 }
 
 impl Link {
@@ -161,6 +166,8 @@ impl Link {
             leasing: Vec::new(),
             client: SessionName::new(""),
             open: true,
+            retaining: false,
+            retaining_woken: false,
         }
     }
 
@@ -393,6 +400,7 @@ impl CoreSession for Link {
             self.process(batch, entries, states);
             self.scope_submitted = self.scope;
         }
+        self.wake_retained();
     }
 
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -409,13 +417,17 @@ impl CoreSession for Link {
         for work in work {
             match work {
                 Work::Activate(session) => self.activate(&session, &mut follow),
-                Work::Retained(session, subscription) => self.send_retained(&session, &subscription),
+                Work::Retained(session, sending) => self.begin_retained(&session, sending),
+                Work::MoreRetained => self.retaining = true,
                 Work::Start(queue, consumer) => queue.activate(self.outbox.id, consumer, &self.core.log, now_s, &mut follow),
                 Work::Resume => self.resume(),
                 Work::Reveal(commit) => commit.reveal(&self.core, &mut follow),
             }
         }
         self.core.follow_up(follow);
+        if self.retaining {
+            self.send_retained();
+        }
     }
 
     fn written(&mut self, bytes: usize) {
@@ -428,6 +440,7 @@ impl CoreSession for Link {
             }
             self.core.follow_up(follow);
         }
+        self.wake_retained();
     }
 
     fn saturated(&self) -> bool {

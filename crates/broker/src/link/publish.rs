@@ -463,7 +463,7 @@ pub(crate) fn store_retained(vhost: &Vhost, name: &crate::routing::Name<'_>, bat
     }
     let message = Arc::new(copy_out(batch, index));
     vhost.expiring.note(&message);
-    vhost.retained.set(name, RetainedMessage { message, durable });
+    vhost.retained.set(name, RetainedMessage { message, durable, order: vhost.next_retained_order() });
 }
 
 /// One message in a batch of its own.

@@ -21,7 +21,7 @@ mod hamt;
 mod published;
 
 pub use generation::{Generations, Stamp};
-pub use retained::Retained;
+pub use retained::{Cursor, Retained};
 pub use topic::{Encoded, Name, Pattern, Syntax, TopicError};
 pub use trie::{Dollar, Trie};
 

@@ -54,6 +54,13 @@ pub struct Cursor {
     after: Option<Encoded>,
 }
 
+impl Cursor {
+    /// Goes on behind a topic that a look-up has found.
+    pub fn behind(topic: Encoded) -> Cursor {
+        Cursor { shard: shard_of_encoded(&topic), after: Some(topic) }
+    }
+}
+
 /// A slice of a look-up. May be empty although `next` is set: then the bound on work came first.
 #[derive(Debug)]
 pub struct Page<V> {

@@ -426,7 +426,7 @@ impl Recovery {
                 let topic = crate::routing::Encoded::of_name(&name);
                 let message = Arc::new(own);
                 vhost.expiring.note(&message);
-                vhost.retained.restore(id, topic, crate::vhost::RetainedMessage { message, durable: true });
+                vhost.retained.restore(id, topic, crate::vhost::RetainedMessage { message, durable: true, order: 0 });
             }
             None => crate::link::store_retained(&vhost, &name, &own, 0, true),
         }

@@ -128,13 +128,11 @@ fn those_queued_for_a_session_survive_a_restart() {
     assert!(got[0].has(DELIVERY_RETAINED));
 }
 
-/// More than an outbox holds at once: none may be left out, at any level.
-#[test]
-fn a_large_store_arrives_whole() {
-    let node = Node::new();
-    let mut p = Client::transient(&node, "p");
-    for n in 0..3000 {
-        p.send(&[msg(&format!("r/{n}"), vec![b'x'; 1024], 1).retained()]);
+/// `count` retained messages of `size` bytes, `r/0` to `r/{count - 1}`.
+fn fill(node: &Node, count: usize, size: usize) {
+    let mut p = Client::transient(node, "filler");
+    for n in 0..count {
+        p.send(&[msg(&format!("r/{n}"), vec![b'x'; size], 1).retained()]);
         if n % 100 == 0 {
             p.poll();
             node.maintain();
@@ -142,8 +140,188 @@ fn a_large_store_arrives_whole() {
     }
     let last = p.serial;
     p.confirmed(last);
-    assert_eq!(ask(&node, "r/#", 1).len(), 3000, "at level 1");
-    assert_eq!(ask(&node, "r/#", 0).len(), 3000, "at level 0");
+}
+
+/// Asks for everything below `r`, without taking what comes of it.
+fn ask_for_all(c: &mut Client, level: u8, retained: RetainedOn) {
+    c.control(Control::Subscribe(Subscribe {
+        owner: OWNER,
+        filter: Filter { pattern: "r/#".into(), separator: b'/' },
+        share: None,
+        level,
+        identifier: 0,
+        no_local: false,
+        as_published: false,
+        retained,
+    }));
+}
+
+/// Bytes that one swap hands out; they count as written only if `written`.
+fn swap_one(c: &mut Client, written: bool) -> Option<usize> {
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    c.node.settle();
+    if c.session.poll_events(&mut cx).is_pending() {
+        return None;
+    }
+    let before = c.log.len();
+    c.swap();
+    if written {
+        c.session.written(usize::MAX);
+    }
+    let bytes = |seen: &Seen| if let Seen::Got(got) = seen { got.body.len() } else { 0 };
+    Some(c.log[before..].iter().map(bytes).sum())
+}
+
+fn topics(c: &Client) -> Vec<String> {
+    c.log.iter().filter_map(|seen| if let Seen::Got(got) = seen { Some(got.topic.clone()) } else { None }).collect()
+}
+
+fn assert_each_once(mut topics: Vec<String>, count: usize) {
+    let all = topics.len();
+    topics.sort_unstable();
+    topics.dedup();
+    assert_eq!((topics.len(), all), (count, count), "topics, and messages");
+}
+
+/// More than an outbox holds at once: none may be left out, at any level.
+#[test]
+fn a_large_store_arrives_whole() {
+    let node = Node::new();
+    fill(&node, 12_000, 1024);
+    for level in [0, 1] {
+        let mut c = Client::transient(&node, "asker");
+        ask_for_all(&mut c, level, RetainedOn::Always);
+        c.poll();
+        let answer = c.log.iter().position(|seen| matches!(seen, Seen::Reply(_, Ok(Reply::Subscribed { .. }))));
+        let first = c.log.iter().position(|seen| matches!(seen, Seen::Got(_)));
+        assert!(answer < first, "answer at {answer:?}, first message at {first:?}");
+        assert_each_once(topics(&c), 12_000);
+    }
+}
+
+/// A subscriber that takes nothing is sent a bounded amount, and the rest once it takes what it has.
+#[test]
+fn what_is_sent_waits_for_the_client_to_take_it() {
+    let node = Node::new();
+    fill(&node, 4000, 1024);
+    let mut c = Client::transient(&node, "asker");
+    ask_for_all(&mut c, 0, RetainedOn::Always);
+    let mut handed = 0;
+    while let Some(bytes) = swap_one(&mut c, false) {
+        assert!(bytes <= 512 << 10, "{bytes} bytes in one go");
+        handed += bytes;
+    }
+    assert!((64 << 10..1 << 20).contains(&handed), "{handed} bytes for a client that takes nothing");
+    c.session.written(usize::MAX);
+    while swap_one(&mut c, true).is_some() {}
+    assert_each_once(topics(&c), 4000);
+}
+
+/// A session's queue may be smaller than the store: what is retained then comes as the client settles.
+#[test]
+fn a_small_session_queue_takes_them_one_after_the_other() {
+    let node = Setup::new().session_queue(20).start();
+    fill(&node, 500, 10);
+    let mut c = Client::named(&node, "c").credit(5).go();
+    ask_for_all(&mut c, 1, RetainedOn::Always);
+    let mut got = Vec::new();
+    loop {
+        let new = c.poll().take();
+        if new.is_empty() {
+            break;
+        }
+        assert!(new.len() <= 5);
+        c.ack(&new);
+        c.credit(new.len() as u32);
+        got.extend(new);
+    }
+    assert_each_once(got.into_iter().map(|g| g.topic).collect(), 500);
+    node.check();
+}
+
+#[test]
+fn unsubscribing_in_the_middle_ends_it() {
+    let node = Node::new();
+    fill(&node, 4000, 1024);
+    let mut c = Client::transient(&node, "asker");
+    ask_for_all(&mut c, 0, RetainedOn::Always);
+    for _ in 0..4 {
+        swap_one(&mut c, false);
+    }
+    c.unsubscribe("r/#", None);
+    c.poll();
+    let some = topics(&c).len();
+    assert!((1..3000).contains(&some), "{some}");
+    // Asked for again, all of it comes again.
+    c.log.clear();
+    ask_for_all(&mut c, 0, RetainedOn::IfNew);
+    c.poll();
+    assert_each_once(topics(&c), 4000);
+}
+
+/// The same filter again, with other options, does not stop what the first was promised.
+#[test]
+fn subscribing_again_in_the_middle_does_not_end_it() {
+    let node = Node::new();
+    fill(&node, 3000, 1024);
+    let mut c = Client::transient(&node, "asker");
+    ask_for_all(&mut c, 0, RetainedOn::Always);
+    for _ in 0..4 {
+        swap_one(&mut c, false);
+    }
+    ask_for_all(&mut c, 0, RetainedOn::IfNew);
+    c.poll();
+    assert_each_once(topics(&c), 3000);
+}
+
+/// What changes before its turn has come was sent when it changed, and is not sent twice.
+#[test]
+fn a_change_in_the_middle_is_seen_once() {
+    let node = Node::new();
+    fill(&node, 3000, 1024);
+    let mut c = Client::transient(&node, "asker");
+    ask_for_all(&mut c, 0, RetainedOn::Always);
+    for _ in 0..4 {
+        swap_one(&mut c, false);
+    }
+    let early = topics(&c);
+    let late = (0..3000).map(|n| format!("r/{n}")).find(|topic| !early.contains(topic)).expect("not all have been sent");
+    for topic in [&early[0], &late] {
+        set(&node, topic, "new", 1);
+    }
+    c.poll();
+    let of = |topic: &str| -> Vec<bool> {
+        let is = |seen: &Seen| matches!(seen, Seen::Got(got) if got.topic == topic);
+        c.log.iter().filter(|seen| is(seen)).map(|seen| matches!(seen, Seen::Got(got) if got.body == b"new")).collect()
+    };
+    assert_eq!(of(&early[0]), [false, true]);
+    assert_eq!(of(&late), [true]);
+    assert_eq!(topics(&c).len(), 3001);
+}
+
+/// A session that outlives its connection is sent the rest when it comes back.
+#[test]
+fn a_lost_connection_in_the_middle_is_made_up_for() {
+    let node = Node::new();
+    fill(&node, 3000, 100);
+    let mut c = Client::named(&node, "c").credit(10).go();
+    ask_for_all(&mut c, 1, RetainedOn::Always);
+    let mut got = c.poll().take();
+    assert_eq!(got.len(), 10);
+    c.ack(&got);
+    c.poll();
+    c.cut();
+    let mut c = Client::named(&node, "c").credit(0).go();
+    loop {
+        c.credit(1000);
+        let new = c.poll().take();
+        if new.is_empty() {
+            break;
+        }
+        c.ack(&new);
+        got.extend(new);
+    }
+    assert_each_once(got.into_iter().map(|g| g.topic).collect(), 3000);
 }
 
 /// Whatever order a writer and new subscribers come in, the last value that each of them sees is the newest.

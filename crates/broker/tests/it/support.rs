@@ -420,6 +420,13 @@ impl Client {
         }
     }
 
+    /// Takes what one swap hands out; it does not count as written.
+    pub fn swap(&mut self) {
+        let mut batch = EventBatch::default();
+        self.session.swap(&mut batch);
+        self.keep(&mut batch);
+    }
+
     fn keep(&mut self, batch: &mut EventBatch) {
         for event in std::mem::take(&mut batch.events) {
             match event {
