@@ -12,7 +12,7 @@ use crate::vhost::Vhost;
 use ahash::RandomState;
 use broker_api::{Batch, Broker, ConnectionInfo, CoreSession, QueueId, Refusal, Signal, VhostName};
 use dashmap::DashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 /// When a message that is logged leaves for its consumers.
@@ -125,6 +125,8 @@ pub(crate) struct Shared {
     pub next_id: AtomicU64,
     /// Ids of connections and incarnations; they do not outlive the process.
     pub next_link: AtomicU64,
+    /// Connections whose commands have been put off until others had their turn.
+    pub yielding: AtomicUsize,
     pub timers: Timers,
     pub counters: Counters,
     pub sys: crate::sys::Sys,

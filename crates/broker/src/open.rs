@@ -10,7 +10,7 @@ use crate::vhost::{TopicTarget, Vhost};
 use broker_api::{Expiry, VhostName};
 use journal::{Failure, Journal, OpenError};
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::{Arc, Weak};
 use thiserror::Error;
@@ -84,6 +84,7 @@ impl Core {
             links: Default::default(),
             next_id: AtomicU64::new(recovery.next_id),
             next_link: AtomicU64::new(1),
+            yielding: AtomicUsize::new(0),
             timers: Timers::default(),
             counters: Counters::default(),
             sys: Default::default(),

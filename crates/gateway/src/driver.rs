@@ -161,6 +161,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if !changed {
                 return Poll::Pending;
             }
+            if self.core.as_ref().is_some_and(|core| core.saturated()) {
+                // What it put off is for a later poll, and this was our place at the back of the run queue.
+                self.yielded = true;
+                break;
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending

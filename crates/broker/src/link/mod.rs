@@ -13,6 +13,7 @@ mod control;
 mod exchanges;
 mod fanout;
 mod named;
+mod pace;
 mod publish;
 mod queues;
 mod retained;
@@ -54,7 +55,7 @@ enum Owner {
     Session { session: Arc<Session>, live: Arc<Live> },
 }
 
-/// A turn that waits because publishes are held.
+/// A turn that waits because publishes are held, or because other connections have their turn first.
 struct HeldTurn {
     batch: Option<Arc<Batch>>,
     entries: Vec<Entry>,
@@ -68,6 +69,13 @@ struct Cut {
     segment: Segment,
     entries: Vec<Entry>,
     states: Vec<StateEdit>,
+}
+
+impl HeldTurn {
+    fn new(batch: Option<Arc<Batch>>, entries: Vec<Entry>, states: Vec<StateEdit>) -> HeldTurn {
+        let bytes = batch.as_ref().map_or(0, |b| b.footprint()) + 64 * entries.len();
+        HeldTurn { batch, entries, states, bytes }
+    }
 }
 
 /// A connection whose publishes are held is read on until this much waits.
@@ -116,6 +124,8 @@ pub(crate) struct Link {
     /// A session of ours is being sent what is retained, and this connection has been told to look whether there is room for more.
     retaining: bool,
     retaining_woken: bool,
+    /// Commands have been put off until this connection's task is run again.
+    yielding: bool,
 }
 
 impl Link {
@@ -168,6 +178,7 @@ impl Link {
             open: true,
             retaining: false,
             retaining_woken: false,
+            yielding: false,
         }
     }
 
@@ -217,9 +228,10 @@ impl Link {
         self.go_on(Cut { batch, segment: Segment::default(), entries, states });
     }
 
-    /// Runs a turn, or the rest of one, up to the next wide fan-out.
+    /// Runs a turn, or the rest of one, up to the next wide fan-out or to as many commands as one go may have.
     fn go_on(&mut self, cut: Cut) {
         let Cut { batch, mut segment, entries, mut states } = cut;
+        let mut commands = self.slice();
         let mut entries = entries.into_iter();
         let mut put_back = None;
         let mut stopped = self.run(&mut segment, batch.as_ref(), &mut states);
@@ -234,7 +246,14 @@ impl Link {
                     stopped = self.run(&mut segment, batch.as_ref(), &mut states);
                     match entry {
                         entry if stopped => put_back = Some(entry),
-                        Entry::Control(token, control) => self.control(token, *control),
+                        Entry::Control(..) if commands == 0 => {
+                            let rest = std::iter::once(entry).chain(entries).collect();
+                            return self.put_off(batch, rest, states);
+                        }
+                        Entry::Control(token, control) => {
+                            self.control(token, *control);
+                            commands -= 1;
+                        }
                         Entry::Scope(scope) => self.scope = scope,
                         _ => {}
                     }
@@ -281,35 +300,6 @@ impl Link {
         true
     }
 
-    fn resume(&mut self) {
-        if !self.after_fan_out() {
-            return;
-        }
-        while let Some(turn) = self.held.pop_front() {
-            if !self.may_publish_now(turn.batch.as_deref(), &turn.entries) {
-                self.held.push_front(turn);
-                self.say_blocked();
-                self.wait_at_gate();
-                return;
-            }
-            self.held_bytes -= turn.bytes;
-            self.process(turn.batch, turn.entries, turn.states);
-            if !self.after_fan_out() {
-                return;
-            }
-        }
-        // Whoever waited at the gate twice is called twice.
-        if std::mem::take(&mut self.blocked) {
-            self.outbox.signal(broker_api::Signal::Unblocked);
-        }
-    }
-
-    fn say_blocked(&mut self) {
-        if !std::mem::replace(&mut self.blocked, true) {
-            self.outbox.signal(broker_api::Signal::Blocked(self.why_held()));
-        }
-    }
-
     /// The connection is going: it makes the rest of its fan-out itself, and what waited only for that.
     fn finish_fan_out(&mut self) {
         let Some(fan) = self.fan.clone() else { return };
@@ -348,8 +338,7 @@ impl Link {
     fn hold(&mut self, batch: Option<Arc<Batch>>, entries: Vec<Entry>, states: Vec<StateEdit>) {
         // Behind its own fan-out a connection waits for some milliseconds, and for nothing that it need be told.
         if self.held.is_empty() && self.fan.is_none() {
-            self.say_blocked();
-            self.wait_at_gate();
+            self.block();
         }
         let mut waiting = Vec::new();
         let mut segment = Segment::default();
@@ -367,10 +356,10 @@ impl Link {
         }
         let mut overtaking = states.clone();
         self.run(&mut segment, None, &mut overtaking);
-        let bytes = batch.as_ref().map_or(0, |b| b.footprint()) + 64 * waiting.len();
         if !waiting.is_empty() {
-            self.held_bytes += bytes;
-            self.held.push_back(HeldTurn { batch, entries: waiting, states, bytes });
+            let turn = HeldTurn::new(batch, waiting, states);
+            self.held_bytes += turn.bytes;
+            self.held.push_back(turn);
         }
     }
 }
@@ -444,7 +433,7 @@ impl CoreSession for Link {
     }
 
     fn saturated(&self) -> bool {
-        self.held_bytes >= HELD_MAX
+        self.held_bytes >= HELD_MAX || self.yielding
     }
 
     fn now_ms(&self) -> u64 {
@@ -456,6 +445,7 @@ impl CoreSession for Link {
             return;
         }
         self.finish_fan_out();
+        self.finish_held();
         for (_, owner) in std::mem::take(&mut self.owners) {
             self.end(owner, None, broker_api::PartingFate::Fire);
         }

@@ -12,6 +12,7 @@ mod memory;
 mod model;
 mod named;
 mod order;
+mod pace;
 mod retained;
 mod routing;
 mod sessions;
