@@ -211,8 +211,9 @@ impl Outbox {
         if state.events.events.len() > SWAP_FROM {
             std::mem::swap(&mut state.events, into);
         } else {
-            // A few events are moved over, so that a quiet connection does not end up with the buffers of a busy one.
-            into.events.append(&mut state.events.events);
+            // A few events are moved over, so that a quiet connection does not end up with the buffers of a busy one. It keeps none: there
+            // are thousands of them, and a busy one pays for a buffer once per swap.
+            into.events.append(&mut std::mem::take(&mut state.events.events));
             into.deliveries.append(&mut state.events.deliveries);
         }
         state.handed += std::mem::take(&mut state.queued);
@@ -227,6 +228,11 @@ impl Outbox {
             return Vec::new();
         }
         std::mem::take(&mut state.stalled)
+    }
+
+    /// Events that wait to be taken.
+    pub fn events(&self) -> usize {
+        self.state.lock().events.events.len()
     }
 
     /// Bytes of deliveries that have not reached the socket.

@@ -50,7 +50,7 @@ pub(crate) struct SessionState {
     pub subscriptions: HashMap<SubscriptionKey, Arc<Subscription>>,
     pub parting: Option<Parting>,
     /// Subscriptions that are being sent what is retained, one after the other.
-    pub sending: VecDeque<Box<Sending>>,
+    pub sending: Option<Box<VecDeque<Sending>>>,
     /// Who may publish it.
     pub user: String,
     /// Broker time of the last disconnect; 0 while attached.

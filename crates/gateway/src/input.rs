@@ -16,7 +16,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 const LARGE: usize = READ_TURN / 2;
 
 #[derive(Default)]
-pub(crate) struct Input {
+pub(crate) struct Input(Option<Box<Torn>>);
+
+/// The head of a frame whose rest has not come.
+#[derive(Default)]
+struct Torn {
     tail: BytesMut,
     /// Bytes that the tail's frame still needs, as far as the session knows; 0 = unknown.
     lacks: usize,
@@ -34,11 +38,11 @@ pub(crate) enum Read {
 
 impl Input {
     fn is_large(&self) -> bool {
-        self.tail.len() + self.lacks > LARGE
+        self.0.as_ref().is_some_and(|torn| torn.tail.len() + torn.lacks > LARGE)
     }
 
     pub fn clear(&mut self) {
-        *self = Input::default();
+        self.0 = None;
     }
 
     /// One read of at most a turn's size, split into a run of whole frames and the tail that is kept.
@@ -52,14 +56,15 @@ impl Input {
         if self.is_large() {
             return self.poll_read_large(stream, cx, session);
         }
-        let kept = self.tail.len();
+        let tail = self.0.as_ref().map_or(&[][..], |torn| &torn.tail);
+        let kept = tail.len();
         let mut buffer = ReadBuf::new(&mut scratch[kept..]);
         ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
         let count = buffer.filled().len();
         if count == 0 {
             return Poll::Ready(Ok(Read::End));
         }
-        scratch[..kept].copy_from_slice(&self.tail);
+        scratch[..kept].copy_from_slice(tail);
         let data = &scratch[..kept + count];
         let split = match session.split(data) {
             Ok(split) => split,
@@ -78,26 +83,27 @@ impl Input {
         cx: &mut Context<'_>,
         session: &mut dyn ProtocolSession,
     ) -> Poll<io::Result<Read>> {
-        let want = if self.lacks == 0 { READ_TURN } else { self.lacks.min(READ_TURN) };
-        if self.tail.capacity() - self.tail.len() < want {
-            self.tail.reserve(want.max(self.lacks));
+        let torn = self.0.get_or_insert_default();
+        let want = if torn.lacks == 0 { READ_TURN } else { torn.lacks.min(READ_TURN) };
+        if torn.tail.capacity() - torn.tail.len() < want {
+            torn.tail.reserve(want.max(torn.lacks));
         }
         // A new future per poll is fine: one that was not ready has read nothing.
-        let mut room = (&mut self.tail).limit(want);
+        let mut room = (&mut torn.tail).limit(want);
         let count = ready!(pin!(stream.read_buf(&mut room)).poll(cx))?;
         if count == 0 {
             return Poll::Ready(Ok(Read::End));
         }
-        let split = match session.split(&self.tail) {
+        let split = match session.split(&torn.tail) {
             Ok(split) => split,
             Err(close) => return Poll::Ready(Ok(Read::Malformed(close))),
         };
-        debug_assert!(split.whole <= self.tail.len());
+        debug_assert!(split.whole <= torn.tail.len());
         if split.whole == 0 {
-            self.lacks = split.lacks;
+            torn.lacks = split.lacks;
             return Poll::Ready(Ok(Read::Bytes { count, block: None }));
         }
-        let mut whole = std::mem::take(&mut self.tail);
+        let mut whole = std::mem::take(&mut torn.tail);
         // A rest is copied out, so that it does not pin the large buffer.
         let rest = whole.split_off(split.whole);
         self.keep(&rest, split);
@@ -105,15 +111,14 @@ impl Input {
     }
 
     fn keep(&mut self, rest: &[u8], split: Split) {
-        self.lacks = split.lacks;
         if rest.is_empty() {
-            self.tail = BytesMut::new();
+            self.0 = None;
             return;
         }
         let large = rest.len() + split.lacks > LARGE;
         // The session has refused what is over its limit, and untouched pages of an announced frame cost nothing yet.
         let mut tail = BytesMut::with_capacity(if large { rest.len() + split.lacks } else { rest.len() });
         tail.extend_from_slice(rest);
-        self.tail = tail;
+        self.0 = Some(Box::new(Torn { tail, lacks: split.lacks }));
     }
 }

@@ -7,6 +7,7 @@ use broker_api::{Out, Piece};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 use tokio::io::AsyncWrite;
 
 /// Pieces of one vectored write.
@@ -17,7 +18,7 @@ pub(crate) struct Output {
     blocked: Option<Box<Blocked>>,
     /// Bytes encoded from deliveries that the core has not been told of yet, and whether there were any deliveries: they may have come to
     /// fewer bytes than the core reckoned, or to none (larger than the peer takes), and must be told of all the same.
-    owed: usize,
+    owed: u32,
     owing: bool,
 }
 
@@ -25,6 +26,8 @@ struct Blocked {
     writing: Out,
     at: Cursor,
     next: Out,
+    /// Since when more waits than the peer should let wait.
+    slow_since: Option<Instant>,
 }
 
 struct Cursor {
@@ -47,8 +50,20 @@ impl Output {
         self.blocked.as_ref().map_or(0, |blocked| blocked.at.left + blocked.next.len())
     }
 
+    /// Remembers since when more than `limit` waits.
+    pub fn mark_slow(&mut self, limit: usize, now: Instant) {
+        let slow = self.unwritten() > limit;
+        if let Some(blocked) = &mut self.blocked {
+            blocked.slow_since = slow.then(|| blocked.slow_since.unwrap_or(now));
+        }
+    }
+
+    pub fn slow_since(&self) -> Option<Instant> {
+        self.blocked.as_ref()?.slow_since
+    }
+
     pub fn owe(&mut self, bytes: usize) {
-        self.owed += bytes;
+        self.owed = self.owed.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.owing = true;
     }
 
@@ -62,16 +77,16 @@ impl Output {
             self.owing = false;
             return Some(usize::MAX);
         }
-        let paid = self.owed.min(count);
+        let paid = self.owed.min(u32::try_from(count).unwrap_or(u32::MAX));
         self.owed -= paid;
-        (paid > 0).then_some(paid)
+        (paid > 0).then_some(paid as usize)
     }
 
     /// Keeps what is in the thread's buffer for a later write.
     pub fn adopt(&mut self, shared: &mut Out) {
         debug_assert!(self.blocked.is_none());
         let writing = std::mem::take(shared);
-        self.blocked = Some(Box::new(Blocked { at: Cursor::start(&writing), writing, next: Out::default() }));
+        self.blocked = Some(Box::new(Blocked { at: Cursor::start(&writing), writing, next: Out::default(), slow_since: None }));
     }
 
     /// Forgets what was not written.
@@ -113,7 +128,7 @@ impl Output {
             shared.clear();
         } else {
             let writing = std::mem::take(shared);
-            self.blocked = Some(Box::new(Blocked { writing, at, next: Out::default() }));
+            self.blocked = Some(Box::new(Blocked { writing, at, next: Out::default(), slow_since: None }));
         }
         Ok(total)
     }

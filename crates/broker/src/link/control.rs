@@ -246,7 +246,7 @@ impl Link {
         let slot = session.is_durable().then(|| self.core.log.reserve());
         let removed = {
             let mut state = session.state.lock();
-            state.sending.retain(|sending| !sending.is_of(&key));
+            super::retained::end(&mut state, &key);
             state.subscriptions.remove(&key)
         };
         let Some(subscription) = removed else { return done(Reply::Unsubscribed { existed: false }) };

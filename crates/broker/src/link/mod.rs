@@ -126,6 +126,8 @@ pub(crate) struct Link {
     retaining_woken: bool,
     /// Commands have been put off until this connection's task is run again.
     yielding: bool,
+    /// `Work::Resume` for it stands in the outbox.
+    resume_asked: bool,
 }
 
 impl Link {
@@ -179,6 +181,7 @@ impl Link {
             retaining: false,
             retaining_woken: false,
             yielding: false,
+            resume_asked: false,
         }
     }
 
@@ -387,7 +390,7 @@ impl CoreSession for Link {
             self.hold(batch, entries, states);
         } else {
             self.process(batch, entries, states);
-            self.scope_submitted = self.scope;
+            self.scope_submitted = self.scope_at_the_end();
         }
         self.wake_retained();
     }
@@ -397,6 +400,9 @@ impl CoreSession for Link {
     }
 
     fn swap(&mut self, into: &mut EventBatch) {
+        if self.goes_on() {
+            return;
+        }
         let work = self.outbox.swap(into);
         if work.is_empty() {
             return;
@@ -409,7 +415,10 @@ impl CoreSession for Link {
                 Work::Retained(session, sending) => self.begin_retained(&session, sending),
                 Work::MoreRetained => self.retaining = true,
                 Work::Start(queue, consumer) => queue.activate(self.outbox.id, consumer, &self.core.log, now_s, &mut follow),
-                Work::Resume => self.resume(),
+                Work::Resume => {
+                    self.resume_asked = false;
+                    self.resume();
+                }
                 Work::Reveal(commit) => commit.reveal(&self.core, &mut follow),
             }
         }

@@ -5,7 +5,7 @@
 
 use super::{HeldTurn, Link};
 use crate::outbox::Work;
-use broker_api::{Batch, Control, Entry, Signal, StateEdit};
+use broker_api::{Batch, Control, Entry, Signal, StateEdit, TxIx};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -14,6 +14,8 @@ const COMMANDS_MAX: usize = 16;
 const COMMANDS_MIN: usize = 2;
 /// Commands that all waiting connections together do in one round of the run queue, as long as that leaves each the least.
 const COMMANDS_ROUND: usize = 256;
+/// Events that wait for the end of a turn in slices.
+const ANSWERS_MAX: usize = 256;
 
 impl Link {
     pub(super) fn slice(&self) -> usize {
@@ -32,7 +34,16 @@ impl Link {
         if !std::mem::replace(&mut self.yielding, true) {
             self.core.yielding.fetch_add(1, Ordering::Relaxed);
         }
-        self.outbox.work(Work::Resume);
+        if !std::mem::replace(&mut self.resume_asked, true) {
+            self.outbox.work(Work::Resume);
+        }
+    }
+
+    /// The scope that a turn which has just been processed, or put off in part, ends with.
+    pub(super) fn scope_at_the_end(&self) -> Option<TxIx> {
+        let put_off = self.held.front().map_or(&[][..], |turn| &turn.entries);
+        let last = put_off.iter().rev().find_map(|entry| if let Entry::Scope(scope) = entry { Some(*scope) } else { None });
+        last.unwrap_or(self.scope)
     }
 
     fn stop_yielding(&mut self) {
@@ -41,7 +52,17 @@ impl Link {
         }
     }
 
-    /// Publishes have to wait, for the disk or for memory.
+    /// The next slice of what was put off. `true`: there is more, and what the commands so far have answered can wait for the rest, so that
+    /// they leave in one write.
+    pub(super) fn goes_on(&mut self) -> bool {
+        if !self.yielding {
+            return false;
+        }
+        self.resume();
+        self.yielding && self.resume_asked && self.outbox.events() < ANSWERS_MAX
+    }
+
+    /// Publishes have to wait for the disk or for memory.
     pub(super) fn block(&mut self) {
         if !std::mem::replace(&mut self.blocked, true) {
             self.outbox.signal(Signal::Blocked(self.why_held()));

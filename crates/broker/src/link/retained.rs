@@ -11,7 +11,7 @@ use crate::outbox::Work;
 use crate::queue::{Follow, Queue};
 use crate::route::syntax;
 use crate::routing::{Cursor, Encoded, Name, Pattern};
-use crate::session::{Session, Subscription, SubscriptionKey};
+use crate::session::{Session, SessionState, Subscription, SubscriptionKey};
 use broker_api::DELIVERY_RETAINED;
 use std::sync::Arc;
 
@@ -39,8 +39,12 @@ impl Sending {
         Sending { key, cursor: None, since }
     }
 
-    pub fn is_of(&self, key: &SubscriptionKey) -> bool {
-        self.key == *key
+}
+
+/// Nothing more is sent for this subscription.
+pub(super) fn end(state: &mut SessionState, key: &SubscriptionKey) {
+    if let Some(sending) = &mut state.sending {
+        sending.retain(|sending| sending.key != *key);
     }
 }
 
@@ -59,17 +63,16 @@ impl Link {
         if state.ended || !state.subscriptions.contains_key(&sending.key) {
             return;
         }
-        state.sending.retain(|other| other.key != sending.key);
-        state.sending.push_back(sending);
+        end(&mut state, &sending.key);
+        state.sending.get_or_insert_default().push_back(*sending);
         self.retaining = true;
     }
 
     /// This connection goes on with what an earlier one of the session left.
     pub(super) fn take_up_retained(&mut self, session: &Session) {
-        let mut state = session.state.lock();
-        // What came in between may not have found the session.
-        state.sending.iter_mut().for_each(|sending| sending.since = NEVER);
-        if !state.sending.is_empty() {
+        if let Some(sending) = &mut session.state.lock().sending {
+            // What came in between may not have found the session.
+            sending.iter_mut().for_each(|sending| sending.since = NEVER);
             self.retaining = true;
             self.outbox.work(Work::MoreRetained);
         }
@@ -117,17 +120,20 @@ impl Link {
         // Out of the list for the time being: it is only put back if nobody ended it meanwhile.
         let (mut sending, subscription) = {
             let mut state = session.state.lock();
-            let Some(sending) = state.sending.pop_front() else { return Paged::All };
+            let Some(sending) = state.sending.as_mut().and_then(|sending| sending.pop_front()) else {
+                state.sending = None;
+                return Paged::All;
+            };
             let Some(subscription) = state.subscriptions.get(&sending.key).cloned() else { return Paged::More };
             (sending, subscription)
         };
         let paged = self.send_page(session, &subscription, &mut sending);
         let mut state = session.state.lock();
         if matches!(paged, Paged::All) {
-            return if state.sending.is_empty() { Paged::All } else { Paged::More };
+            return Paged::More;
         }
         if state.subscriptions.contains_key(&sending.key) {
-            state.sending.push_front(sending);
+            state.sending.get_or_insert_default().push_front(sending);
         }
         paged
     }

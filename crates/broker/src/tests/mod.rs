@@ -378,3 +378,21 @@ fn consume(queue: &str, ix: u32, credit: u32) -> Consume {
 fn durable() -> QueueSpec {
     QueueSpec { durable: true, ..QueueSpec::default() }
 }
+
+/// Ten thousand idle connections are a figure that users look at: what each keeps in the core.
+#[test]
+fn what_an_idle_connection_keeps_stays_small() {
+    use std::mem::size_of;
+    let sizes = [
+        ("link", size_of::<crate::link::Link>(), 320),
+        ("outbox", size_of::<crate::outbox::Outbox>(), 216),
+        ("session", size_of::<crate::session::Session>(), 248),
+        ("live", size_of::<crate::session::Live>(), 48),
+        ("queue", size_of::<crate::queue::Queue>(), 320),
+        ("consumer", size_of::<crate::queue::Consumer>(), 64),
+        ("event", size_of::<broker_api::Event>(), 64),
+    ];
+    println!("{sizes:?}");
+    let over: Vec<_> = sizes.iter().filter(|(_, size, most)| size > most).collect();
+    assert!(over.is_empty(), "{over:?}");
+}

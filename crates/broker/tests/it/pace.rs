@@ -39,12 +39,15 @@ fn a_turn_full_of_commands_is_done_in_slices_and_in_order() {
     let mut c = Client::transient(&node, "c");
     storm(&mut c);
     assert!(c.session.saturated(), "nothing more is read meanwhile");
-    c.swap();
-    assert!((1..=16).contains(&granted(&c).len()), "{:?}", granted(&c));
     // What comes meanwhile waits behind it.
     c.turn(|turn, _| turn.control(Token(2000), subscribe("late".into())));
-    c.swap();
-    assert!((2..=32).contains(&granted(&c).len()), "{:?}", granted(&c));
+    let mut slices = 0;
+    while c.session.saturated() {
+        slices += 1;
+        assert!(granted(&c).is_empty() && slices < 20, "answers leave together");
+        c.swap();
+    }
+    assert!(slices >= 5, "{slices} slices");
     c.poll();
     assert_eq!(granted(&c), (1000..1100).chain([2000]).collect::<Vec<_>>());
     assert!(!c.session.saturated());
@@ -57,15 +60,17 @@ fn the_more_connections_wait_the_less_each_does_in_one_go() {
     let node = Node::new();
     let mut clients: Vec<Client> = (0..200).map(|n| Client::transient(&node, &format!("c{n}"))).collect();
     clients.iter_mut().for_each(storm);
-    for c in &mut clients {
-        c.swap();
-    }
-    let last = granted(&clients[199]).len();
-    assert!((2..8).contains(&last), "{last} at once beside 199 others");
+    let slices = |c: &mut Client| (0..100).take_while(|_| c.session.saturated().then(|| c.swap()).is_some()).count();
+    let first = slices(&mut clients[0]);
+    assert!(first > 30, "{first} slices beside 199 others");
     for c in &mut clients {
         c.poll();
         assert_eq!(granted(c).len(), 100);
     }
+    let mut alone = Client::transient(&node, "alone");
+    storm(&mut alone);
+    let alone = slices(&mut alone);
+    assert!(alone < 8, "{alone} slices without others");
 }
 
 /// A good-bye behind many commands still says how the session ends.
