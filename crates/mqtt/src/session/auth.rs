@@ -39,13 +39,13 @@ impl Session {
         };
         let reason = auth.reason;
         let response = self.response(auth)?;
-        let awaited = self.requests.reauthenticating;
+        let awaited = self.requests.is_reauthenticating();
         let next = match reason {
             ReasonCode::ReAuthenticate if !awaited => LoginStep::Sasl { mechanism: method.into(), initial: response },
             ReasonCode::ContinueAuthentication if awaited => LoginStep::Continue { response },
             _ => return Err(Fault::protocol("an AUTH that does not fit where the exchange stands (4.12.1)")),
         };
-        self.requests.reauthenticating = true;
+        self.requests.set_reauthenticating(true);
         let token = self.control(Control::Login(mapping::sasl(next)), step);
         self.requests.push(token, Request::Reauthenticate);
         Ok(())
@@ -55,7 +55,7 @@ impl Session {
         match result {
             Ok(Reply::Challenge(data)) => self.put_challenge(data, step),
             Ok(Reply::LoggedIn { last, .. }) => {
-                self.requests.reauthenticating = false;
+                self.requests.set_reauthenticating(false);
                 self.put_auth(ReasonCode::Success, last, step);
             }
             Ok(_) => return Err(Fault::new(ReasonCode::Unspecified, "a login was answered with something else")),

@@ -42,6 +42,7 @@ impl Session {
         self.decoder.version = connect.version;
         if connect.version.is_v5() {
             self.outgoing.packet_max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
+            self.explains = connect.properties.request_problem_information != Some(false);
         }
         let handshake = self.check_connect(*connect)?;
         self.auth_method = handshake.connect.properties.authentication_method.as_deref().map(Box::from);
@@ -112,23 +113,27 @@ impl Session {
         let Phase::Attach(handshake) = std::mem::replace(&mut self.phase, Phase::Open) else {
             return Err(Fault::new(ReasonCode::Unspecified, "an attach was answered that nobody had asked for"));
         };
-        self.open(*handshake, attached, step);
-        Ok(())
+        self.open(*handshake, attached, step)
     }
 
-    fn open(&mut self, handshake: Handshake, attached: Attached, step: &mut Step<'_>) {
+    fn open(&mut self, handshake: Handshake, attached: Attached, step: &mut Step<'_>) -> Result<(), Fault> {
         let connect = &handshake.connect;
         let connack = ConnAck {
             session_present: attached.present,
             reason: ReasonCode::Success,
             properties: if self.is_v5() { self.connack_properties(&handshake) } else { ConnAckProperties::default() },
         };
-        self.put(&Packet::ConnAck(Box::new(connack)), step);
+        if !self.try_put(&Packet::ConnAck(Box::new(connack)), step) {
+            // MQTT-3.1.2-24: what it has to be told does not fit into what it takes.
+            self.phase = Phase::Fresh;
+            return Err(Fault::new(ReasonCode::PacketTooLarge, "the client's Maximum Packet Size has no room for our CONNACK"));
+        }
         self.heard_at = step.now;
         self.outgoing.open(connect, self.mqtt.config());
         self.outgoing.own_queue = attached.queue;
         self.resume(&attached.state, step);
         debug!(client = %self.client_id, present = attached.present, "session attached");
+        Ok(())
     }
 
     fn connack_properties(&self, handshake: &Handshake) -> ConnAckProperties {

@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::inflight::IdSet;
 use super::{Phase, Session, Step};
-use crate::codec::{encode_ack, AckKind, AckView, Frame, PacketId, PublishView, Qos, ReasonCode};
+use crate::codec::{encode_ack, AckKind, AckProperties, AckView, Frame, PacketId, PublishView, Qos, ReasonCode};
 use crate::config::{Config, Overrun};
 use crate::error::{answer, Fault, PublishV3};
 use crate::mapping;
@@ -57,7 +57,14 @@ pub(super) struct Incoming {
     max_pending: usize,
     /// Topics by alias, from 1. Empty: not set.
     aliases: Vec<Box<[u8]>>,
+    /// Why publishes whose acknowledgement is not out were refused: first serial, last, and the words.
+    words: Option<Box<Vec<Words>>>,
 }
+
+type Words = (u64, u64, Box<str>);
+
+/// Refusals whose words are kept until their acknowledgements leave; more than these go without.
+const WORDS_MAX: usize = 64;
 
 impl Incoming {
     pub(super) fn new(config: &Config) -> Incoming {
@@ -70,6 +77,7 @@ impl Incoming {
             receive_maximum: u32::from(config.receive_maximum.get()),
             max_pending: config.max_pending as usize,
             aliases: Vec::new(),
+            words: None,
         }
     }
 
@@ -119,6 +127,27 @@ impl Incoming {
         self.waits.iter_mut().skip(start).take_while(move |wait| wait.serial <= last)
     }
 
+    /// Keeps the words for these serials, if there is somebody who wants them.
+    fn keep_words(&mut self, first: u64, last: u64, why: &Refusal) {
+        if self.covered(first, last).any(|wait| wait.reason.is_error()) {
+            let words = self.words.get_or_insert_default();
+            if words.len() < WORDS_MAX {
+                words.push((first, last, why.to_string().into()));
+            }
+        }
+    }
+
+    /// The words for this refusal. Those for earlier ones are no longer needed.
+    fn words_of(&mut self, serial: u64) -> Option<Box<str>> {
+        let words = self.words.as_mut()?;
+        let found = words.iter().find(|(first, last, _)| (*first..=*last).contains(&serial)).map(|(_, _, words)| words.clone());
+        words.retain(|(_, last, _)| *last > serial);
+        if words.is_empty() {
+            self.words = None;
+        }
+        found
+    }
+
     fn settle_one(&mut self) {
         self.unacknowledged = self.unacknowledged.saturating_sub(1);
     }
@@ -153,6 +182,8 @@ fn reserve_heads(turn: &mut Turn, left: usize, each: usize) {
         turn.heads.reserve_exact((left / each.max(2)).clamp(1, 1024));
     }
 }
+
+const UNFIT: &str = "the payload is not the UTF-8 it is said to be";
 
 impl Session {
     #[inline]
@@ -238,7 +269,7 @@ impl Session {
     fn refuse_payload(&mut self, qos: Qos, id: PacketId, step: &mut Step<'_>) -> Result<(), Fault> {
         Counters::count(&self.mqtt.counters().refused);
         if !self.is_v5() {
-            return Err(Fault::new(ReasonCode::PayloadFormatInvalid, "the payload is not the UTF-8 it is said to be"));
+            return Err(Fault::new(ReasonCode::PayloadFormatInvalid, UNFIT));
         }
         let act = if qos == Qos::ExactlyOnce { Act::PubRec } else { Act::PubAck };
         self.incoming.after_fence_here(act, id, ReasonCode::PayloadFormatInvalid, step.turn);
@@ -268,14 +299,14 @@ impl Session {
             match wait.act {
                 Act::PubAck => {
                     self.incoming.settle_one();
-                    self.put_ack(AckKind::PubAck, wait, step);
+                    self.put_answer(AckKind::PubAck, wait, step);
                 }
                 Act::PubRec => {
                     // MQTT 5.0, 4.3.3: a PUBREC with an error ends the exchange.
                     if wait.reason.is_error() && self.is_v5() {
                         self.incoming.settle_one();
                     }
-                    self.put_ack(AckKind::PubRec, wait, step);
+                    self.put_answer(AckKind::PubRec, wait, step);
                 }
                 Act::PubRecAgain => self.put_ack(AckKind::PubRec, wait, step),
                 Act::PubComp => {
@@ -288,6 +319,32 @@ impl Session {
                 Act::Nothing => {}
             }
         }
+    }
+
+    /// What became of a publish, with the words for a refusal if the client wants them (MQTT 5.0, 3.1.2.11.7) and has room for them (3.4.2.2.2).
+    #[inline]
+    fn put_answer(&mut self, kind: AckKind, wait: Wait, step: &mut Step<'_>) {
+        if !wait.reason.is_error() || !self.explains || !self.put_words(kind, wait, step) {
+            self.put_ack(kind, wait, step);
+        }
+    }
+
+    #[cold]
+    fn put_words(&mut self, kind: AckKind, wait: Wait, step: &mut Step<'_>) -> bool {
+        let words = match wait.reason {
+            ReasonCode::PayloadFormatInvalid => Some(UNFIT.into()),
+            _ => self.incoming.words_of(wait.serial),
+        };
+        let Some(words) = words else { return false };
+        let properties = AckProperties { reason_string: Some(words.into()), ..AckProperties::default() };
+        let buffer = step.out.buffer();
+        let start = buffer.len();
+        let written = encode_ack(kind, wait.id, wait.reason, Some(&properties), self.decoder.version, buffer).is_ok();
+        let fits = written && buffer.len() - start <= self.outgoing.packet_max as usize;
+        if !fits {
+            buffer.truncate(start);
+        }
+        fits
     }
 
     /// Four or five bytes: every client's Maximum Packet Size leaves room for them.
@@ -326,6 +383,9 @@ impl Session {
         }
         if close {
             return Err(Fault::new(row.publish, why.to_string()));
+        }
+        if self.explains {
+            self.incoming.keep_words(first.0, last.0, why);
         }
         self.forget_refused(&over, last.0, row.publish);
         Ok(())

@@ -30,14 +30,20 @@ struct Unfinished {
     /// One for each filter, known or not.
     reasons: Vec<Option<ReasonCode>>,
     missing: usize,
+    /// Why the first filter that was refused was.
+    words: Option<Box<str>>,
 }
 
+/// Commands come at the start of a connection; a quiet one keeps no room for them.
 #[derive(Debug, Default)]
-pub(super) struct Requests {
+pub(super) struct Requests(Option<Box<Waiting>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
     given: VecDeque<(Token, Request)>,
     unfinished: VecDeque<Unfinished>,
     /// An AUTH exchange is under way on the open connection.
-    pub(super) reauthenticating: bool,
+    reauthenticating: bool,
 }
 
 /// SUBSCRIBEs, and filters in them, under way before nothing more is taken.
@@ -45,21 +51,54 @@ const UNFINISHED_MAX: usize = 64;
 const GIVEN_MAX: usize = 1024;
 
 impl Requests {
+    fn waiting(&mut self) -> &mut Waiting {
+        self.0.get_or_insert_default()
+    }
+
+    pub(super) fn is_reauthenticating(&self) -> bool {
+        self.0.as_ref().is_some_and(|waiting| waiting.reauthenticating)
+    }
+
+    pub(super) fn set_reauthenticating(&mut self, on: bool) {
+        self.waiting().reauthenticating = on;
+    }
+
+    /// What this answers, if it is what comes next.
+    fn answered(&mut self, token: Token) -> Option<Request> {
+        let waiting = self.0.as_mut()?;
+        // Others are not ours to wait for, like the answer to an ended owner.
+        let (_, request) = waiting.given.pop_front_if(|(expected, _)| *expected == token)?;
+        Some(request)
+    }
+
+    fn next_finished(&mut self) -> Option<Unfinished> {
+        self.0.as_mut()?.unfinished.pop_front_if(|unfinished| unfinished.missing == 0)
+    }
+
+    fn tidy(&mut self) {
+        if self.0.as_ref().is_some_and(|waiting| waiting.given.is_empty() && waiting.unfinished.is_empty() && !waiting.reauthenticating) {
+            self.0 = None;
+        }
+    }
+
     pub(super) fn push(&mut self, token: Token, request: Request) {
-        self.given.push_back((token, request));
+        self.waiting().given.push_back((token, request));
     }
 
     #[inline]
     pub(super) fn is_full(&self) -> bool {
-        self.unfinished.len() >= UNFINISHED_MAX || self.given.len() >= GIVEN_MAX
+        self.0.as_ref().is_some_and(|waiting| waiting.unfinished.len() >= UNFINISHED_MAX || waiting.given.len() >= GIVEN_MAX)
     }
 
-    /// Fills in the oldest gap.
-    fn fill(&mut self, reason: ReasonCode) {
-        let Some(unfinished) = self.unfinished.iter_mut().find(|unfinished| unfinished.missing > 0) else { return };
+    /// Fills in the oldest gap; `words` say why it is a refusal.
+    fn fill(&mut self, reason: ReasonCode, words: Option<Box<str>>) {
+        let Some(unfinished) = self.waiting().unfinished.iter_mut().find(|unfinished| unfinished.missing > 0) else { return };
         if let Some(gap) = unfinished.reasons.iter_mut().find(|reason| reason.is_none()) {
             *gap = Some(reason);
             unfinished.missing -= 1;
+            if unfinished.words.is_none() {
+                unfinished.words = words;
+            }
         }
     }
 }
@@ -114,59 +153,59 @@ impl Session {
 
     fn await_all(&mut self, packet_id: PacketId, subscribe: bool, reasons: Vec<Option<ReasonCode>>, step: &mut Step<'_>) {
         let missing = reasons.iter().filter(|reason| reason.is_none()).count();
-        self.requests.unfinished.push_back(Unfinished { packet_id, subscribe, reasons, missing });
+        // All that is refused here has too many levels.
+        let refused = self.explains && missing < reasons.len();
+        let words = refused.then(|| format!("a topic filter of more than {} levels", self.mqtt.config().max_topic_levels).into());
+        self.requests.waiting().unfinished.push_back(Unfinished { packet_id, subscribe, reasons, missing, words });
         self.put_finished(step);
     }
 
     /// Writes the acknowledgements that are complete, in the order of their requests.
     fn put_finished(&mut self, step: &mut Step<'_>) {
-        while self.requests.unfinished.front().is_some_and(|unfinished| unfinished.missing == 0) {
-            let Some(finished) = self.requests.unfinished.pop_front() else { return };
-            let (packet_id, properties) = (finished.packet_id, AckProperties::default());
-            let reasons = finished.reasons.into_iter().flatten().collect();
-            let packet = match finished.subscribe {
+        while let Some(finished) = self.requests.next_finished() {
+            let Unfinished { packet_id, subscribe, reasons, words, .. } = finished;
+            let reasons: Vec<ReasonCode> = reasons.into_iter().flatten().collect();
+            let properties = AckProperties { reason_string: words.map(String::from), ..AckProperties::default() };
+            let packet = |reasons, properties| match subscribe {
                 true => Packet::SubAck(SubAck { packet_id, reasons, properties }),
                 false => Packet::UnsubAck(UnsubAck { packet_id, reasons, properties }),
             };
-            self.put(&packet, step);
+            // MQTT-3.9.2-1, 3.11.2-1: without the words if they are too much for the client.
+            if properties.reason_string.is_none() || !self.try_put(&packet(reasons.clone(), properties), step) {
+                self.put(&packet(reasons, AckProperties::default()), step);
+            }
         }
+        self.requests.tidy();
     }
 
     /// A command has been answered, after its effect has passed the commit point.
     pub(super) fn reply(&mut self, token: Token, result: Result<Reply, Refusal>, step: &mut Step<'_>) -> Result<(), Fault> {
-        match self.requests.given.front() {
-            Some((expected, _)) if *expected == token => {}
-            // Not ours to wait for, like the answer to an ended owner.
-            _ => return Ok(()),
-        }
-        let Some((_, request)) = self.requests.given.pop_front() else { return Ok(()) };
-        if self.requests.given.is_empty() {
-            // Commands come at the start of a connection; a quiet one should not keep room for them.
-            self.requests.given = VecDeque::new();
-        }
-        match request {
+        let Some(request) = self.requests.answered(token) else { return Ok(()) };
+        let answered = match request {
             Request::Login => self.login_answered(result, step),
             Request::Attach => self.attach_answered(result, step),
             Request::Reauthenticate => self.reauthentication_answered(result, step),
             Request::Filter(granted) => {
-                let reason = self.filter_answered(granted, result)?;
-                self.requests.fill(reason);
+                let (reason, words) = self.filter_answered(granted, result)?;
+                self.requests.fill(reason, words);
                 self.put_finished(step);
                 Ok(())
             }
-        }
+        };
+        self.requests.tidy();
+        answered
     }
 
-    fn filter_answered(&mut self, granted: ReasonCode, result: Result<Reply, Refusal>) -> Result<ReasonCode, Fault> {
+    fn filter_answered(&self, granted: ReasonCode, result: Result<Reply, Refusal>) -> Result<(ReasonCode, Option<Box<str>>), Fault> {
         match result {
-            Ok(Reply::Unsubscribed { existed: false }) => Ok(ReasonCode::NoSubscriptionExisted),
-            Ok(_) => Ok(granted),
+            Ok(Reply::Unsubscribed { existed: false }) => Ok((ReasonCode::NoSubscriptionExisted, None)),
+            Ok(_) => Ok((granted, None)),
             Err(refusal) => {
                 let row = answer(&refusal);
                 if row.disconnects(self.mqtt.config().unauthorized) {
                     return Err(Fault::new(row.subscribe, refusal.to_string()));
                 }
-                Ok(row.subscribe)
+                Ok((row.subscribe, self.explains.then(|| refusal.to_string().into())))
             }
         }
     }

@@ -141,6 +141,7 @@ fn connect(words: &Words<'_>) -> Connect {
     connect.properties.session_expiry_secs = words.number("expiry");
     connect.properties.receive_maximum = words.number("rm").map(|n| n as u16);
     connect.properties.maximum_packet_size = words.number("maxpacket");
+    connect.properties.request_problem_information = words.number("problem").map(|n| n != 0);
     connect.properties.topic_alias_maximum = words.number("aliases").map(|n| n as u16);
     connect.properties.request_response_information = words.has("response").then_some(true);
     connect.properties.authentication_method = words.get("method").map(str::to_owned);

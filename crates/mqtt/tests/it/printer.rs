@@ -126,9 +126,17 @@ fn packet(packet: &Packet<'_>) -> String {
             format!("connack {} present={}{}", ack.reason as u8, ack.session_present, connack_properties(&ack.properties))
         }
         Packet::Publish(view) => publish(view),
-        Packet::Ack(ack) => format!("{:?} id={} {}", ack.kind, ack.packet_id, ack.reason as u8).to_lowercase(),
-        Packet::SubAck(ack) => format!("suback id={} {:?}", ack.packet_id, ack.reasons.iter().map(|r| *r as u8).collect::<Vec<_>>()),
-        Packet::UnsubAck(ack) => format!("unsuback id={} {:?}", ack.packet_id, ack.reasons.iter().map(|r| *r as u8).collect::<Vec<_>>()),
+        Packet::Ack(ack) => {
+            format!("{:?} id={} {}", ack.kind, ack.packet_id, ack.reason as u8).to_lowercase() + &words(&ack.properties().reason_string)
+        }
+        Packet::SubAck(ack) => {
+            let reasons: Vec<u8> = ack.reasons.iter().map(|r| *r as u8).collect();
+            format!("suback id={} {reasons:?}{}", ack.packet_id, words(&ack.properties.reason_string))
+        }
+        Packet::UnsubAck(ack) => {
+            let reasons: Vec<u8> = ack.reasons.iter().map(|r| *r as u8).collect();
+            format!("unsuback id={} {reasons:?}{}", ack.packet_id, words(&ack.properties.reason_string))
+        }
         Packet::PingResp => "pingresp".to_owned(),
         Packet::Disconnect(bye) => {
             let server = bye.properties.server_reference.as_ref().map_or(String::new(), |server| format!(" server={server}"));
@@ -143,6 +151,10 @@ fn packet(packet: &Packet<'_>) -> String {
         ),
         other => panic!("never sent: {other:?}"),
     }
+}
+
+fn words(reason: &Option<String>) -> String {
+    reason.as_ref().map_or(String::new(), |why| format!(" '{why}'"))
 }
 
 fn connack_properties(properties: &ConnAckProperties) -> String {
