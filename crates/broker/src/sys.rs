@@ -15,12 +15,15 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-/// What went over the sockets since the start. The core does not see them: whoever owns them tells.
+/// What happened at the sockets since the start. The core does not see them: whoever owns them tells.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Traffic {
     pub bytes_received: u64,
     pub bytes_sent: u64,
     pub sockets_opened: u64,
+    /// Taken from the core and not sent: larger than the client accepts, expired on the way, or without words in its protocol.
+    pub deliveries_dropped: u64,
+    pub publishes_refused: u64,
 }
 
 type ReadTraffic = Box<dyn Fn() -> Traffic + Send + Sync>;
@@ -90,7 +93,7 @@ impl Shared {
             Counters::get(&c.connections_total),
             received,
             sent,
-            Counters::get(&c.messages_dropped),
+            Counters::get(&c.messages_dropped) + traffic.deliveries_dropped,
             received,
             sent,
             traffic.sockets_opened,
@@ -150,7 +153,9 @@ impl Shared {
         number("$SYS/broker/messages/inflight", inflight);
         number("$SYS/broker/publish/messages/received", received);
         number("$SYS/broker/publish/messages/sent", sent);
-        number("$SYS/broker/publish/messages/dropped", Counters::get(&c.messages_dropped));
+        let traffic = self.traffic();
+        number("$SYS/broker/publish/messages/dropped", Counters::get(&c.messages_dropped) + traffic.deliveries_dropped);
+        number("$SYS/broker/publish/messages/refused", traffic.publishes_refused);
         number("$SYS/broker/store/messages/count", queued + retained);
         number("$SYS/broker/store/messages/bytes", queued_bytes);
         number("$SYS/broker/retained messages/count", retained);

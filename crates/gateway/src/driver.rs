@@ -478,10 +478,10 @@ impl<S> Drop for Connection<S> {
 mod tests {
     use super::*;
 
-    /// With tokio's own hundred bytes it has to stay under the 256 that its task then takes (they come in steps of 128).
+    /// With tokio's own 96 bytes it has to stay under the 256 that its task then takes (they come in steps of 128).
     #[test]
     fn an_idle_connection_stays_small() {
         let size = std::mem::size_of::<Connection<tokio::net::TcpStream>>();
-        assert!(size <= 152, "{size}");
+        assert!(size <= 160, "{size}");
     }
 }

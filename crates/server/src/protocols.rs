@@ -5,18 +5,22 @@ use crate::config::Settings;
 use anyhow::{Context, Result};
 use broker_api::{HeaderView, Protocol};
 use std::num::NonZeroU16;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Schemes of listen URLs, and what is spoken there.
-pub struct List(Vec<(&'static str, Arc<dyn Protocol>)>);
+pub struct List {
+    speakers: Vec<(&'static str, Arc<dyn Protocol>)>,
+    mqtt: Arc<mqtt::Mqtt>,
+}
 
 pub fn all(settings: &Settings) -> Result<List> {
     let config = mqtt_config(&settings.mqtt);
     config.check().context("in [mqtt]")?;
-    let mqtt: Arc<dyn Protocol> = mqtt::Mqtt::new(config);
+    let mqtt = mqtt::Mqtt::new(config);
     let amqp: Arc<dyn Protocol> = amqp091::Amqp::new(amqp091::Config::default(), header_views());
-    Ok(List(vec![("mqtt", mqtt.clone()), ("unix", mqtt), ("amqp", amqp)]))
+    Ok(List { speakers: vec![("mqtt", mqtt.clone()), ("unix", mqtt.clone()), ("amqp", amqp)], mqtt })
 }
 
 /// How the headers of each protocol's messages are read by exchanges and by the other protocols.
@@ -26,7 +30,19 @@ pub fn header_views() -> Vec<(u8, Arc<dyn HeaderView>)> {
 
 impl List {
     pub fn of_scheme(&self, scheme: &str) -> Option<Arc<dyn Protocol>> {
-        self.0.iter().find(|(name, _)| *name == scheme).map(|(_, protocol)| protocol.clone())
+        self.speakers.iter().find(|(name, _)| *name == scheme).map(|(_, protocol)| protocol.clone())
+    }
+}
+
+impl List {
+    /// Deliveries that protocols dropped and publishes that were refused, over all of them, since the start.
+    pub fn lost(&self) -> impl Fn() -> (u64, u64) + Send + Sync + 'static {
+        let mqtt = self.mqtt.clone();
+        move || {
+            let counters = mqtt.counters();
+            let dropped = [&counters.too_large, &counters.expired, &counters.unsayable];
+            (dropped.iter().map(|counter| counter.load(Relaxed)).sum(), counters.refused.load(Relaxed))
+        }
     }
 }
 

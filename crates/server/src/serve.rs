@@ -65,8 +65,9 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
 async fn live(settings: &Settings, house: &House) -> Result<End> {
     let mut signals = Signals::new()?;
     let mut gateway = Gateway::new(settings.gateway.clone(), house.broker());
-    house.watch_traffic(gateway.slots().clone());
-    let urls = listen(settings, &mut gateway)?;
+    let protocols = protocols::all(settings)?;
+    house.watch_traffic(gateway.slots().clone(), protocols.lost());
+    let urls = listen(settings, &protocols, &mut gateway)?;
     eprint!("{}", banner::text(settings, &urls, &wiring::absolute(&settings.data_dir)));
     announce(&urls);
     let end = tokio::select! {
@@ -94,12 +95,11 @@ async fn live(settings: &Settings, house: &House) -> Result<End> {
     Ok(end)
 }
 
-fn listen(settings: &Settings, gateway: &mut Gateway) -> Result<Vec<ListenUrl>> {
-    let protocols = protocols::all(settings)?;
+fn listen(settings: &Settings, protocols: &protocols::List, gateway: &mut Gateway) -> Result<Vec<ListenUrl>> {
     let mut urls = Vec::new();
     for bound in listeners::bind_all(settings)? {
         let url = bound.url.clone();
-        let service = service(settings, &protocols, &bound)?;
+        let service = service(settings, protocols, &bound)?;
         gateway.listen(bound, service).with_context(|| format!("cannot listen on {url}"))?;
         urls.push(url);
     }

@@ -45,12 +45,17 @@ impl House {
         Arc::new(self.core.clone())
     }
 
-    /// `$SYS` tells what the gateway counts.
-    pub fn watch_traffic(&self, slots: Arc<Slots>) {
-        self.core.watch_traffic(move || broker::Traffic {
-            bytes_received: slots.stats.bytes_received.load(Relaxed),
-            bytes_sent: slots.stats.bytes_sent.load(Relaxed),
-            sockets_opened: slots.stats.connections_total.load(Relaxed),
+    /// `$SYS` tells what the gateway and the protocols count; `lost`: deliveries dropped, publishes refused.
+    pub fn watch_traffic(&self, slots: Arc<Slots>, lost: impl Fn() -> (u64, u64) + Send + Sync + 'static) {
+        self.core.watch_traffic(move || {
+            let (deliveries_dropped, publishes_refused) = lost();
+            broker::Traffic {
+                bytes_received: slots.stats.bytes_received.load(Relaxed),
+                bytes_sent: slots.stats.bytes_sent.load(Relaxed),
+                sockets_opened: slots.stats.connections_total.load(Relaxed),
+                deliveries_dropped,
+                publishes_refused,
+            }
         });
     }
 

@@ -38,7 +38,6 @@ impl Sending {
     pub fn new(key: SubscriptionKey, since: u64) -> Sending {
         Sending { key, cursor: None, since }
     }
-
 }
 
 /// Nothing more is sent for this subscription.

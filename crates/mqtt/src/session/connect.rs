@@ -126,6 +126,7 @@ impl Session {
         if !self.try_put(&Packet::ConnAck(Box::new(connack)), step) {
             // MQTT-3.1.2-24: what it has to be told does not fit into what it takes.
             self.phase = Phase::Fresh;
+            self.discard_will = true;
             return Err(Fault::new(ReasonCode::PacketTooLarge, "the client's Maximum Packet Size has no room for our CONNACK"));
         }
         self.heard_at = step.now;
