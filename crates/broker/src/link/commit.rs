@@ -121,13 +121,14 @@ impl Link {
             for index in *first..*first + *count {
                 let serial = Serial(serial.0 + u64::from(index - first));
                 let head = &batch.heads[index as usize];
+                // Before it is routed: what is retained has an order by then.
+                if head.has(HEAD_RETAIN) {
+                    retains.push(self.may_retain(&batch, index)?);
+                }
                 // An exchange that went since the publish leads nowhere, as one without bindings does.
                 let nowhere = self.gather(&batch, index, serial, &mut runs).unwrap_or(head.has(HEAD_MANDATORY));
                 if nowhere {
                     returned.push((serial, index));
-                }
-                if head.has(HEAD_RETAIN) {
-                    retains.push(self.may_retain(&batch, index)?);
                 }
             }
         }

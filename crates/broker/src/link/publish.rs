@@ -371,7 +371,7 @@ impl Link {
         }
         // What the broker says of itself is not worth a record.
         let logged = !key.starts_with(b"$SYS/");
-        Ok(Retains { key: key.to_vec(), index, logged })
+        Ok(Retains { key: key.to_vec(), index, logged, order: self.vhost.next_retained_order() })
     }
 
     /// Puts one message of its own into a session's queue, as a record with one reference. Used for what is retained.
@@ -443,19 +443,21 @@ pub(super) struct Retains {
     pub key: Vec<u8>,
     pub index: u32,
     pub logged: bool,
+    /// Taken before it is routed, see [`Vhost::retained_order`].
+    order: u64,
 }
 
 impl Retains {
     pub fn store(&self, vhost: &Vhost, batch: &Batch) {
         let separator = batch.heads[self.index as usize].separator;
         if let Ok(name) = crate::routing::Name::parse(crate::route::syntax(separator), &self.key) {
-            store_retained(vhost, &name, batch, self.index, self.logged);
+            store_retained(vhost, &name, batch, self.index, (self.logged, self.order));
         }
     }
 }
 
 /// Replaces or removes what is retained. The value is a copy of its own, so that it pins no turn.
-pub(crate) fn store_retained(vhost: &Vhost, name: &crate::routing::Name<'_>, batch: &Batch, index: u32, durable: bool) {
+pub(crate) fn store_retained(vhost: &Vhost, name: &crate::routing::Name<'_>, batch: &Batch, index: u32, (durable, order): (bool, u64)) {
     let head = &batch.heads[index as usize];
     if head.body.len == 0 {
         vhost.retained.remove(name);
@@ -463,7 +465,7 @@ pub(crate) fn store_retained(vhost: &Vhost, name: &crate::routing::Name<'_>, bat
     }
     let message = Arc::new(copy_out(batch, index));
     vhost.expiring.note(&message);
-    vhost.retained.set(name, RetainedMessage { message, durable, order: vhost.next_retained_order() });
+    vhost.retained.set(name, RetainedMessage { message, durable, order });
 }
 
 /// One message in a batch of its own.

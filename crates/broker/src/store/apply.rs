@@ -428,7 +428,7 @@ impl Recovery {
                 vhost.expiring.note(&message);
                 vhost.retained.restore(id, topic, crate::vhost::RetainedMessage { message, durable: true, order: 0 });
             }
-            None => crate::link::store_retained(&vhost, &name, &own, 0, true),
+            None => crate::link::store_retained(&vhost, &name, &own, 0, (true, 0)),
         }
         Some(())
     }
