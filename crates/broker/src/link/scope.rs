@@ -5,7 +5,7 @@ use broker_api::{
     Batch, Control, Entry, Event, Head, Limit, OwnerIx, QueueId, Refusal, Seq, Serial, Settle, Span, StateEdit, TxIx, HEAD_CONFIRM,
     HEAD_DURABLE, HEAD_RETAIN, HEAD_VERBATIM,
 };
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 /// What one entry weighs beside the bytes of its message.
 const PUBLISH_WEIGHT: usize = 160;
@@ -34,7 +34,8 @@ const TRANSACTIONS_MAX: usize = 4096;
 /// The open transactions of a connection.
 #[derive(Default)]
 pub(super) struct Transactions {
-    open: HashMap<TxIx, Box<Transaction>, ahash::RandomState>,
+    /// Almost always one, and mostly none: a tree is smaller than a table then.
+    open: BTreeMap<TxIx, Box<Transaction>>,
     bytes: usize,
     /// More were opened than may be: what is not in `open` was perhaps not empty.
     overflowed: bool,

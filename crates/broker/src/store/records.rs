@@ -344,7 +344,7 @@ pub(crate) fn read_message(r: &mut Reader<'_>, base: usize) -> Option<(Head, u64
 pub(crate) fn read_own_message(r: &mut Reader<'_>, all: &[u8]) -> Option<Batch> {
     let start = r.position();
     let (head, arrived_ms) = read_message(r, 0)?;
-    let mut batch = Batch { block: Bytes::copy_from_slice(all.get(start..r.position())?), arrived_ms, ..Batch::default() };
+    let block = Bytes::copy_from_slice(all.get(start..r.position())?);
     let shift = |span: Span| Span::block(span.offset() - start, span.len as usize);
     let head = Head {
         exchange: shift(head.exchange),
@@ -356,8 +356,8 @@ pub(crate) fn read_own_message(r: &mut Reader<'_>, all: &[u8]) -> Option<Batch> 
         keys: if head.keys.is_empty() { Span::EMPTY } else { shift(head.keys) },
         ..head
     };
-    batch.heads.push(head);
-    Some(batch)
+    // There may be a million of them: room for one head, where a push would make room for four.
+    Some(Batch { block, heads: vec![head], arrived_ms, ..Batch::default() })
 }
 
 pub(crate) struct PublishRecord {

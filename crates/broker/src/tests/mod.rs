@@ -384,12 +384,12 @@ fn durable() -> QueueSpec {
 fn what_an_idle_connection_keeps_stays_small() {
     use std::mem::size_of;
     let sizes = [
-        ("link", size_of::<crate::link::Link>(), 320),
-        ("outbox", size_of::<crate::outbox::Outbox>(), 216),
-        ("session", size_of::<crate::session::Session>(), 248),
-        ("live", size_of::<crate::session::Live>(), 48),
-        ("queue", size_of::<crate::queue::Queue>(), 320),
-        ("consumer", size_of::<crate::queue::Consumer>(), 64),
+        ("link", size_of::<crate::link::Link>(), 384),
+        ("outbox", size_of::<crate::outbox::Outbox>(), 232),
+        ("session", size_of::<crate::session::Session>(), 264),
+        ("live", size_of::<crate::session::Live>(), 64),
+        ("queue", size_of::<crate::queue::Queue>(), 400),
+        ("consumer", size_of::<crate::queue::Consumer>(), 80),
         ("event", size_of::<broker_api::Event>(), 64),
     ];
     println!("{sizes:?}");
