@@ -287,14 +287,6 @@ impl Link {
         }
     }
 
-    /// The transaction that is open once everything that waits has been done.
-    fn scope_to_come(&self) -> Option<TxIx> {
-        let cut = self.cut.iter().flat_map(|cut| &cut.entries);
-        let waiting = cut.chain(self.held.iter().flat_map(|turn| &turn.entries));
-        let scopes = waiting.filter_map(|entry| if let Entry::Scope(scope) = entry { Some(*scope) } else { None });
-        scopes.last().unwrap_or(self.scope)
-    }
-
     /// `false`: the fan-out that the rest of a turn waits for is still under way.
     fn after_fan_out(&mut self) -> bool {
         while let Some(fan) = &self.fan {

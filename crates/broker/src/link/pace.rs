@@ -41,7 +41,8 @@ impl Link {
 
     /// The scope that a turn which has just been processed, or put off in part, ends with.
     pub(super) fn scope_at_the_end(&self) -> Option<TxIx> {
-        let put_off = self.held.front().map_or(&[][..], |turn| &turn.entries);
+        let cut = self.cut.as_ref().map_or(&[][..], |cut| &cut.entries);
+        let put_off = self.held.front().map_or(cut, |turn| &turn.entries);
         let last = put_off.iter().rev().find_map(|entry| if let Entry::Scope(scope) = entry { Some(*scope) } else { None });
         last.unwrap_or(self.scope)
     }
