@@ -12,7 +12,7 @@ use broker_api::{Batch, Bind, Control, Declare, Destination, Head, Refusal, Vhos
 const TOPICS: &str = "amq.topic";
 
 /// The last exchange that was asked about, and whether this connection may publish to it.
-pub(super) type WriteMemo = Option<(Box<[u8]>, bool)>;
+pub(super) type WriteMemo = Option<Box<(Box<[u8]>, bool)>>;
 
 /// The rules speak of topics. A user whom rules confine, and for whom there are no permissions, reaches queues and exchanges by name only
 /// as an administrator, so that no name leads around a rule.
@@ -172,11 +172,11 @@ impl Link {
             return if head.topic { Ok(()) } else { may_use_names(principal) };
         }
         let exchange = if head.topic { TOPICS.as_bytes() } else { batch.bytes(head.exchange) };
-        let known = self.write_memo.as_ref().filter(|(name, _)| **name == *exchange).map(|(_, may)| *may);
+        let known = self.write_memo.as_ref().filter(|memo| *memo.0 == *exchange).map(|memo| memo.1);
         if known != Some(true) {
             let name = String::from_utf8_lossy(exchange);
             let may = Asked { principal, vhost: self.vhost.name.as_str() }.may(Operation::Write, "exchange", &name);
-            self.write_memo = Some((exchange.into(), may.is_ok()));
+            self.write_memo = Some(Box::new((exchange.into(), may.is_ok())));
             may?;
         }
         let confined = !head.topic && exchange == TOPICS.as_bytes() && !principal.unrestricted() && !principal.administrator();
