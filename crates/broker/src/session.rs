@@ -50,6 +50,7 @@ pub(crate) struct SessionState {
     pub subscriptions: HashMap<SubscriptionKey, Arc<Subscription>>,
     pub parting: Option<Parting>,
     /// Subscriptions that are being sent what is retained, one after the other.
+    #[allow(clippy::box_collection, reason = "almost always none, and each session has one: a pointer is smaller")]
     pub sending: Option<Box<VecDeque<Sending>>>,
     /// Who may publish it.
     pub user: String,

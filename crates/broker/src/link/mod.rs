@@ -412,7 +412,7 @@ impl CoreSession for Link {
         for work in work {
             match work {
                 Work::Activate(session) => self.activate(&session, &mut follow),
-                Work::Retained(session, sending) => self.begin_retained(&session, sending),
+                Work::Retained(session, sending) => self.begin_retained(&session, *sending),
                 Work::MoreRetained => self.retaining = true,
                 Work::Start(queue, consumer) => queue.activate(self.outbox.id, consumer, &self.core.log, now_s, &mut follow),
                 Work::Resume => {

@@ -57,13 +57,13 @@ enum Paged {
 
 impl Link {
     /// The subscription has been answered.
-    pub(super) fn begin_retained(&mut self, session: &Arc<Session>, sending: Box<Sending>) {
+    pub(super) fn begin_retained(&mut self, session: &Arc<Session>, sending: Sending) {
         let mut state = session.state.lock();
         if state.ended || !state.subscriptions.contains_key(&sending.key) {
             return;
         }
         end(&mut state, &sending.key);
-        state.sending.get_or_insert_default().push_back(*sending);
+        state.sending.get_or_insert_default().push_back(sending);
         self.retaining = true;
     }
 

@@ -58,6 +58,7 @@ pub(super) struct Incoming {
     /// Topics by alias, from 1. Empty: not set.
     aliases: Vec<Box<[u8]>>,
     /// Why publishes whose acknowledgement is not out were refused: first serial, last, and the words.
+    #[allow(clippy::box_collection, reason = "almost always none, and each idle connection has one: a pointer is smaller")]
     words: Option<Box<Vec<Words>>>,
 }
 
