@@ -7,6 +7,7 @@ mod check;
 mod clients;
 mod context;
 mod counts;
+mod fuzz;
 mod needs;
 mod process;
 mod registry;
@@ -60,6 +61,10 @@ fn dispatch(args: &[String]) -> Result<bool> {
         "clients" => {
             let options = Options::parse(rest, &["--only", "--list", "--broker"])?;
             clients::clients(&context, &options)
+        }
+        "fuzz" => {
+            Options::parse(rest, &[])?;
+            fuzz::fuzz(&context)
         }
         "tidy" => {
             Options::parse(rest, &[])?;

@@ -75,6 +75,15 @@ pub const SUITES: &[Suite] = &[
         }),
         soak: None,
     },
+    Suite {
+        name: "fuzz",
+        about: "every target of fuzz/ from its corpus on; the tests of the crates replay the corpora",
+        needs: &[],
+        binary: false,
+        limit: minutes(40),
+        test: None,
+        soak: Some(|_| Ok(vec![ourselves(&["fuzz"])?])),
+    },
 ];
 
 /// This program, for a suite that it runs itself.
