@@ -149,7 +149,7 @@ impl Shared {
     }
 
     /// Now, as queues count it: see `queue::tick`.
-    pub fn now_s(&self) -> u32 {
+    pub fn now_ticks(&self) -> u32 {
         tick_of(self.now_ms())
     }
 
@@ -242,9 +242,9 @@ impl Shared {
             for leaving in leaving {
                 self.dead_letter(leaving, &mut next, &mut How::Own(&mut |slot, filled| slot.fill(filled)));
             }
-            let now_s = self.now_s();
+            let now_ticks = self.now_ticks();
             for queue in pump {
-                queue.pump(&self.log, now_s, &mut next);
+                queue.pump(&self.log, now_ticks, &mut next);
             }
         }
     }
@@ -289,7 +289,7 @@ impl Core {
         self.0.log.journal().stats()
     }
 
-    /// Counts every queue over again and compares (LOG §7, 8). For tests and tools: it walks all that is stored.
+    /// Counts every queue over again and compares. For tests and tools: it walks all that is stored.
     pub fn recount(&self) -> Result<(), String> {
         self.0.queues.iter().try_for_each(|queue| queue.recount())
     }

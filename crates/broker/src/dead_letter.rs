@@ -161,7 +161,7 @@ impl Shared {
         match arrived {
             Some(to) => {
                 bundle.records.push(kind::MOVE, LEVEL, 0, 0, |out| Move { to, ..record }.write(out));
-                target.pump_locked(&mut state, &self.log, self.now_s(), next);
+                target.pump_locked(&mut state, &self.log, self.now_ticks(), next);
             }
             None => bundle.gone(gone),
         }
@@ -220,7 +220,7 @@ impl Shared {
         for target in &targets {
             let mut state = target.queue.lock();
             append_one(target, &held, &written, bundle, hidden.as_deref_mut(), &run, &mut state, self, next);
-            target.queue.pump_locked(&mut state, &self.log, self.now_s(), next);
+            target.queue.pump_locked(&mut state, &self.log, self.now_ticks(), next);
             drop(state);
             self.checkpoint.queue(&target.queue);
         }

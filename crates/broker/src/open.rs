@@ -213,7 +213,7 @@ impl Shared {
             }
         };
         let mut follow = Follow::default();
-        queue.loaded(found, &self.log, self.now_s(), &mut follow);
+        queue.loaded(found, &self.log, self.now_ticks(), &mut follow);
         self.follow_up(follow);
     }
 
@@ -271,7 +271,7 @@ impl Shared {
         }
     }
 
-    /// Every connection counts as lost at this moment (DESIGN §4, "what dies with a connection").
+    /// Every connection counts as lost at this moment.
     fn after_restart(self: &Arc<Shared>) {
         let now = self.now_ms();
         for (fan, known) in std::mem::take(&mut *self.voided.lock()) {
@@ -293,7 +293,7 @@ impl Shared {
             let mut state = queue.lock();
             if queue.spec.message_ttl_ms.is_some() && state.ready > 0 {
                 // Its pages may be away, and nobody knows what in them expires.
-                state.expires(self.now_s().wrapping_add(10).max(1));
+                state.expires(self.now_ticks().wrapping_add(10).max(1));
             }
             self.arm(&queue, &mut state);
             drop(state);

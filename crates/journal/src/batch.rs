@@ -1,4 +1,4 @@
-//! The two layers of LOG §3.
+//! The two layers of the log: batches, which a peer gets too, in frames, which are this file's own (docs/format.md).
 //!
 //! *Replicated batch*: one group commit, one replication frame, the atomic unit; its bytes are LSN space and the same on both nodes.
 //! ```text

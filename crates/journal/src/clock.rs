@@ -1,4 +1,4 @@
-//! Broker time (LOG §5): the log's last wall time, advanced by the boot-time clock and slewed to the wall clock by at most 5 %.
+//! Broker time: the log's last wall time, advanced by the boot-time clock and slewed to the wall clock by at most 5 %.
 //!
 //! So a step of the wall clock by a day expires nothing: it is reported once and then approached slowly.
 

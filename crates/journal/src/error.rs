@@ -68,7 +68,7 @@ impl From<ObjectError> for SnapshotError {
     }
 }
 
-/// A write or sync failed. Nothing is confirmed any more by this process (LOG §5).
+/// A write or sync failed. Nothing is confirmed any more by this process.
 #[derive(Debug, Clone, Error)]
 #[error("the journal has failed and confirms nothing any more: {doing}: {error}")]
 pub struct Failure {

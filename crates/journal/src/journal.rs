@@ -196,7 +196,7 @@ impl Kick {
 }
 
 impl Core {
-    /// The first failure counts; there is no way back from it (LOG §5).
+    /// The first failure counts; there is no way back from it.
     pub fn fail(&self, doing: &str, error: &std::io::Error) -> Failure {
         let failure = Failure { doing: doing.to_string(), error: error.to_string() };
         if self.failure.set(failure.clone()).is_ok() {

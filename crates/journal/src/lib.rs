@@ -9,7 +9,7 @@
 //! * [`Journal::read`] finds a record by its [`Lsn`] wherever it lies now: hot segment or cold file.
 //! * Checkpoints, page files, liveness and evacuation keep both the restart and the disk bounded.
 //!
-//! The file format is described in `docs/format.md`; the rules it obeys in LOG §2-5.
+//! The file format is described in `docs/format.md`, the rules it obeys in `docs/architecture.md`.
 //!
 //! Reading order: [`record`], `ring`, `commit`, `segment` and `batch`, `recover`, then `live`, `checkpoint`, `pages`, `cold`.
 

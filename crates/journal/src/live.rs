@@ -1,4 +1,4 @@
-//! Liveness (LOG §4): which references of a range of the log are still held, so that a dead range can go and a nearly dead one be evacuated.
+//! Liveness: which references of a range of the log are still held, so that a dead range can go and a nearly dead one be evacuated.
 //!
 //! A *range* is what one hot segment held, and keeps its name (its first LSN) when its survivors move to a cold file: everything here is keyed
 //! by LSN, never by place. Per 64 KiB of LSN space a chunk holds a count of references and the set of the dead ones; sets, because redo

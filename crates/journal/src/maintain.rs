@@ -1,6 +1,6 @@
 //! The maintenance thread: room ahead, checkpoints, evacuation, and the removal of what nobody needs.
 //!
-//! Nothing here acts on anything above the commit point (LOG §4): liveness only counts what is committed, and a root is written only when
+//! Nothing here acts on anything above the commit point: liveness only counts what is committed, and a root is written only when
 //! the commit point has passed everything its objects may contain.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,7 +7,7 @@
 use crate::wire::{put_varint, Reader};
 use crate::{Lsn, OpenError};
 
-/// The highest level of records that this program understands (LOG §3, "log level").
+/// The highest level of records that this program understands.
 pub const KNOWN_LEVEL: u8 = 1;
 pub const FIRST_APPLICATION_KIND: u8 = 16;
 
@@ -15,10 +15,10 @@ pub const FIRST_APPLICATION_KIND: u8 = 16;
 pub const KIND_EPOCH_START: u8 = 1;
 /// level u8: from here on records up to this level may follow.
 pub const KIND_SET_LEVEL: u8 = 2;
-/// The application's digest at this position (LOG §7.7); reserved for the pair.
+/// The application's digest at this position; reserved for the pair.
 pub const KIND_DIGEST: u8 = 3;
 
-/// Kinds that LOG §9 names for later; nothing writes them yet and a reader stops at them.
+/// Kinds that are reserved for later; nothing writes them yet and a reader stops at them.
 pub const RESERVED_KINDS: [(u8, &str); 3] = [(4, "BodyChunk"), (5, "Offset"), (6, "Prepared")];
 
 /// A record of the largest slot is still shorter than this.
@@ -158,7 +158,7 @@ pub(crate) fn walk<'a>(mut bytes: &'a [u8], mut lsn: u64, mut each: impl FnMut(L
     Ok(count)
 }
 
-/// Refuses what a later program wrote (LOG §3: unknown kinds stop the reader, never skipped).
+/// Refuses what a later program wrote (unknown kinds stop the reader, they are never skipped).
 pub(crate) fn check_known(lsn: Lsn, head: &RecordHead) -> Result<(), OpenError> {
     if head.level > KNOWN_LEVEL {
         return Err(OpenError::Level { lsn, kind: head.kind, level: head.level, known: KNOWN_LEVEL });

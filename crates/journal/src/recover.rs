@@ -4,7 +4,7 @@
 //! 2. The segments from there are read frame by frame. A bad frame with a sync marker above it anywhere is corruption and refused; without
 //!    one it is the torn tail, and the log ends there.
 //! 3. What follows the last marker was merely read, not synced: it is copied into a new segment that is synced under its final name (file and
-//!    directory) before this node says anything (LOG §5).
+//!    directory) before this node says anything.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};

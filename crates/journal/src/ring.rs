@@ -1,4 +1,4 @@
-//! Staging: one ordered ring of tickets (LOG §2). LSN order is ticket order; the commit thread takes the filled front and stops at the first
+//! Staging: one ordered ring of tickets. LSN order is ticket order; the commit thread takes the filled front and stops at the first
 //! slot that is still open. One lock, held for a few instructions; the commit thread takes slots out in runs and never writes under it.
 
 use std::collections::VecDeque;
@@ -58,7 +58,7 @@ pub struct Releases {
     pub pending: Vec<(Arc<Place>, u32, u16)>,
 }
 
-/// What a slot is filled with. All its effects must be in memory already: a checkpoint begins after filled slots (LOG §4).
+/// What a slot is filled with. All its effects must be in memory already: a checkpoint begins after filled slots.
 #[derive(Default)]
 pub struct Filled {
     pub records: Records,

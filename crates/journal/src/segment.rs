@@ -20,7 +20,7 @@ pub const SEGMENT_HEADER: u64 = 4096;
 const HEADER_USED: usize = 8 + 4 + Ids::BYTES + 8 + 8 + 4 + 4 + 8 + 8 + 8 + 4;
 const INDEX_STEP: u64 = 16 << 10;
 
-/// Who wrote a file; in every header, so that a stray file of another store is noticed (LOG §3).
+/// Who wrote a file; in every header, so that a stray file of another store is noticed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ids {
     pub cluster: u128,

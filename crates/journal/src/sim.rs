@@ -74,7 +74,7 @@ pub enum Crash {
     PowerCut,
 }
 
-/// What has been injected so far. A rig in which one of these stays 0 has not tested it (LOG §8).
+/// What has been injected so far. A rig in which one of these stays 0 has not tested it.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Injected {
     pub kills: u64,

@@ -1,4 +1,4 @@
-//! Room ahead of need: one spare segment, and the reserve that lets consumers drain a full disk (LOG §5).
+//! Room ahead of need: one spare segment, and the reserve that lets consumers drain a full disk.
 //!
 //! The reserve is two segments, one cold file and one checkpoint's worth of page file. It is filled in the background after start, before
 //! the spare; publishes never reach it, because they are held as soon as no spare can be had while the reserve is in use or short.

@@ -31,7 +31,7 @@ pub trait Storage: Send + Sync {
 pub trait File: Send + Sync {
     /// Reads until `into` is full or the file ends; says how much.
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// All or an error. A short write is an error, never repeated (LOG §5).
+    /// All or an error. A short write is an error, never repeated.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     fn sync_data(&self) -> io::Result<()>;
     /// Reserves space for `len` bytes and makes the file at least that long; reads as zeros.

@@ -1,5 +1,5 @@
 //! The calls into libc. They go through the libc *symbols* (`pwrite`, `fdatasync`, `posix`-style names), because preload shims that
-//! inject faults hook those (LOG §5). Every block passes a descriptor that `File` keeps open and a buffer that outlives the call.
+//! inject faults hook those. Every block passes a descriptor that `File` keeps open and a buffer that outlives the call.
 
 use std::ffi::CString;
 use std::fs::File;

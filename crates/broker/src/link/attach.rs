@@ -181,12 +181,12 @@ impl Link {
             }
         }
         live.active.store(true, Ordering::Release);
-        let now_s = self.core.now_s();
-        session.queue.activate(self.outbox.id, live.consumer, log, now_s, follow);
+        let now_ticks = self.core.now_ticks();
+        session.queue.activate(self.outbox.id, live.consumer, log, now_ticks, follow);
         for subscription in shares {
             if let Some(share) = &subscription.share {
                 add_consumer(&share.queue, consumer_of(session, &live, Some(&subscription), true));
-                share.queue.pump(log, now_s, follow);
+                share.queue.pump(log, now_ticks, follow);
             }
         }
         self.take_up_retained(session);

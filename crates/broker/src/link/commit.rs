@@ -260,7 +260,7 @@ impl Commit {
             core.deliver_direct(batch, run);
         }
         for InQueue { queue, runs } in queues.into_values() {
-            queue.reveal(&runs, owner, &core.log, core.now_s(), follow);
+            queue.reveal(&runs, owner, &core.log, core.now_ticks(), follow);
             core.checkpoint.queue(&queue);
         }
     }

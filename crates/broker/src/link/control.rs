@@ -194,7 +194,7 @@ impl Link {
         if let Some(live) = session.live.load_full() {
             add_consumer(&share.queue, consumer_of(session, &live, Some(subscription), true));
             let mut follow = Follow::default();
-            share.queue.pump(&self.core.log, self.core.now_s(), &mut follow);
+            share.queue.pump(&self.core.log, self.core.now_ticks(), &mut follow);
             self.core.follow_up(follow);
         }
         true
@@ -331,7 +331,7 @@ impl Shared {
                 share.queue.give_back_all(subscription.session.id, |_| false);
                 // To the members that stay.
                 let mut follow = Follow::default();
-                share.queue.pump(&self.log, self.now_s(), &mut follow);
+                share.queue.pump(&self.log, self.now_ticks(), &mut follow);
                 self.follow_up(follow);
                 if empty && vhost.shares.remove_if(key, |_, s| s.members.lock().is_empty()).is_some() {
                     vhost.topics.remove(pattern, share.id);

@@ -135,14 +135,14 @@ impl Slices {
         let held = self
             .held
             .get_or_insert_with(|| Arc::new(Held { batch: self.batch.clone(), place: Some(bundle.place.clone()), fan: Some(fan.clone()) }));
-        let now_s = core.now_s();
+        let now_ticks = core.now_ticks();
         for target in &self.targets[from..to] {
             let queue = &target.queue;
             let mut state = queue.lock();
             Append { queue, target, held, written: &written, bundle: &mut bundle, hidden: None, refused: &mut self.refused }
                 .run(&self.run, &mut state, &core.log, follow);
             core.arm(queue, &mut state);
-            queue.pump_locked(&mut state, &core.log, now_s, follow);
+            queue.pump_locked(&mut state, &core.log, now_ticks, follow);
             drop(state);
             core.checkpoint.queue(queue);
         }

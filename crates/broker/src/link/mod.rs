@@ -408,13 +408,13 @@ impl CoreSession for Link {
             return;
         }
         let mut follow = Follow::default();
-        let now_s = self.core.now_s();
+        let now_ticks = self.core.now_ticks();
         for work in work {
             match work {
                 Work::Activate(session) => self.activate(&session, &mut follow),
                 Work::Retained(session, sending) => self.begin_retained(&session, *sending),
                 Work::MoreRetained => self.retaining = true,
-                Work::Start(queue, consumer) => queue.activate(self.outbox.id, consumer, &self.core.log, now_s, &mut follow),
+                Work::Start(queue, consumer) => queue.activate(self.outbox.id, consumer, &self.core.log, now_ticks, &mut follow),
                 Work::Resume => {
                     self.resume_asked = false;
                     self.resume();
@@ -432,9 +432,9 @@ impl CoreSession for Link {
         let queues = self.outbox.written(bytes);
         if !queues.is_empty() {
             let mut follow = Follow::default();
-            let now_s = self.core.now_s();
+            let now_ticks = self.core.now_ticks();
             for queue in queues {
-                queue.pump(&self.core.log, now_s, &mut follow);
+                queue.pump(&self.core.log, now_ticks, &mut follow);
             }
             self.core.follow_up(follow);
         }

@@ -222,7 +222,7 @@ impl Link {
         fills: &mut Fills,
         follow: &mut Follow,
     ) {
-        // The slot is reserved before anything changes in memory (LOG §2), so that no checkpoint holds more than it waits for. What is
+        // The slot is reserved before anything changes in memory, so that no checkpoint holds more than it waits for. What is
         // kept nowhere needs none. (One that turns out to stay empty is void and costs next to nothing.)
         let edited = runs.iter().any(|run| batch.heads[run.first as usize].state != 0);
         let mut slot = edited.then(|| self.core.log.reserve());
@@ -260,7 +260,7 @@ impl Link {
         mut hidden: Option<&mut Hidden>,
         follow: &mut Follow,
     ) -> Vec<Rejected> {
-        let now_s = self.core.now_s();
+        let now_ticks = self.core.now_ticks();
         let log = &self.core.log;
         let held = Arc::new(Held { batch: batch.clone(), place: Some(bundle.place.clone()), fan: None });
         let mut visit: Vec<(u64, usize, usize)> = work
@@ -285,7 +285,7 @@ impl Link {
                     .run(run, &mut state, log, follow);
             }
             self.core.arm(&queue, &mut state);
-            queue.pump_locked(&mut state, log, now_s, follow);
+            queue.pump_locked(&mut state, log, now_ticks, follow);
             drop(state);
             self.core.checkpoint.queue(&queue);
             at = end;
@@ -387,7 +387,7 @@ impl Link {
         let written = write_records(&self.core, &mut bundle.records, batch, &run, &targets, None);
         let mut state = queue.lock();
         append_one(&targets[0], &held, &written, &mut bundle, None, &run, &mut state, &self.core, follow);
-        queue.pump_locked(&mut state, &self.core.log, self.core.now_s(), follow);
+        queue.pump_locked(&mut state, &self.core.log, self.core.now_ticks(), follow);
         drop(state);
         self.core.checkpoint.queue(queue);
         if let Some(slot) = slot {

@@ -139,7 +139,7 @@ impl Link {
             queue.remove_consumer(self.outbox.id, Some(consumer));
             let mut follow = Follow::default();
             // A single active consumer has a successor.
-            queue.pump(&self.core.log, self.core.now_s(), &mut follow);
+            queue.pump(&self.core.log, self.core.now_ticks(), &mut follow);
             self.core.follow_up(follow);
             self.core.lost_consumer(&self.vhost, &queue);
         }
@@ -155,11 +155,11 @@ impl Link {
         }
         let mut follow = Follow::default();
         let taken = loop {
-            match queue.take(take.max, owner, take.settled, &self.outbox, token, &self.core.log, self.core.now_s(), &mut follow) {
+            match queue.take(take.max, owner, take.settled, &self.outbox, token, &self.core.log, self.core.now_ticks(), &mut follow) {
                 Taken::Done { count, first, left } => break Reply::Taken { count, left, first },
                 // Nobody waits here but this connection, which asked for this one message.
                 Taken::Read(seq, lsn) => match self.core.log.read_one(lsn) {
-                    Ok(held) => queue.loaded(vec![(seq, held, 0)], &self.core.log, self.core.now_s(), &mut follow),
+                    Ok(held) => queue.loaded(vec![(seq, held, 0)], &self.core.log, self.core.now_ticks(), &mut follow),
                     Err(error) => {
                         tracing::error!(queue = %queue.name, lsn, %error, "a message cannot be read and stays where it is");
                         queue.lock().set_aside(seq);

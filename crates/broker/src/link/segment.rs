@@ -263,9 +263,9 @@ impl Link {
                 }
             }
             CreditTo::Consumer(ix) => {
-                let now_s = self.core.now_s();
+                let now_ticks = self.core.now_ticks();
                 for queue in self.queues_of(ix) {
-                    queue.credit(self.outbox.id, ix, credit.add, &self.core.log, now_s, follow);
+                    queue.credit(self.outbox.id, ix, credit.add, &self.core.log, now_ticks, follow);
                 }
             }
         }

@@ -49,7 +49,7 @@ impl State {
 
 impl Queue {
     /// The commit point has passed this transaction: its messages are there, and what is too much then goes, oldest first.
-    pub fn reveal(self: &Arc<Queue>, runs: &[(Seq, u32)], owner: u64, log: &Log, now_s: u32, follow: &mut Follow) {
+    pub fn reveal(self: &Arc<Queue>, runs: &[(Seq, u32)], owner: u64, log: &Log, now_ticks: u32, follow: &mut Follow) {
         let mut state = self.lock();
         for (first, count) in runs {
             for n in 0..u64::from(*count) {
@@ -59,7 +59,7 @@ impl Queue {
         state.barriers.retain(|b| b.owner != owner);
         let drops = self.bound.then == AtBound::DropOldest;
         while drops && self.is_over(&state) && self.evict_oldest(&mut state, log, follow) {}
-        self.pump_locked(&mut state, log, now_s, follow);
+        self.pump_locked(&mut state, log, now_ticks, follow);
     }
 
     fn is_over(&self, state: &State) -> bool {

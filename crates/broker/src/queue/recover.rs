@@ -84,7 +84,7 @@ impl Queue {
         state.pin(seq, owner)
     }
 
-    /// Every counter must equal what counting again finds, and every entry must be where its status says (LOG §7, 8).
+    /// Every counter must equal what counting again finds, and every entry must be where its status says.
     pub fn recount(&self) -> Result<(), String> {
         let state = self.lock();
         let (mut ready, mut leased, mut moving, mut bytes, mut held) = (0u64, 0u64, 0u64, 0u64, 0u64);

@@ -128,7 +128,7 @@ impl Queue {
     }
 
     /// Up to where entries that are still here have been handed out, where that changed: for the log, so that after a crash they go out
-    /// as redelivered (LOG §3, delivered-up-to).
+    /// as redelivered.
     pub fn mark_handed(&self) -> Vec<(u8, u64)> {
         let mut state = self.lock();
         let behind = state.leased > 0 || state.lanes.iter().any(|(_, lane)| !lane.returned.is_empty());

@@ -232,7 +232,7 @@ mod tests {
         line
     }
 
-    /// The checker itself, against forged histories (LOG §8).
+    /// The checker itself, against forged histories.
     #[test]
     fn it_sees_what_is_lost_risen_or_handed_out_twice() {
         assert!(line().after_crash(&[(0, 1), (0, 2)].into()).is_ok());

@@ -142,7 +142,7 @@ fn a_fence_with_nothing_before_it_is_done_at_once() {
     assert_eq!(c.done(), c.serial);
 }
 
-/// An acknowledgement sent before a publish whose confirm has come is durable, whatever stands between them in the turn (LOG §2).
+/// An acknowledgement sent before a publish whose confirm has come is durable, whatever stands between them in the turn.
 #[test]
 fn a_confirm_covers_the_settlement_before_a_command_in_its_turn() {
     let node = Node::new();

@@ -1,5 +1,5 @@
 //! The core on a simulated disk: random work, and crashes at random points, from a seed. The model stands beside it and is checked after every
-//! crash (LOG §7, 5, 8, 10): transactions happened whole or not at all, confirmed is never lost, settled and confirmed never comes again, FIFO per producer, counters equal a recount,
+//! crash: transactions happened whole or not at all, confirmed is never lost, settled and confirmed never comes again, FIFO per producer, counters equal a recount,
 //! the state map and what it is in one record with agree, retained values never go back.
 
 use crate::model::{Edit, Id, Line, Map, Retained, Settled, Transaction};
@@ -785,7 +785,7 @@ fn run(seeds: u64) -> Result<Tally, String> {
     })
 }
 
-/// Broker time does not follow a step of the wall clock (LOG §5): a day's step expires nothing.
+/// Broker time does not follow a step of the wall clock: a day's step expires nothing.
 fn a_day_s_step_expires_nothing() -> Result<(), String> {
     let node = Node::new();
     let mut c = Client::named(&node, "c").credit(0).go();

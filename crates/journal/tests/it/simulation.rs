@@ -2,7 +2,7 @@
 //!
 //! The model is a set of messages with references. Every operation is one slot; its effect is a difference that is XORed into a digest, so
 //! the state after each prefix of tickets has a known digest. After each crash the recovered state must be such a prefix, at least as long as
-//! what was confirmed (LOG §7: 1, 5, 6, 10); every live message must read back (9); and the journal's count of live references must equal a
+//! what was confirmed; every live message must read back; and the journal's count of live references must equal a
 //! recount.
 
 use std::collections::BTreeMap;
@@ -412,7 +412,7 @@ impl Run {
         Ok(())
     }
 
-    /// A full disk drains to 0 without a restart, and publishers may go on then (LOG §5).
+    /// A full disk drains to 0 without a restart, and publishers may go on then.
     fn drain(&mut self, reign: &mut Reign) -> Result<(), String> {
         // What a store of this configuration needs when it is empty: reserve, spare, the segment in use, page files, the hot window.
         let enough = self.storage.budget() >= 480 << 10;
