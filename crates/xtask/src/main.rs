@@ -27,7 +27,7 @@ usage: cargo xtask test  [--only SUITE,..] [--list]
        cargo xtask soak  [--duration 10m] [--only SUITE,..] [--list]
        cargo xtask check [--only STEP,..] [--list]
        cargo xtask tidy
-       cargo xtask clients [--broker carrick|mosquitto] [--only CLIENT,..] [--list]";
+       cargo xtask clients [--broker carrick|mosquitto|rabbitmq] [--only CLIENT,..] [--list]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

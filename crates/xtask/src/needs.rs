@@ -12,6 +12,7 @@ use crate::process;
 pub enum Need {
     MosquittoClients,
     Mosquitto,
+    RabbitMq,
     Python,
     Npm,
     Java,
@@ -55,6 +56,7 @@ impl Need {
         match self {
             Need::MosquittoClients => have("mosquitto_pub") && have("mosquitto_sub"),
             Need::Mosquitto => mosquitto_broker().is_some(),
+            Need::RabbitMq => rabbitmq_broker().is_some(),
             Need::Python => python().is_some(),
             Need::Npm => have("node") && npm().is_some(),
             Need::Java => have("java") && have("javac"),
@@ -68,6 +70,7 @@ impl Need {
         match self {
             Need::MosquittoClients => Some(&["mosquitto-clients"]),
             Need::Mosquitto => Some(&["mosquitto"]),
+            Need::RabbitMq => Some(&["rabbitmq-server"]),
             Need::Python => Some(&["python3", "python3-venv"]),
             Need::Npm => Some(&["nodejs", "npm"]),
             Need::Java => Some(&["default-jdk-headless"]),
@@ -81,6 +84,7 @@ impl Need {
         match self {
             Need::MosquittoClients => "needs mosquitto_pub and mosquitto_sub".into(),
             Need::Mosquitto => "needs mosquitto".into(),
+            Need::RabbitMq => "needs rabbitmq-server".into(),
             Need::Python => "needs python3, 3.9 or newer, with its venv module".into(),
             Need::Npm => "needs node and npm".into(),
             Need::Java => "needs a JDK (java and javac)".into(),
@@ -114,6 +118,11 @@ fn have(program: &str) -> bool {
 /// Debian puts the broker in /usr/sbin, which is not on every user's path.
 pub fn mosquitto_broker() -> Option<PathBuf> {
     find("mosquitto").or_else(|| Some(PathBuf::from("/usr/sbin/mosquitto")).filter(|path| path.is_file()))
+}
+
+/// The script itself, not the one on the path, which would drop to a user of its own.
+pub fn rabbitmq_broker() -> Option<PathBuf> {
+    Some(PathBuf::from("/usr/lib/rabbitmq/bin/rabbitmq-server")).filter(|path| path.is_file())
 }
 
 pub fn python() -> Option<&'static str> {

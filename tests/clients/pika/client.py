@@ -287,6 +287,15 @@ def heartbeat():
         connection.channel().queue_declare("", exclusive=True)
 
 
+def clean_close():
+    connection = connect()
+    channel = connection.channel()
+    channel.close()
+    assert channel.is_closed and connection.is_open
+    connection.close()
+    assert connection.is_closed
+
+
 def dirty_close():
     queue = name("dirty")
     with connect() as connection:
@@ -342,6 +351,7 @@ SCENARIOS = [
     ("wrong-password", wrong_password),
     ("no-vhost", no_vhost),
     ("heartbeat", heartbeat),
+    ("clean-close", clean_close),
     ("dirty-close", dirty_close),
     ("restart-kill9", restart),
 ]

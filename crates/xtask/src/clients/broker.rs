@@ -1,7 +1,7 @@
 //! A broker under test: its own data directory and port, restarted in place on request.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, Context as _, Result};
 
+use super::programs::Speaks;
 use crate::needs;
 use crate::process::{self, Group};
 
@@ -21,6 +22,23 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub enum Kind {
     Carrick(PathBuf),
     Mosquitto(PathBuf),
+    RabbitMq(PathBuf),
+}
+
+/// Where a broker listens; 0 before its first start, and where it does not.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ports {
+    mqtt: u16,
+    amqp: u16,
+}
+
+impl Speaks {
+    pub fn of(self, ports: Ports) -> u16 {
+        match self {
+            Speaks::Mqtt(_) => ports.mqtt,
+            Speaks::Amqp { .. } => ports.amqp,
+        }
+    }
 }
 
 impl Kind {
@@ -28,17 +46,29 @@ impl Kind {
         Ok(Kind::Mosquitto(needs::mosquitto_broker().context("mosquitto is not installed")?))
     }
 
+    pub fn rabbitmq() -> Result<Kind> {
+        Ok(Kind::RabbitMq(needs::rabbitmq_broker().context("rabbitmq-server is not installed")?))
+    }
+
+    pub fn speaks(&self, protocol: Speaks) -> bool {
+        match self {
+            Kind::Carrick(_) => true,
+            Kind::Mosquitto(_) => matches!(protocol, Speaks::Mqtt(_)),
+            Kind::RabbitMq(_) => matches!(protocol, Speaks::Amqp { .. }),
+        }
+    }
+
     /// The CONNACK codes that answer a wrong password, of 3.1.1 and of 5. Mosquitto says "not authorised" to both.
     pub fn refusals(&self) -> (&'static str, &'static str) {
         match self {
             Kind::Carrick(_) => ("4", "134"),
-            Kind::Mosquitto(_) => ("5", "135"),
+            Kind::Mosquitto(_) | Kind::RabbitMq(_) => ("5", "135"),
         }
     }
 
     /// Why a scenario of a program is known to go differently with this broker.
     pub fn differs(&self, program: &str, scenario: &str) -> Option<&'static str> {
-        if matches!(self, Kind::Carrick(_)) {
+        if !matches!(self, Kind::Mosquitto(_)) {
             return None;
         }
         match (program, scenario.split('/').nth(1)?) {
@@ -56,25 +86,24 @@ pub struct Broker {
     kind: Kind,
     dir: PathBuf,
     log: PathBuf,
-    /// 0 until the first start picked one.
-    port: u16,
+    ports: Ports,
     group: Option<Group>,
 }
 
 impl Broker {
-    /// Starts one on a free port, with an empty store below `dir`.
+    /// Starts one on free ports, with an empty store below `dir`.
     pub fn start(kind: Kind, dir: &Path, log: &Path) -> Result<Broker> {
-        let mut broker = Broker { kind, dir: dir.to_path_buf(), log: log.to_path_buf(), port: 0, group: None };
+        let mut broker = Broker { kind, dir: dir.to_path_buf(), log: log.to_path_buf(), ports: Ports::default(), group: None };
         fs::create_dir_all(dir)?;
         broker.up()?;
         Ok(broker)
     }
 
-    pub fn port(&self) -> u16 {
-        self.port
+    pub fn ports(&self) -> Ports {
+        self.ports
     }
 
-    /// SIGTERM, the end, a new start on the same port and store.
+    /// SIGTERM, the end, a new start on the same ports and store.
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;
         self.up()
@@ -88,6 +117,11 @@ impl Broker {
 
     pub fn stop(&mut self) -> Result<()> {
         let mut group = self.group.take().context("the broker is not running")?;
+        if matches!(self.kind, Kind::RabbitMq(_)) {
+            // It is here for comparison, and its scripts take their time over an end.
+            group.kill();
+            return Ok(());
+        }
         if let Some(status) = group.wait_until(Instant::now())? {
             bail!("the broker had ended before: {status}; the end of its log:\n{}", process::tail(&self.log, 20));
         }
@@ -100,21 +134,24 @@ impl Broker {
     }
 
     fn up(&mut self) -> Result<()> {
-        let (group, port) = match &self.kind {
-            Kind::Carrick(binary) => start_carrick(binary, &self.dir, &self.log, self.port)?,
-            Kind::Mosquitto(binary) => start_mosquitto(binary, &self.dir, &self.log, self.port)?,
+        let start = match &self.kind {
+            Kind::Carrick(binary) => start_carrick(binary, &self.dir, &self.log, self.ports),
+            Kind::Mosquitto(binary) => start_mosquitto(binary, &self.dir, &self.log, self.ports),
+            Kind::RabbitMq(binary) => start_rabbitmq(binary, &self.dir, &self.log, self.ports),
         };
+        let (group, ports) = start?;
         self.group = Some(group);
-        self.port = port;
+        self.ports = ports;
         Ok(())
     }
 }
 
 /// Waits for its `listening` and `ready` lines; what follows goes to the log.
-fn start_carrick(binary: &Path, dir: &Path, log: &Path, port: u16) -> Result<(Group, u16)> {
+fn start_carrick(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<(Group, Ports)> {
     let out = process::open_log(log)?;
     let mut command = Command::new(binary);
-    command.arg("serve").arg("--data-dir").arg(dir.join("data")).arg("--listen").arg(format!("mqtt://127.0.0.1:{port}"));
+    command.arg("serve").arg("--data-dir").arg(dir.join("data"));
+    command.arg("--listen").arg(format!("mqtt://127.0.0.1:{}", ports.mqtt)).arg("--listen").arg(format!("amqp://127.0.0.1:{}", ports.amqp));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(out.try_clone()?);
     let mut group = Group::spawn(command)?;
     let stdout = group.child().stdout.take().context("the broker has no stdout")?;
@@ -128,19 +165,78 @@ fn start_carrick(binary: &Path, dir: &Path, log: &Path, port: u16) -> Result<(Gr
         }
     });
     let deadline = Instant::now() + PATIENCE;
-    let mut port = None;
+    let (mut mqtt, mut amqp) = (None, None);
+    let port =
+        |line: &str, scheme: &str| line.strip_prefix(&format!("listening {scheme}://127.0.0.1:"))?.trim_end_matches('/').parse().ok();
     loop {
         match ready.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) if line == "ready" => break,
-            Ok(line) => port = port.or_else(|| line.strip_prefix("listening mqtt://127.0.0.1:")?.trim_end_matches('/').parse().ok()),
+            Ok(line) => (mqtt, amqp) = (mqtt.or_else(|| port(&line, "mqtt")), amqp.or_else(|| port(&line, "amqp"))),
             Err(_) => bail!("the broker did not become ready; the end of its log:\n{}", process::tail(log, 20)),
         }
     }
-    Ok((group, port.context("the broker printed no line 'listening mqtt://127.0.0.1:PORT'")?))
+    let (Some(mqtt), Some(amqp)) = (mqtt, amqp) else {
+        bail!("the broker printed no line 'listening SCHEME://127.0.0.1:PORT' for each listener")
+    };
+    Ok((group, Ports { mqtt, amqp }))
 }
 
-fn start_mosquitto(binary: &Path, dir: &Path, log: &Path, port: u16) -> Result<(Group, u16)> {
-    let port = if port == 0 { TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port() } else { port };
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// A node of its own below `dir`: its name, ports and files are nobody else's.
+fn start_rabbitmq(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<(Group, Ports)> {
+    let port = if ports.amqp == 0 { free_port()? } else { ports.amqp };
+    let distribution = free_port()?;
+    let home = dir.join("rabbitmq");
+    fs::create_dir_all(&home)?;
+    fs::write(home.join("rabbitmq.conf"), format!("listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = true\nlog.file = false\n"))?;
+    fs::write(home.join("enabled_plugins"), "[].\n")?;
+    let mut command = Command::new(binary);
+    command.env("HOME", &home).env("RABBITMQ_NODENAME", format!("client{port}@localhost"));
+    command.env("RABBITMQ_CONFIG_FILE", home.join("rabbitmq")).env("RABBITMQ_ENABLED_PLUGINS_FILE", home.join("enabled_plugins"));
+    command.env("RABBITMQ_MNESIA_BASE", &home).env("RABBITMQ_LOG_BASE", &home).env("RABBITMQ_DIST_PORT", distribution.to_string());
+    // A name server of the test's own, which ends with it.
+    command.env("ERL_EPMD_PORT", free_port()?.to_string()).env("ERL_EPMD_ADDRESS", "127.0.0.1");
+    let out = process::open_log(log)?;
+    command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+    let mut group = Group::spawn(command)?;
+    wait_for_port(&mut group, port, PATIENCE * 3, log).context("rabbitmq-server")?;
+    // The port is open for a while before anybody answers there.
+    let deadline = Instant::now() + PATIENCE;
+    while !answers_amqp(port) {
+        if Instant::now() > deadline {
+            bail!("rabbitmq-server does not answer; the end of its log:\n{}", process::tail(log, 20));
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok((group, Ports { mqtt: 0, amqp: port }))
+}
+
+fn answers_amqp(port: u16) -> bool {
+    let ask = || -> std::io::Result<()> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(b"AMQP\0\0\x09\x01")?;
+        stream.read_exact(&mut [0; 8])
+    };
+    ask().is_ok()
+}
+
+fn wait_for_port(group: &mut Group, port: u16, patience: Duration, log: &Path) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        if Instant::now() > deadline || group.wait_until(Instant::now())?.is_some() {
+            bail!("it did not start; the end of its log:\n{}", process::tail(log, 20));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn start_mosquitto(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<(Group, Ports)> {
+    let port = if ports.mqtt == 0 { free_port()? } else { ports.mqtt };
     let users = dir.join("users");
     if !users.exists() {
         fs::write(&users, "guest:guest\n")?;
@@ -162,12 +258,6 @@ fn start_mosquitto(binary: &Path, dir: &Path, log: &Path, port: u16) -> Result<(
     let mut command = Command::new(binary);
     command.arg("-c").arg(&conf).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
     let mut group = Group::spawn(command)?;
-    let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        if Instant::now() > deadline || group.wait_until(Instant::now())?.is_some() {
-            bail!("mosquitto did not start; the end of its log:\n{}", process::tail(log, 20));
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok((group, port))
+    wait_for_port(&mut group, port, PATIENCE, log).context("mosquitto")?;
+    Ok((group, Ports { mqtt: port, amqp: 0 }))
 }

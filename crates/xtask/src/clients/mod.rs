@@ -17,7 +17,7 @@ use anyhow::{bail, Result};
 
 use self::broker::{Broker, Kind};
 use self::control::Control;
-use self::programs::{Program, Shop, PROGRAMS};
+use self::programs::{Program, Shop, Speaks, PROGRAMS};
 use crate::context::Context;
 use crate::counts::{Counts, TapLine, TapResult};
 use crate::{process, runner, Options};
@@ -39,9 +39,14 @@ pub fn clients(context: &Context, options: &Options) -> Result<bool> {
             crate::needs::Need::Mosquitto.ensure(context).map_err(anyhow::Error::msg)?;
             Kind::mosquitto()?
         }
-        Some(other) => bail!("no broker '{other}'; there are carrick and mosquitto"),
+        Some("rabbitmq") => {
+            crate::needs::Need::RabbitMq.ensure(context).map_err(anyhow::Error::msg)?;
+            Kind::rabbitmq()?
+        }
+        Some(other) => bail!("no broker '{other}'; there are carrick, mosquitto and rabbitmq"),
     };
-    let queue: Mutex<VecDeque<&Program>> = Mutex::new(PROGRAMS.iter().filter(|program| options.wants(program.name)).collect());
+    let wanted = PROGRAMS.iter().filter(|program| options.wants(program.name) && kind.speaks(program.speaks));
+    let queue: Mutex<VecDeque<&Program>> = Mutex::new(wanted.collect());
     // One at a time: two apt-get cannot run side by side.
     let needs = Mutex::new(());
     let total = Mutex::new(Counts::default());
@@ -104,12 +109,22 @@ fn attempt(context: &Context, kind: &Kind, program: &Program, counts: &mut Count
     let data = context.dir("tmp")?.join(format!("clients-{name}"));
     let _ = fs::remove_dir_all(&data);
     let broker = Broker::start(kind.clone(), &data, &log("-broker")?)?;
-    command.env("MQTT_HOST", "127.0.0.1").env("MQTT_PORT", broker.port().to_string());
-    command.env("MQTT_USER", "guest").env("MQTT_PASSWORD", "guest");
+    let ports = broker.ports();
+    let control = Control::start(broker)?;
+    let here = match program.speaks {
+        Speaks::Mqtt(_) => "MQTT",
+        Speaks::Amqp { .. } => "AMQP",
+    };
+    let mut tell = |name: &str, value: &str| {
+        command.env(format!("{here}_{name}"), value);
+    };
+    tell("HOST", "127.0.0.1");
+    tell("PORT", &program.speaks.of(ports).to_string());
+    tell("USER", "guest");
+    tell("PASSWORD", "guest");
+    tell("CONTROL", &control.address.to_string());
     let (refused_v3, refused_v5) = kind.refusals();
     command.env("MQTT_REFUSED_V3", refused_v3).env("MQTT_REFUSED_V5", refused_v5);
-    let control = Control::start(broker)?;
-    command.env("MQTT_CONTROL", control.address.to_string());
     let output = log("")?;
     let outcome = process::run(command, &output, LIMIT)?;
 
@@ -169,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_scenario_that_is_not_reported_has_failed() {
-        let program = Program { name: "some", needs: &[], versions: &["v5"], prepare: |_| bail!("not run") };
+        let program = Program { name: "some", needs: &[], speaks: Speaks::Mqtt(&["v5"]), prepare: |_| bail!("not run") };
         let expected = programs::expected(&program);
         let mut text: String = expected.iter().skip(1).map(|name| format!("ok - {name}\n")).collect();
         let mut counts = Counts::default();

@@ -14,22 +14,50 @@ use crate::process;
 pub struct Program {
     pub name: &'static str,
     pub needs: &'static [Need],
-    /// The versions of MQTT that the library speaks, by the names used in its results.
-    pub versions: &'static [&'static str],
+    pub speaks: Speaks,
     /// Fetches and builds, then says how to run it.
     pub prepare: fn(&Shop) -> Result<Command>,
 }
 
+/// What a program must report on, so that none passes by ending early.
+#[derive(Clone, Copy)]
+pub enum Speaks {
+    /// The versions, by the names used in the results.
+    Mqtt(&'static [&'static str]),
+    /// All the scenarios of AMQP 0-9-1 but those that the library has no way to do, and more of its own.
+    Amqp { without: &'static [&'static str], more: &'static [&'static str] },
+}
+
+const MQTT: Speaks = Speaks::Mqtt(&["v311", "v5"]);
+
 pub const PROGRAMS: &[Program] = &[
-    Program { name: "rumqttc", needs: &[], versions: &["v311", "v5"], prepare: rumqttc },
-    Program { name: "paho-java", needs: &[Need::Java, Need::Maven], versions: &["v311", "v5"], prepare: paho_java },
-    Program { name: "paho-go", needs: &[Need::Go], versions: &["v311", "v5"], prepare: paho_go },
-    Program { name: "mosquitto", needs: &[Need::MosquittoClients, Need::Python], versions: &["v311", "v5"], prepare: mosquitto },
-    Program { name: "paho-python", needs: &[Need::Python], versions: &["v311", "v5"], prepare: paho_python },
-    Program { name: "mqttjs", needs: &[Need::Npm], versions: &["v311", "v5"], prepare: mqttjs },
+    Program { name: "rumqttc", needs: &[], speaks: MQTT, prepare: rumqttc },
+    Program { name: "paho-java", needs: &[Need::Java, Need::Maven], speaks: MQTT, prepare: maven },
+    Program { name: "paho-go", needs: &[Need::Go], speaks: MQTT, prepare: go },
+    Program { name: "mosquitto", needs: &[Need::MosquittoClients, Need::Python], speaks: MQTT, prepare: mosquitto },
+    Program { name: "paho-python", needs: &[Need::Python], speaks: MQTT, prepare: python },
+    Program { name: "mqttjs", needs: &[Need::Npm], speaks: MQTT, prepare: npm },
+    Program { name: "pika", needs: &[Need::Python], speaks: Speaks::Amqp { without: &[], more: PIKA }, prepare: python },
 ];
 
-/// What every program must report on, so that none passes by ending early.
+/// AMQP 0-9-1: what every client does.
+const AMQP: &[&str] = &[
+    "confirms",
+    "consume-ack",
+    "redelivery",
+    "mandatory",
+    "dead-letter",
+    "ttl",
+    "server-named",
+    "rpc",
+    "large",
+    "clean-close",
+    "dirty-close",
+    "restart-kill9",
+];
+const PIKA: &[&str] = &["tx", "reject-publish", "channel-error", "cancel-notify", "wrong-password", "no-vhost", "heartbeat"];
+
+/// MQTT: what every client does in each version.
 const SCENARIOS: &[&str] = &[
     "qos0",
     "qos1",
@@ -52,7 +80,12 @@ pub fn expected(program: &Program) -> Vec<String> {
         let version = version.to_string();
         SCENARIOS.iter().chain(more).map(move |scenario| format!("{version}/{scenario}")).collect::<Vec<_>>()
     };
-    program.versions.iter().flat_map(of).collect()
+    match program.speaks {
+        Speaks::Mqtt(versions) => versions.iter().flat_map(of).collect(),
+        Speaks::Amqp { without, more } => {
+            AMQP.iter().filter(|scenario| !without.contains(scenario)).chain(more).map(|scenario| scenario.to_string()).collect()
+        }
+    }
 }
 
 /// Where a client is made.
@@ -117,7 +150,8 @@ fn mosquitto(shop: &Shop) -> Result<Command> {
     Ok(python_script(shop, Path::new(needs::python().context("no python3")?)))
 }
 
-fn paho_python(shop: &Shop) -> Result<Command> {
+/// A `client.py` with a `requirements.txt` of its own.
+fn python(shop: &Shop) -> Result<Command> {
     let venv = shop.work.join("venv");
     let python = venv.join("bin/python");
     shop.once(&["requirements.txt"], || {
@@ -131,7 +165,8 @@ fn paho_python(shop: &Shop) -> Result<Command> {
     Ok(python_script(shop, &python))
 }
 
-fn mqttjs(shop: &Shop) -> Result<Command> {
+/// A `client.js` with its `package.json` and lock file.
+fn npm(shop: &Shop) -> Result<Command> {
     shop.once(&["package.json", "package-lock.json"], || {
         for pin in ["package.json", "package-lock.json"] {
             fs::copy(shop.source.join(pin), shop.work.join(pin))?;
@@ -147,7 +182,8 @@ fn mqttjs(shop: &Shop) -> Result<Command> {
     Ok(node)
 }
 
-fn paho_java(shop: &Shop) -> Result<Command> {
+/// Java sources with a `Clients` class, and a `pom.xml` that names the libraries.
+fn maven(shop: &Shop) -> Result<Command> {
     let libraries = shop.work.join("lib");
     shop.once(&["pom.xml"], || {
         let _ = fs::remove_dir_all(&libraries);
@@ -173,7 +209,8 @@ fn paho_java(shop: &Shop) -> Result<Command> {
     Ok(java)
 }
 
-fn paho_go(shop: &Shop) -> Result<Command> {
+/// A Go module.
+fn go(shop: &Shop) -> Result<Command> {
     let binary = shop.work.join("client");
     let mut build = Command::new("go");
     build.args(["build", "-o"]).arg(&binary).arg(".").current_dir(&shop.source).env("GOFLAGS", "-mod=readonly").env("GOWORK", "off");
