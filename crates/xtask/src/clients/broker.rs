@@ -88,12 +88,30 @@ pub struct Broker {
     log: PathBuf,
     ports: Ports,
     group: Option<Group>,
+    /// Erlang's, for RabbitMQ: a daemon that outlives whoever started it.
+    names: Option<NameServer>,
+}
+
+struct NameServer(u16);
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        // It refuses as long as it has not noticed that its node is gone. One that is gone itself is all right.
+        for _ in 0..20 {
+            let mut epmd = Command::new("epmd");
+            epmd.args(["-port", &self.0.to_string(), "-kill"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            if epmd.status().is_err() || TcpStream::connect(("127.0.0.1", self.0)).is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 impl Broker {
     /// Starts one on free ports, with an empty store below `dir`.
     pub fn start(kind: Kind, dir: &Path, log: &Path) -> Result<Broker> {
-        let mut broker = Broker { kind, dir: dir.to_path_buf(), log: log.to_path_buf(), ports: Ports::default(), group: None };
+        let mut broker = Broker { kind, dir: dir.to_path_buf(), log: log.to_path_buf(), ports: Ports::default(), group: None, names: None };
         fs::create_dir_all(dir)?;
         broker.up()?;
         Ok(broker)
@@ -134,10 +152,14 @@ impl Broker {
     }
 
     fn up(&mut self) -> Result<()> {
+        if matches!(self.kind, Kind::RabbitMq(_)) && self.names.is_none() {
+            self.names = Some(NameServer(free_port()?));
+        }
+        let names = self.names.as_ref().map_or(0, |names| names.0);
         let start = match &self.kind {
             Kind::Carrick(binary) => start_carrick(binary, &self.dir, &self.log, self.ports),
             Kind::Mosquitto(binary) => start_mosquitto(binary, &self.dir, &self.log, self.ports),
-            Kind::RabbitMq(binary) => start_rabbitmq(binary, &self.dir, &self.log, self.ports),
+            Kind::RabbitMq(binary) => start_rabbitmq(binary, &self.dir, &self.log, self.ports, names),
         };
         let (group, ports) = start?;
         self.group = Some(group);
@@ -186,7 +208,7 @@ fn free_port() -> Result<u16> {
 }
 
 /// A node of its own below `dir`: its name, ports and files are nobody else's.
-fn start_rabbitmq(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<(Group, Ports)> {
+fn start_rabbitmq(binary: &Path, dir: &Path, log: &Path, ports: Ports, names: u16) -> Result<(Group, Ports)> {
     let port = if ports.amqp == 0 { free_port()? } else { ports.amqp };
     let distribution = free_port()?;
     let home = dir.join("rabbitmq");
@@ -197,8 +219,7 @@ fn start_rabbitmq(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result
     command.env("HOME", &home).env("RABBITMQ_NODENAME", format!("client{port}@localhost"));
     command.env("RABBITMQ_CONFIG_FILE", home.join("rabbitmq")).env("RABBITMQ_ENABLED_PLUGINS_FILE", home.join("enabled_plugins"));
     command.env("RABBITMQ_MNESIA_BASE", &home).env("RABBITMQ_LOG_BASE", &home).env("RABBITMQ_DIST_PORT", distribution.to_string());
-    // A name server of the test's own, which ends with it.
-    command.env("ERL_EPMD_PORT", free_port()?.to_string()).env("ERL_EPMD_ADDRESS", "127.0.0.1");
+    command.env("ERL_EPMD_PORT", names.to_string()).env("ERL_EPMD_ADDRESS", "127.0.0.1");
     let out = process::open_log(log)?;
     command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
     let mut group = Group::spawn(command)?;
