@@ -157,9 +157,15 @@ pub trait ProtocolSession: Send {
     fn events(&mut self, batch: &mut EventBatch, now: Instant, now_ms: u64, turn: &mut Turn, out: &mut Out) -> Flow;
     /// `split` refused the input: say so to the peer in the protocol's words, if it has any.
     fn malformed(&mut self, close: &Close, turn: &mut Turn, out: &mut Out);
-    /// Keep-alive, handshake, heartbeat.
+    /// When the peer has been silent for too long (keep-alive, handshake). This clock stands still while the connection is not read.
     fn deadline(&self) -> Option<Instant>;
     fn on_deadline(&mut self, now: Instant, now_ms: u64, turn: &mut Turn, out: &mut Out) -> Flow;
+    /// When the peer has to be shown that we are there (a heartbeat). This clock always runs: the peer does not know that it is not read.
+    fn beat_at(&self) -> Option<Instant> {
+        None
+    }
+    /// Sends that sign of life, and moves [`ProtocolSession::beat_at`] on. Not called while there is unwritten output, which is one too.
+    fn beat(&mut self, _now: Instant, _out: &mut Out) {}
     /// The connection is gone (`clean` as in [`Close`]): last words to the core, such as ending owners. Called exactly once.
     fn closed(&mut self, clean: bool, turn: &mut Turn);
     /// For the connection's log span and for listings, once known.

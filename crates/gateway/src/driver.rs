@@ -12,7 +12,7 @@
 //! * unwritten output over [`OUT_PAUSE`]: no more events are taken (the core's outbox has its own bound), reading goes on;
 //! * unwritten output over [`OUT_STOP`]: reading stops too, since a peer that asks without listening would fill our memory with answers;
 //! * `core.saturated()` or a held block: reading stops until the next events. It is we who do not listen then, so the peer's keep-alive
-//!   clock stands still.
+//!   clock stands still; our own signs of life (`ProtocolSession::beat_at`) go on.
 //!
 //! A close writes what is in the output, ends our direction, and listens a little longer: closing a socket with unread input sends a
 //! reset, and that could overtake the good-bye.
@@ -209,13 +209,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             // Last, so that what had come before the deadline has been heard. The timer is set only when there is nothing else to do.
             let limit = Duration::from_millis(u64::from(self.slow_limit_ms));
             let too_slow = self.output.slow_since().filter(|_| !limit.is_zero()).map(|since| since + limit);
-            let deadline = self.clock.deadline(self.session.deadline()).into_iter().chain(too_slow).min();
+            let beat_at = self.beat_at();
+            let deadline = self.clock.deadline(self.session.deadline()).into_iter().chain(too_slow).chain(beat_at).min();
             if if changed { deadline.is_some_and(|at| at <= now) } else { self.timer.due(cx, deadline, now) } {
                 if too_slow.is_some_and(|at| at <= now) {
                     self.give_up_on_reader(scratch, now);
                     return true;
                 }
-                self.deadline_turn(scratch, now);
+                if self.clock.deadline(self.session.deadline()).is_some_and(|at| at <= now) {
+                    self.deadline_turn(scratch, now);
+                }
+                if self.phase == Phase::Open && beat_at.is_some_and(|at| at <= now) {
+                    self.session.beat(now, self.output.target(&mut scratch.out));
+                }
                 changed = true;
             }
         }
@@ -224,6 +230,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.output.mark_slow(OUT_PAUSE, now);
         }
         changed | (self.phase != Phase::Open)
+    }
+
+    /// What is still unwritten is a sign of life as soon as the peer takes it, and a heartbeat would only stand behind it.
+    fn beat_at(&self) -> Option<Instant> {
+        (self.output.unwritten() == 0).then(|| self.session.beat_at()).flatten()
     }
 
     fn read_turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Instant) -> bool {

@@ -27,6 +27,8 @@ pub const BIG_MAX: usize = 64 * 1024 * 1024;
 pub struct Toy {
     /// Close with "timeout" after this long without input.
     pub idle: Option<Duration>,
+    /// Says `beat` this often.
+    pub beat: Option<Duration>,
     /// `closed` calls so far, with their `clean`.
     pub ends: Mutex<Vec<bool>>,
 }
@@ -53,13 +55,25 @@ impl Protocol for Toy {
     }
     fn open(self: Arc<Self>, _context: Context, now: Instant) -> Box<dyn ProtocolSession> {
         let deadline = self.idle.map(|idle| now + idle);
-        Box::new(Session { toy: self, deadline, logged_in: false, asked: false, scanned: 0, frame: 0, last_input: 0, broken: None })
+        let beat_at = self.beat.map(|beat| now + beat);
+        Box::new(Session {
+            toy: self,
+            deadline,
+            beat_at,
+            logged_in: false,
+            asked: false,
+            scanned: 0,
+            frame: 0,
+            last_input: 0,
+            broken: None,
+        })
     }
 }
 
 struct Session {
     toy: Arc<Toy>,
     deadline: Option<Instant>,
+    beat_at: Option<Instant>,
     asked: bool,
     logged_in: bool,
     /// Bytes of the torn tail that are known to hold no newline.
@@ -211,6 +225,15 @@ impl ProtocolSession for Session {
     fn on_deadline(&mut self, _now: Instant, _now_ms: u64, _turn: &mut Turn, out: &mut Out) -> Flow {
         out.buffer().extend_from_slice(b"timeout\n");
         Flow::Close(Close::dirty("idle"))
+    }
+
+    fn beat_at(&self) -> Option<Instant> {
+        self.beat_at
+    }
+
+    fn beat(&mut self, now: Instant, out: &mut Out) {
+        out.buffer().extend_from_slice(b"beat\n");
+        self.beat_at = self.toy.beat.map(|beat| now + beat);
     }
 
     fn closed(&mut self, clean: bool, _turn: &mut Turn) {

@@ -171,6 +171,7 @@ impl Session {
     fn forget_channel(&mut self, number: u16) {
         let Some(channel) = self.channels.get_mut(usize::from(number)).and_then(Option::take) else { return };
         self.open_channels = self.open_channels.saturating_sub(1);
+        self.parts_held -= channel.content.map_or(0, |content| content.weight());
         for ix in channel.consumers.values() {
             self.consumers.remove(ix);
         }
@@ -181,6 +182,7 @@ impl Session {
         let Some(channel) = self.channel(number).filter(|channel| !channel.closing) else { return };
         let owner = channel.owner;
         let ended = std::mem::replace(channel, Channel { closing: true, ..Channel::new(number, owner) });
+        self.parts_held -= ended.content.map_or(0, |content| content.weight());
         for ix in ended.consumers.values() {
             self.consumers.remove(ix);
         }

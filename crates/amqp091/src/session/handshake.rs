@@ -200,14 +200,27 @@ impl Session {
 
     fn open_vhost(&mut self, name: &[u8], step: &mut Step<'_>) -> Handled {
         let name = String::from_utf8_lossy(name);
-        if name != *self.peer.vhost {
-            return Err(failed(0, Code::NotAllowed, format!("vhost {} not found", VhostName::new(&name)), OPEN));
-        }
-        step.say(0, &Method::ConnectionOpenOk {});
-        self.heard_at = step.now;
-        self.sent_at = step.now;
-        self.phase = Phase::Running;
+        self.peer.vhost = name.as_ref().into();
+        let login = Login { vhost: Some(VhostName::new(&name)), step: LoginStep::Enter };
+        let token = self.command(Control::Login(login), step);
+        self.requests.push_back(Request::of_connection(token, Asked::Enter));
+        self.phase = Phase::Enter;
         Ok(())
+    }
+
+    pub(super) fn entered(&mut self, result: Result<Reply, Refusal>, step: &mut Step<'_>) -> Handled {
+        match result {
+            Ok(_) => {
+                step.say(0, &Method::ConnectionOpenOk {});
+                self.heard_at = step.now;
+                self.sent_at = step.now;
+                self.phase = Phase::Running;
+                Ok(())
+            }
+            // Of this one command RabbitMQ says it in the words of a connection, not of a channel.
+            Err(Refusal::AccessRefused(text)) => Err(failed(0, Code::NotAllowed, text, OPEN)),
+            Err(refusal) => Err(on(0)(of_refusal(&refusal, &self.peer.vhost, OPEN))),
+        }
     }
 
     /// A new password for a connection that stays; tokens are renewed so.

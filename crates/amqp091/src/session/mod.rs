@@ -1,7 +1,7 @@
 //! The conversation with one client: told what happened, it says what to do. No I/O, no clock of its own.
 //!
 //! ```text
-//!   Fresh --header--> Start --start-ok--> Login --LoggedIn--> Tune --tune-ok--> Open --open--> Running --> Ended
+//!   Fresh --header--> Start --start-ok--> Login --LoggedIn--> Tune --tune-ok--> Open --open--> Enter --Ok--> Running --> Ended
 //! ```
 //!
 //! A channel is an owner in the core and ends at its first error. What waits for the core is remembered twice: commands by their token
@@ -54,6 +54,8 @@ enum Phase {
     Tune,
     /// connection.open is awaited.
     Open,
+    /// The core is asked for the virtual host.
+    Enter,
     Running,
     Ended,
 }
@@ -108,6 +110,8 @@ pub(crate) struct Session {
     /// By channel number.
     channels: Vec<Option<Box<Channel>>>,
     open_channels: u16,
+    /// What the channels hold of contents that have not come whole, in bytes.
+    parts_held: usize,
     consumers: ByIx<Consumer>,
     requests: VecDeque<Request>,
     publishes: Publishes,
@@ -175,6 +179,7 @@ impl Session {
             numbers: Numbers::default(),
             channels: Vec::new(),
             open_channels: 0,
+            parts_held: 0,
             consumers: ByIx::default(),
             requests: VecDeque::new(),
             publishes: Publishes::default(),
@@ -217,7 +222,7 @@ impl Session {
             self.start(step);
         }
         while let Some(frame) = frame_at(block, at) {
-            if self.phase == Phase::Login || self.requests.len() >= REQUESTS_MAX {
+            if matches!(self.phase, Phase::Login | Phase::Enter) || self.requests.len() >= REQUESTS_MAX {
                 return Ok(Flow::Hold(at));
             }
             match self.frame(block, frame, step) {
@@ -407,7 +412,7 @@ impl ProtocolSession for Session {
         self.flush(&mut step);
         self.sent(before, &step);
         match self.phase {
-            Phase::Login => Flow::Hold(0),
+            Phase::Login | Phase::Enter => Flow::Hold(0),
             _ => Flow::Go,
         }
     }
@@ -427,15 +432,12 @@ impl ProtocolSession for Session {
     fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Ended => None,
-            Phase::Running => {
-                let interval = self.heartbeat?;
-                Some((self.heard_at + 2 * interval).min(self.sent_at + interval / 2))
-            }
+            Phase::Running => Some(self.heard_at + 2 * self.heartbeat?),
             _ => Some(self.heard_at + self.amqp.config.handshake_timeout),
         }
     }
 
-    fn on_deadline(&mut self, now: Instant, _now_ms: u64, _turn: &mut Turn, out: &mut Out) -> Flow {
+    fn on_deadline(&mut self, now: Instant, _now_ms: u64, _turn: &mut Turn, _out: &mut Out) -> Flow {
         match (self.phase, self.heartbeat) {
             (Phase::Ended, _) => Flow::Go,
             (Phase::Running, Some(interval)) => {
@@ -446,10 +448,6 @@ impl ProtocolSession for Session {
                     self.phase = Phase::Ended;
                     return Flow::Close(Close::dirty(format!("missed heartbeats from client, timeout: {}s", interval.as_secs())));
                 }
-                if now >= self.sent_at + interval / 2 {
-                    put_heartbeat(out.buffer());
-                    self.sent_at = now;
-                }
                 Flow::Go
             }
             (Phase::Running, None) => Flow::Go,
@@ -458,6 +456,17 @@ impl ProtocolSession for Session {
                 Flow::Close(Close::dirty("no connection.open within the time allowed for it"))
             }
         }
+    }
+
+    /// AMQP 0-9-1, 4.2.7: a heartbeat when nothing else was sent for half the interval.
+    fn beat_at(&self) -> Option<Instant> {
+        (self.phase == Phase::Running).then_some(())?;
+        Some(self.sent_at + self.heartbeat? / 2)
+    }
+
+    fn beat(&mut self, now: Instant, out: &mut Out) {
+        put_heartbeat(out.buffer());
+        self.sent_at = now;
     }
 
     /// Owners end with the connection in the core.

@@ -4,8 +4,8 @@
 use broker_api::{Head, Span, HEAD_CONFIRM, HEAD_DURABLE, HEAD_MANDATORY};
 use bytes::Bytes;
 
-use super::{codec_failed, failed, Failed, Handled, Session, Step};
-use crate::codec::{frame_at, ContentHead, Field, Frame, Properties, Publish, PublishView, TableWriter, FRAME_BODY, FRAME_HEADER};
+use super::{codec_failed, failed, Handled, Session, Step};
+use crate::codec::{frame_at, ContentHead, Field, Frame, Properties, Publish, PublishView, Table, TableWriter, FRAME_BODY, FRAME_HEADER};
 use crate::error::{Code, MethodId};
 use crate::mapping::{self, FORMAT, SEPARATOR};
 
@@ -15,6 +15,8 @@ const PUBLISH: MethodId = (60, 40);
 const CLASS_BASIC: u16 = 60;
 /// Room that is made for a body on its header's word.
 const BODY_RESERVED: usize = 1 << 20;
+/// What the channels of a connection may hold of contents that have not come whole, beyond one of the largest size.
+const PARTS_BEYOND_ONE: usize = 32 << 20;
 
 /// A publish whose content has not come whole.
 pub(super) struct Content {
@@ -34,6 +36,21 @@ impl Content {
             None => "expected content header for class 60, got non content header frame instead",
             Some(_) => "expected content body, got non content body frame instead",
         }
+    }
+
+    /// What it takes in memory.
+    pub(super) fn weight(&self) -> usize {
+        self.exchange.len() + self.key.len() + self.properties.as_ref().map_or(0, |properties| properties.len()) + self.body.capacity()
+    }
+
+    /// Appends a piece; the buffer doubles, and never outgrows what the header announced.
+    fn append(&mut self, piece: &[u8]) {
+        let need = self.body.len() + piece.len();
+        if need > self.body.capacity() {
+            let room = (2 * self.body.capacity()).clamp(need, self.body_size.max(need));
+            self.body.reserve_exact(room - self.body.len());
+        }
+        self.body.extend_from_slice(piece);
     }
 }
 
@@ -58,7 +75,7 @@ impl Session {
             return Err(failed(number, Code::NotImplemented, "immediate=true", PUBLISH));
         }
         let Some(header) = frame_at(block, frame.end()).filter(|next| next.kind == FRAME_HEADER && next.channel == number) else {
-            self.begin_content(number, payload, publish);
+            self.begin_content(number, payload, publish)?;
             return Ok(frame.end());
         };
         let head = self.content_head(number, header.payload(block))?;
@@ -68,7 +85,7 @@ impl Session {
                 (Span::block(body.body, size), body.end())
             }
             _ => {
-                self.begin_content(number, payload, publish);
+                self.begin_content(number, payload, publish)?;
                 return Ok(frame.end());
             }
         };
@@ -99,16 +116,38 @@ impl Session {
         Ok(head)
     }
 
-    fn begin_content(&mut self, number: u16, payload: &[u8], publish: Publish) {
-        let Some(channel) = self.channel(number) else { return };
-        channel.content = Some(Box::new(Content {
+    fn begin_content(&mut self, number: u16, payload: &[u8], publish: Publish) -> Handled {
+        let content = Content {
             exchange: payload[publish.exchange].into(),
             key: payload[publish.key].into(),
             mandatory: publish.mandatory,
             properties: None,
             body: Vec::new(),
             body_size: 0,
-        }));
+        };
+        self.keep_content(number, Box::new(content))
+    }
+
+    /// A content waits for its rest. One alone may be as large as any message; over all channels there is a bound (RabbitMQ has none).
+    fn keep_content(&mut self, number: u16, content: Box<Content>) -> Handled {
+        let most = self.amqp.config.max_message_size as usize + PARTS_BEYOND_ONE;
+        let held = self.parts_held + content.weight();
+        if held > most {
+            let text =
+                format!("messages that have not come whole take {held} bytes over all channels of this connection, more than {most}");
+            return Err(failed(number, Code::ResourceError, text, PUBLISH));
+        }
+        if let Some(channel) = self.channel(number) {
+            channel.content = Some(content);
+            self.parts_held = held;
+        }
+        Ok(())
+    }
+
+    fn take_content(&mut self, number: u16) -> Option<Box<Content>> {
+        let content = self.channel(number)?.content.take()?;
+        self.parts_held -= content.weight();
+        Some(content)
     }
 
     /// A header or a body of a content that began earlier.
@@ -116,7 +155,7 @@ impl Session {
         let number = frame.channel;
         let payload = frame.payload(block);
         let unexpected = |text: &str| failed(number, Code::UnexpectedFrame, text, PUBLISH);
-        let Some(mut content) = self.channel(number).and_then(|channel| channel.content.take()) else {
+        let Some(mut content) = self.take_content(number) else {
             return Err(unexpected("expected method frame, got non method frame instead"));
         };
         match (&content.properties, frame.kind) {
@@ -127,10 +166,10 @@ impl Session {
                 content.body.reserve_exact(content.body_size.min(BODY_RESERVED));
             }
             (Some(_), FRAME_BODY) => {
-                content.body.extend_from_slice(payload);
-                if content.body.len() > content.body_size {
+                if content.body.len() + payload.len() > content.body_size {
                     return Err(unexpected("a body that is longer than its header says"));
                 }
+                content.append(payload);
             }
             _ => return Err(unexpected(content.expected())),
         }
@@ -138,9 +177,7 @@ impl Session {
             Some(properties) if content.body.len() == content.body_size => self.accept_content(number, *content, &properties, step)?,
             properties => {
                 content.properties = properties;
-                if let Some(channel) = self.channel(number) {
-                    channel.content = Some(content);
-                }
+                self.keep_content(number, content)?;
             }
         }
         Ok(frame.end())
@@ -174,9 +211,9 @@ impl Session {
             None => 0,
             Some(text) => (step.now_ms + mapping::expiration(text).map_err(refused)?).max(1),
         };
-        let origin = match needs_edit(&properties) {
-            false => message.origin,
-            true => self.edited(number, &properties, step)?,
+        let (origin, keys) = match needs_edit(&properties) {
+            false => (message.origin, Span::EMPTY),
+            true => self.edited(number, &properties, message.origin, step)?,
         };
         let Some(channel) = self.channels.get_mut(usize::from(number)).and_then(Option::as_deref_mut) else { return Ok(()) };
         let mut flags = if properties.delivery_mode == Some(2) { HEAD_DURABLE } else { 0 };
@@ -195,6 +232,7 @@ impl Session {
             exchange: message.exchange,
             key: message.key,
             origin,
+            keys,
             body: message.body,
             expires_ms,
             owner: channel.owner,
@@ -213,22 +251,20 @@ impl Session {
         Ok(())
     }
 
-    /// The properties, with the reply address made out and without BCC.
+    /// The properties, with the reply address made out and without BCC; and the further keys that CC and BCC name.
     #[cold]
-    fn edited(&mut self, number: u16, properties: &Properties<'_>, step: &mut Step<'_>) -> Result<Span, Failed> {
+    fn edited(&mut self, number: u16, properties: &Properties<'_>, origin: Span, step: &mut Step<'_>) -> Handled<(Span, Span)> {
         let refused = |text: &str| failed(number, Code::PreconditionFailed, text, PUBLISH);
         let mut edited = *properties;
         let mut headers = TableWriter::default();
+        let mut keys = Vec::new();
         if let Some(table) = properties.headers {
-            for (name, field) in table.iter() {
-                if matches!(name, b"CC" | b"BCC") && !matches!(field, Field::Array(_)) {
-                    let (name, kind) = (String::from_utf8_lossy(name), field.type_name());
-                    return Err(refused(&format!("invalid message: {{unacceptable_type_in_header,\"{name}\",{kind}}}")));
-                }
-                if name != b"BCC" {
-                    headers.put(name, &field);
-                }
+            for name in ["CC", "BCC"] {
+                keys.extend(further_keys(table, name).map_err(|text| refused(&text))?);
             }
+            table.iter().filter(|(name, _)| *name != b"BCC").for_each(|(name, field)| {
+                headers.put(name, &field);
+            });
             edited.headers = Some(headers.as_table());
         }
         let reply_to;
@@ -237,9 +273,24 @@ impl Session {
             reply_to = known.map(|(name, _)| name.clone()).ok_or_else(|| refused("fast reply consumer does not exist"))?;
             edited.reply_to = Some(reply_to.as_bytes());
         }
+        let keys = step.turn.intern_keys(keys);
+        if edited == *properties {
+            return Ok((origin, keys));
+        }
         let mut raw = Vec::new();
         edited.put(&mut raw);
-        Ok(step.turn.intern(&raw))
+        Ok((step.turn.intern(&raw), keys))
+    }
+}
+
+/// The keys in a CC or BCC header: an array of long strings; RabbitMQ overlooks other elements.
+fn further_keys<'a>(headers: Table<'a>, name: &str) -> Result<Vec<&'a [u8]>, String> {
+    match headers.get(name) {
+        None => Ok(Vec::new()),
+        Some(Field::Array(keys)) => {
+            Ok(keys.iter().filter_map(|key| if let Field::LongStr(text) = key { Some(text) } else { None }).collect())
+        }
+        Some(other) => Err(format!("invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}", other.type_name())),
     }
 }
 

@@ -14,6 +14,8 @@ use super::queues::Declared;
 /// What to do with the core's answer.
 pub(super) enum Asked {
     Login,
+    /// Of a virtual host.
+    Enter,
     UpdateSecret,
     /// Nothing, unless it is a refusal.
     Silent,
@@ -98,6 +100,7 @@ impl Session {
         let Request { channel, owner, method, asked, .. } = request;
         match asked {
             Asked::Login => return self.login_answered(result, step),
+            Asked::Enter => return self.entered(result, step),
             Asked::UpdateSecret => return self.secret_answered(result, step),
             Asked::Declare(declared) => return self.declared(*declared, channel, owner, result, step),
             Asked::Consume { consumer, .. } if result.is_err() => self.drop_consumer(channel, consumer),

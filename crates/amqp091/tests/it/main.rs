@@ -1,5 +1,6 @@
 //! The codec against another one, and conversations with a session.
 
+mod bounds;
 mod codec;
 mod oracle;
 mod rig;

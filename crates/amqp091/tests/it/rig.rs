@@ -38,6 +38,10 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(pieces: usize) -> Rig {
+        Rig::with(Config::default(), pieces)
+    }
+
+    pub fn with(config: Config, pieces: usize) -> Rig {
         let storage = SimStorage::new(7);
         storage.clock().pass_ms(1_700_000_000_000);
         let journal = journal::Config {
@@ -50,6 +54,11 @@ impl Rig {
         };
         let users = [("guest", "guest"), ("bob", "secret")];
         let auth = broker::auth::Config {
+            permissions: vec![
+                broker::auth::Permission::parse("guest", "/", ".*", ".*", ".*").unwrap(),
+                broker::auth::Permission::parse("guest", "tenant", ".*", ".*", ".*").unwrap(),
+                broker::auth::Permission::parse("bob", "/", "^bob-", "^bob-|^amq.direct$", "").unwrap(),
+            ],
             users: users
                 .iter()
                 .map(|(name, password)| broker::auth::User {
@@ -60,10 +69,15 @@ impl Rig {
                 .collect(),
             ..broker::auth::Config::default()
         };
-        let config =
-            broker::Config { sys_interval_secs: 0, auth, header_views: vec![(FORMAT, Arc::new(Headers))], ..broker::Config::default() };
-        let (core, steps) = Core::open_stepped(Arc::new(storage.clone()), journal, config, Box::new(|_| {})).expect("the core opens");
-        let amqp = Amqp::new(Config::default(), Vec::new());
+        let settings = broker::Config {
+            sys_interval_secs: 0,
+            auth,
+            vhosts: vec!["tenant".into()],
+            header_views: vec![(FORMAT, Arc::new(Headers))],
+            ..broker::Config::default()
+        };
+        let (core, steps) = Core::open_stepped(Arc::new(storage.clone()), journal, settings, Box::new(|_| {})).expect("the core opens");
+        let amqp = Amqp::new(config, Vec::new());
         Rig { storage, core, steps, amqp, connections: BTreeMap::new(), now: Instant::now(), pieces, lines: Vec::new() }
     }
 
@@ -99,7 +113,8 @@ impl Rig {
             }
             (name, _) => {
                 let frame_max = self.connection(name).frame_max;
-                let bytes = words::encode(what, frame_max);
+                // What is parted by semicolons is sent at once.
+                let bytes: Vec<u8> = what.split(" ; ").flat_map(|part| words::encode(part, frame_max)).collect();
                 self.feed(name, &bytes);
             }
         }
@@ -253,14 +268,19 @@ impl Rig {
         for name in names {
             let (now, now_ms) = (self.now, self.core.now_ms());
             let connection = self.connection(&name);
-            if connection.closed || connection.session.deadline().is_none_or(|at| at > now) {
-                continue;
+            if !connection.closed && connection.session.deadline().is_some_and(|at| at <= now) {
+                let (mut turn, mut out) = (Turn::default(), Out::default());
+                let flow = connection.session.on_deadline(now, now_ms, &mut turn, &mut out);
+                connection.core.submit(&mut turn);
+                self.say(&name, &mut out);
+                self.after(&name, flow);
             }
-            let (mut turn, mut out) = (Turn::default(), Out::default());
-            let flow = connection.session.on_deadline(now, now_ms, &mut turn, &mut out);
-            connection.core.submit(&mut turn);
-            self.say(&name, &mut out);
-            self.after(&name, flow);
+            let connection = self.connection(&name);
+            if !connection.closed && connection.session.beat_at().is_some_and(|at| at <= now) {
+                let mut out = Out::default();
+                connection.session.beat(now, &mut out);
+                self.say(&name, &mut out);
+            }
         }
     }
 

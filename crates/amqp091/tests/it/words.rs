@@ -93,6 +93,14 @@ pub fn encode(text: &str, frame_max: usize) -> Vec<u8> {
             out.extend(digits.chunks(2).map(byte));
         }
         "publish" => publish(&line, frame_max, &mut out),
+        // Parts of a content, one by one: `content_header size=9`, `content_body body=x*9`.
+        "content_header" => {
+            let headers = line.get("headers").map(table);
+            let mut raw = Vec::new();
+            Properties { headers: headers.as_ref().map(TableWriter::as_table), ..Properties::default() }.put(&mut raw);
+            put_content_head(&mut out, line.channel(), line.number("size"), &raw);
+        }
+        "content_body" => put_body_frames(&mut out, line.channel(), &body(line.get("body").unwrap_or("")), frame_max),
         kind => {
             let method = Method::from_words(kind, &line).unwrap_or_else(|| panic!("no such step: {text}"));
             method.put(line.get("ch").map_or(u16::from(!kind.starts_with("connection.")), |_| line.channel()), &mut out);

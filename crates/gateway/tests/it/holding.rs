@@ -72,3 +72,21 @@ async fn the_clock_stands_still_while_we_do_not_listen() {
     let toy = client.toy.clone();
     until("the deadline", move || !toy.ends.lock().is_empty()).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn signs_of_life_go_on_while_we_do_not_listen() {
+    let (idle, beat) = (Duration::from_secs(10), Duration::from_secs(3));
+    let toy = std::sync::Arc::new(Toy { idle: Some(idle), beat: Some(beat), ..Toy::default() });
+    let mut client = connect(&toy, 4096, 4096);
+    client.core.saturate(true);
+    client.core.push(broker_api::Event::Signal(broker_api::Signal::Blocked("test")));
+    let start = tokio::time::Instant::now();
+    for count in 1..=5 {
+        client.expect("beat\n").await;
+        let waited = start.elapsed();
+        assert!(waited >= count * beat && waited < count * beat + count * Duration::from_millis(150), "{count}: {waited:?}");
+    }
+    assert!(client.toy.ends.lock().is_empty(), "the peer's own clock stood still");
+    client.core.saturate(false);
+    assert!(client.rest().await.ends_with("beat\ntimeout\n"), "it goes on when we listen again");
+}
