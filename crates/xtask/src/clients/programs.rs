@@ -38,6 +38,7 @@ pub const PROGRAMS: &[Program] = &[
     Program { name: "paho-python", needs: &[Need::Python], speaks: MQTT, prepare: python },
     Program { name: "mqttjs", needs: &[Need::Npm], speaks: MQTT, prepare: npm },
     Program { name: "pika", needs: &[Need::Python], speaks: Speaks::Amqp { without: &[], more: PIKA }, prepare: python },
+    Program { name: "amqplib", needs: &[Need::Npm], speaks: Speaks::Amqp { without: &[], more: AMQPLIB }, prepare: npm },
 ];
 
 /// AMQP 0-9-1: what every client does.
@@ -56,6 +57,7 @@ const AMQP: &[&str] = &[
     "restart-kill9",
 ];
 const PIKA: &[&str] = &["tx", "reject-publish", "channel-error", "cancel-notify", "wrong-password", "no-vhost", "heartbeat"];
+const AMQPLIB: &[&str] = &["properties", "exchange-bind", "recover", "channel-error", "cancel-notify", "wrong-password"];
 
 /// MQTT: what every client does in each version.
 const SCENARIOS: &[&str] = &[
