@@ -39,6 +39,7 @@ pub const PROGRAMS: &[Program] = &[
     Program { name: "mqttjs", needs: &[Need::Npm], speaks: MQTT, prepare: npm },
     Program { name: "pika", needs: &[Need::Python], speaks: Speaks::Amqp { without: &[], more: PIKA }, prepare: python },
     Program { name: "amqplib", needs: &[Need::Npm], speaks: Speaks::Amqp { without: &[], more: AMQPLIB }, prepare: npm },
+    Program { name: "amqp091-go", needs: &[Need::Go], speaks: Speaks::Amqp { without: &[], more: AMQP091_GO }, prepare: go },
 ];
 
 /// AMQP 0-9-1: what every client does.
@@ -57,6 +58,7 @@ const AMQP: &[&str] = &[
     "restart-kill9",
 ];
 const PIKA: &[&str] = &["tx", "reject-publish", "channel-error", "cancel-notify", "wrong-password", "no-vhost", "heartbeat"];
+const AMQP091_GO: &[&str] = &["tx", "properties", "channels", "cancel-notify", "wrong-password", "recovery"];
 const AMQPLIB: &[&str] = &["properties", "exchange-bind", "recover", "channel-error", "cancel-notify", "wrong-password"];
 
 /// MQTT: what every client does in each version.
