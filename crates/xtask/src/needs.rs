@@ -13,6 +13,7 @@ pub enum Need {
     MosquittoClients,
     Mosquitto,
     RabbitMq,
+    AmqpTools,
     Python,
     Npm,
     Java,
@@ -57,6 +58,7 @@ impl Need {
             Need::MosquittoClients => have("mosquitto_pub") && have("mosquitto_sub"),
             Need::Mosquitto => mosquitto_broker().is_some(),
             Need::RabbitMq => rabbitmq_broker().is_some(),
+            Need::AmqpTools => AMQP_TOOLS.iter().all(|program| have(program)),
             Need::Python => python().is_some(),
             Need::Npm => have("node") && npm().is_some(),
             Need::Java => have("java") && have("javac"),
@@ -71,6 +73,7 @@ impl Need {
             Need::MosquittoClients => Some(&["mosquitto-clients"]),
             Need::Mosquitto => Some(&["mosquitto"]),
             Need::RabbitMq => Some(&["rabbitmq-server"]),
+            Need::AmqpTools => Some(&["amqp-tools"]),
             Need::Python => Some(&["python3", "python3-venv"]),
             Need::Npm => Some(&["nodejs", "npm"]),
             Need::Java => Some(&["default-jdk-headless"]),
@@ -85,6 +88,7 @@ impl Need {
             Need::MosquittoClients => "needs mosquitto_pub and mosquitto_sub".into(),
             Need::Mosquitto => "needs mosquitto".into(),
             Need::RabbitMq => "needs rabbitmq-server".into(),
+            Need::AmqpTools => format!("needs {}", AMQP_TOOLS.join(", ")),
             Need::Python => "needs python3, 3.9 or newer, with its venv module".into(),
             Need::Npm => "needs node and npm".into(),
             Need::Java => "needs a JDK (java and javac)".into(),
@@ -124,6 +128,8 @@ pub fn mosquitto_broker() -> Option<PathBuf> {
 pub fn rabbitmq_broker() -> Option<PathBuf> {
     Some(PathBuf::from("/usr/lib/rabbitmq/bin/rabbitmq-server")).filter(|path| path.is_file())
 }
+
+const AMQP_TOOLS: [&str; 5] = ["amqp-publish", "amqp-get", "amqp-consume", "amqp-declare-queue", "amqp-delete-queue"];
 
 pub fn python() -> Option<&'static str> {
     let check = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 9))";

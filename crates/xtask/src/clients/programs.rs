@@ -34,12 +34,13 @@ pub const PROGRAMS: &[Program] = &[
     Program { name: "rumqttc", needs: &[], speaks: MQTT, prepare: rumqttc },
     Program { name: "paho-java", needs: &[Need::Java, Need::Maven], speaks: MQTT, prepare: maven },
     Program { name: "paho-go", needs: &[Need::Go], speaks: MQTT, prepare: go },
-    Program { name: "mosquitto", needs: &[Need::MosquittoClients, Need::Python], speaks: MQTT, prepare: mosquitto },
+    Program { name: "mosquitto", needs: &[Need::MosquittoClients, Need::Python], speaks: MQTT, prepare: script },
     Program { name: "paho-python", needs: &[Need::Python], speaks: MQTT, prepare: python },
     Program { name: "mqttjs", needs: &[Need::Npm], speaks: MQTT, prepare: npm },
     Program { name: "pika", needs: &[Need::Python], speaks: Speaks::Amqp { without: &[], more: PIKA }, prepare: python },
     Program { name: "amqplib", needs: &[Need::Npm], speaks: Speaks::Amqp { without: &[], more: AMQPLIB }, prepare: npm },
     Program { name: "amqp091-go", needs: &[Need::Go], speaks: Speaks::Amqp { without: &[], more: AMQP091_GO }, prepare: go },
+    Program { name: "amqp-tools", needs: &[Need::AmqpTools, Need::Python], speaks: AMQP_TOOLS, prepare: script },
 ];
 
 /// AMQP 0-9-1: what every client does.
@@ -59,6 +60,11 @@ const AMQP: &[&str] = &[
 ];
 const PIKA: &[&str] = &["tx", "reject-publish", "channel-error", "cancel-notify", "wrong-password", "no-vhost", "heartbeat"];
 const AMQP091_GO: &[&str] = &["tx", "properties", "channels", "cancel-notify", "wrong-password", "recovery"];
+/// Programs for the command line: no confirms and returns, no arguments of queues, no nack, and no properties of what they receive.
+const AMQP_TOOLS: Speaks = Speaks::Amqp {
+    without: &["confirms", "redelivery", "mandatory", "dead-letter", "ttl", "rpc", "restart-kill9"],
+    more: &["requeue", "competing", "delete-conditions", "heartbeat", "wrong-password", "restart"],
+};
 const AMQPLIB: &[&str] = &["properties", "exchange-bind", "recover", "channel-error", "cancel-notify", "wrong-password"];
 
 /// MQTT: what every client does in each version.
@@ -150,7 +156,8 @@ fn python_script(shop: &Shop, python: &Path) -> Command {
     command
 }
 
-fn mosquitto(shop: &Shop) -> Result<Command> {
+/// A `client.py` that drives other programs, and needs no library.
+fn script(shop: &Shop) -> Result<Command> {
     Ok(python_script(shop, Path::new(needs::python().context("no python3")?)))
 }
 
