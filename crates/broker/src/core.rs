@@ -204,6 +204,9 @@ impl Shared {
             let now = self.now_ms();
             self.timers.add(now + ms_until(state.alarm, now), crate::timers::Timer::Heads { queue: queue.id.0 });
         }
+        if std::mem::take(&mut state.wants_trim) {
+            self.timers.add(self.now_ms(), crate::timers::Timer::Trim { queue: queue.id.0 });
+        }
     }
 
     /// The time of a queue's heads has come.

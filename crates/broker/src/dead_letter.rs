@@ -83,7 +83,7 @@ impl Shared {
     /// `None`: there is no dead-letter exchange now.
     fn plan(&self, queue: &Queue, batch: &Arc<Batch>, index: u32, peek: &Peek, why: Gone) -> Option<Plan> {
         let vhost = self.vhost_by_id(queue.vhost)?;
-        let exchange = vhost.exchange(queue.spec.dead_letter_exchange.as_deref()?)?;
+        let exchange = vhost.exchange(queue.rules().dead_letter_exchange.as_deref()?)?;
         let head = &batch.heads[index as usize];
         let before = peek.side.as_ref().and_then(|side| side.moved.as_deref());
         let moved = moved(queue, batch, index, before, why, self.now_ms());
@@ -133,7 +133,7 @@ impl Shared {
         let message = &held.batch.heads[head as usize];
         let subscriptions = targets[0].side.as_ref().map_or_else(Vec::new, |side| side.subscriptions.clone());
         entry.arrives(held, head, Arc::new(Side { subscriptions, moved: Some(Box::new(moved)) }));
-        entry.expires = crate::queue::expiry_tick(0, self.now_ms(), target.spec.message_ttl_ms);
+        entry.expires = crate::queue::expiry_tick(0, self.now_ms(), target.rules().message_ttl_ms);
         let record = Move {
             source: source.id,
             seq,
@@ -289,9 +289,10 @@ fn moved(queue: &Queue, batch: &Batch, index: u32, before: Option<&Moved>, why: 
         }
     }
     let first = before.map_or_else(|| (name.into(), why, exchange.clone()), |before| before.first.clone());
-    let replaced = queue.spec.dead_letter_key.as_ref();
+    let rules = queue.rules();
+    let replaced = rules.dead_letter_key.as_ref();
     Moved {
-        exchange: queue.spec.dead_letter_exchange.as_deref().unwrap_or_default().into(),
+        exchange: rules.dead_letter_exchange.as_deref().unwrap_or_default().into(),
         key: replaced.map_or(key, |key| key.as_bytes().into()),
         key_replaced: replaced.is_some() || before.is_some_and(|before| before.key_replaced),
         deaths,

@@ -10,6 +10,7 @@ use crate::routing::exchange::{by_name, Arguments, BindKey, Headers, Key, Router
 use crate::routing::{Pattern, Stamp, Syntax};
 use crate::vhost::{TopicTarget, Vhost};
 use broker_api::{Batch, ExchangeName, ExchangeSpec, Head, HeaderView, Refusal};
+use parking_lot::RwLock;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -85,6 +86,8 @@ pub(crate) struct Exchange {
     pub id: u64,
     pub name: ExchangeName,
     pub spec: ExchangeSpec,
+    /// Where a policy sends what goes nowhere; the exchange's own argument comes first.
+    pub alternate_by_policy: RwLock<Option<ExchangeName>>,
     table: Table,
     deleted: AtomicBool,
     versions: [AtomicU64; SLOTS],
@@ -108,7 +111,16 @@ impl Exchange {
             _ => Table::Own(by_name::<Dest>(&spec.kind)?(arguments)),
         };
         let versions = std::array::from_fn(|_| AtomicU64::new(0));
-        Some(Arc::new(Exchange { id, name, spec, table, deleted: AtomicBool::new(false), versions, version_of_all: AtomicU64::new(0) }))
+        Some(Arc::new(Exchange {
+            id,
+            name,
+            spec,
+            alternate_by_policy: RwLock::default(),
+            table,
+            deleted: AtomicBool::new(false),
+            versions,
+            version_of_all: AtomicU64::new(0),
+        }))
     }
 
     /// The exchanges that are always there.
@@ -130,6 +142,11 @@ impl Exchange {
     }
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
+    }
+
+    /// Where it sends what its bindings do not.
+    pub fn alternate(&self) -> Option<ExchangeName> {
+        self.spec.alternate.clone().or_else(|| self.alternate_by_policy.read().clone())
     }
 
     /// Taken before the table is looked at, so that a change that comes between shows.
@@ -393,9 +410,17 @@ impl Shared {
 
     /// Encoded arguments as routing reads them.
     pub fn arguments(&self, format: u8, encoded: &[u8]) -> Arguments {
-        let Some(view) = self.header_view(format).filter(|_| !encoded.is_empty()) else { return Arguments::NONE };
-        let mut all = Vec::new();
-        view.arguments(encoded, &mut |name, value| all.push((name, value)));
-        Arguments::new(all)
+        read_arguments(&self.config.header_views, format, encoded)
     }
+}
+
+/// How each format's headers and arguments are read.
+pub(crate) type Views = Vec<(u8, Arc<dyn HeaderView>)>;
+
+pub(crate) fn read_arguments(views: &Views, format: u8, encoded: &[u8]) -> Arguments {
+    let view = views.iter().find(|(f, _)| *f == format).map(|(_, view)| view);
+    let Some(view) = view.filter(|_| !encoded.is_empty()) else { return Arguments::NONE };
+    let mut all = Vec::new();
+    view.arguments(encoded, &mut |name, value| all.push((name, value)));
+    Arguments::new(all)
 }

@@ -11,6 +11,8 @@ mod core;
 mod exchange;
 mod link;
 mod outbox;
+mod pattern;
+mod policy;
 mod queue;
 mod retained_expiry;
 mod route;
@@ -32,6 +34,7 @@ mod timers;
 
 pub use crate::core::{Config, Core, DeliveryPoint};
 pub use open::CoreError;
+pub use policy::{ApplyTo, Policy, PolicyKind, PolicyValue};
 pub use sys::Traffic;
 
 #[cfg(test)]

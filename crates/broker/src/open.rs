@@ -65,7 +65,7 @@ impl Core {
         let stepped = journal_config.simulated;
         let vhost = Vhost::new(0, VhostName::new("/"));
         let bound = Bound { messages: config.session_queue_messages, bytes: config.session_queue_bytes, then: AtBound::DropNewest };
-        let mut recovery = Recovery::new(vec![vhost.clone()], bound);
+        let mut recovery = Recovery::new(vec![vhost.clone()], bound, config.header_views.clone());
         let clock = journal_config.clock.clone();
         let journal = Journal::open(storage, journal_config, &mut recovery)?;
         let started_ms = journal.broker_time_ms();
@@ -220,6 +220,7 @@ impl Shared {
     /// Recovery's maps become the core's.
     fn adopt(self: &Arc<Shared>, mut recovery: Recovery) {
         *self.voided.lock() = recovery.void_fan_outs();
+        recovery.refresh_rules();
         for (id, queue) in recovery.queues {
             queue.recovered();
             self.queues.insert(id, queue);
@@ -229,6 +230,10 @@ impl Shared {
             self.sessions.insert(id, session);
         }
         recovery.exchanges.adopt(self);
+        for vhost in self.vhosts.iter() {
+            vhost.exchanges.iter().for_each(|exchange| crate::policy::rule_exchange(&vhost, &exchange));
+        }
+        recovery.touched_policies.iter().for_each(|vhost| self.checkpoint.policies(*vhost));
         for key in recovery.objects {
             self.checkpoint.restored(key);
         }
@@ -291,10 +296,11 @@ impl Shared {
         let queues: Vec<Arc<Queue>> = self.queues.iter().map(|q| q.clone()).collect();
         for queue in queues {
             let mut state = queue.lock();
-            if queue.spec.message_ttl_ms.is_some() && state.ready > 0 {
+            if state.rules.message_ttl_ms.is_some() && state.ready > 0 {
                 // Its pages may be away, and nobody knows what in them expires.
                 state.expires(self.now_ticks().wrapping_add(10).max(1));
             }
+            state.wants_trim |= state.is_over();
             self.arm(&queue, &mut state);
             drop(state);
             self.watch_expiry(&queue);
@@ -408,7 +414,9 @@ impl Shared {
             }
             Timer::Memory => self.look_at_memory(),
             Timer::Heads { queue } => self.expire_heads(queue),
-            Timer::QueueExpiry { queue } => self.queue_may_expire(queue),
+            Timer::QueueExpiry { queue, at_ms } => self.queue_may_expire(queue, at_ms),
+            Timer::Trim { queue } => self.trim(queue),
+            Timer::Policies { vhost } => self.policies_changed(vhost),
         }
     }
 

@@ -106,7 +106,7 @@ impl Walk<'_> {
                     Found::Topic(target) => self.topic(target),
                 }
             }
-            if let (true, Some(name)) = (nowhere, &exchange.spec.alternate) {
+            if let (true, Some(name)) = (nowhere, exchange.alternate()) {
                 match self.vhost.exchange(name.as_str()) {
                     Some(alternate) => self.exchange(alternate),
                     None => self.route.volatile = true,

@@ -21,6 +21,16 @@ pub(crate) enum Timer {
     /// A queue that ends when nobody uses it.
     QueueExpiry {
         queue: u64,
+        /// The time it was set for, which tells it from one that a policy has replaced.
+        at_ms: u64,
+    },
+    /// Take out what is beyond a queue's bound.
+    Trim {
+        queue: u64,
+    },
+    /// The policies of a virtual host have changed.
+    Policies {
+        vhost: u32,
     },
     /// Look whether publishers that wait for memory may go on.
     Memory,

@@ -2,13 +2,14 @@
 
 use crate::exchange::{Bindings, Exchange};
 use crate::outbox::Outbox;
+use crate::policy::Policies;
 use crate::queue::Queue;
 use crate::routing;
 use crate::session::{Session, Share, Subscription, SubscriptionKey};
 use ahash::RandomState;
 use broker_api::{Batch, ExchangeName, QueueName, SessionName, VhostName};
 use dashmap::DashMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -42,6 +43,7 @@ pub(crate) struct Vhost {
     pub shares: DashMap<SubscriptionKey, Arc<Share>, RandomState>,
     pub topics: routing::Trie<TopicTarget>,
     pub generations: routing::Generations,
+    pub policies: RwLock<Arc<Policies>>,
     pub exchanges: DashMap<ExchangeName, Arc<Exchange>, RandomState>,
     /// `exchanges` by the empty name.
     pub default_exchange: Arc<Exchange>,
@@ -68,6 +70,7 @@ impl Vhost {
             shares: DashMap::default(),
             topics: routing::Trie::new(routing::Dollar::Hidden),
             generations: routing::Generations::default(),
+            policies: RwLock::default(),
             exchanges,
             default_exchange,
             bindings: Mutex::default(),

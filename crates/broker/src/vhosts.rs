@@ -31,7 +31,7 @@ impl Committed for Call {
     }
 }
 
-fn fill(slot: Slot, records: Records, committed: WhenCommitted) {
+pub(crate) fn fill(slot: Slot, records: Records, committed: WhenCommitted) {
     let ticket = slot.ticket();
     slot.fill(Filled { records, done: Some((Arc::new(Call(Mutex::new(Some(committed)))), ticket.0)), ..Filled::default() });
 }

@@ -93,7 +93,7 @@ impl Link {
             self.settle_in(settling, &mut bundle, &mut hidden, &mut follow);
         }
         let refused = self.append_all(&plan.batch, &work, &mut bundle, Some(&mut hidden), &mut follow);
-        for (_, index, queue) in refused.iter().filter(|(_, _, queue)| queue.spec.dead_letter_refused) {
+        for (_, index, queue) in refused.iter().filter(|(_, _, queue)| queue.rules().dead_letter_refused) {
             let mut how = How::Shared(&mut bundle, &mut hidden);
             self.core.dead_letter_refused(queue, &plan.batch, *index, &mut follow, &mut how);
         }
@@ -192,7 +192,7 @@ impl Plan {
     /// Bytes that it may take in the log, at most.
     fn log_bytes(&self) -> usize {
         let of = |s: &Settling| match s.outcome {
-            Outcome::Rejected | Outcome::Modified if s.queue.spec.dead_letter_exchange.is_some() => {
+            Outcome::Rejected | Outcome::Modified if s.queue.rules().dead_letter_exchange.is_some() => {
                 s.runs.iter().map(|(first, count)| s.queue.held_by(*first, *count, s.owner).1).sum()
             }
             _ => s.runs.iter().map(|(_, count)| 64 + 10 * *count as usize).sum::<usize>(),

@@ -272,6 +272,7 @@ impl Shared {
         let queue = Queue::new(broker_api::QueueId(self.id()), name.clone(), vhost.id, spec, bound);
         self.queues.insert(queue.id.0, queue.clone());
         vhost.queues.insert(name, queue.clone());
+        self.rule(vhost, &queue);
         self.checkpoint.queue(&queue);
         queue
     }

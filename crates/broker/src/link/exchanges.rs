@@ -38,6 +38,7 @@ impl Link {
         let made = Exchange::new(self.core.id(), name.clone(), spec, &arguments);
         let exchange = made.ok_or(Refusal::NotImplemented("this exchange type"))?;
         vhost.exchanges.insert(name, exchange.clone());
+        crate::policy::rule_exchange(&vhost, &exchange);
         let Some(slot) = slot else { return done(Reply::Ok) };
         self.core.checkpoint.exchange(vhost.id, exchange.id);
         let ticket = self.fill_with_callback(slot, exchange_record(vhost.id, &exchange));

@@ -107,7 +107,7 @@ impl FanOut {
             // The reader thread ends only with the process.
             let _ = core.loader.send(Job::Pump(some.to_vec()));
         }
-        for (_, index, queue) in mine.refused.iter().filter(|(_, _, queue)| queue.spec.dead_letter_refused) {
+        for (_, index, queue) in mine.refused.iter().filter(|(_, _, queue)| queue.rules().dead_letter_refused) {
             core.dead_letter_refused(queue, &mine.batch, *index, follow, &mut How::Own(&mut |slot, filled| slot.fill(filled)));
         }
         let mut refused: Vec<u64> = mine.refused.iter().map(|(serial, _, _)| *serial).collect();

@@ -245,7 +245,7 @@ impl Link {
         if let Some(slot) = slot {
             fills.push(slot, bundle.filled());
         }
-        for (_, index, queue) in refused.iter().filter(|(_, _, queue)| queue.spec.dead_letter_refused) {
+        for (_, index, queue) in refused.iter().filter(|(_, _, queue)| queue.rules().dead_letter_refused) {
             self.core.dead_letter_refused(queue, batch, *index, follow, &mut How::Own(&mut |slot, filled| fills.push(slot, filled)));
         }
         self.say_full(refused);

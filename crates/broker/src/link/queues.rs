@@ -328,16 +328,24 @@ impl Shared {
 
     /// Starts the clock of a queue that ends when nobody uses it.
     pub fn watch_expiry(&self, queue: &Queue) {
-        if let Some(expires_ms) = queue.spec.expires_ms {
+        if let Some(expires_ms) = queue.rules().expires_ms {
             let now = self.now_ms();
             queue.life.used(now);
-            self.timers.add(now + expires_ms, Timer::QueueExpiry { queue: queue.id.0 });
+            self.look_at_expiry(queue, now + expires_ms);
         }
     }
 
-    pub fn queue_may_expire(&self, id: u64) {
+    fn look_at_expiry(&self, queue: &Queue, at_ms: u64) {
+        queue.life.look_ms.store(at_ms, Ordering::Release);
+        self.timers.add(at_ms, Timer::QueueExpiry { queue: queue.id.0, at_ms });
+    }
+
+    pub fn queue_may_expire(&self, id: u64, at_ms: u64) {
         let Some(queue) = self.queue(broker_api::QueueId(id)) else { return };
-        let (Some(vhost), Some(expires_ms)) = (self.vhost_by_id(queue.vhost), queue.spec.expires_ms) else { return };
+        let (Some(vhost), Some(expires_ms)) = (self.vhost_by_id(queue.vhost), queue.rules().expires_ms) else { return };
+        if queue.life.look_ms.load(Ordering::Acquire) != at_ms {
+            return;
+        }
         let now = self.now_ms();
         let due = queue.life.used_ms.load(Ordering::Acquire) + expires_ms;
         let used = !queue.lock().consumers.is_empty();
@@ -346,6 +354,6 @@ impl Shared {
             return self.end_if(&vhost, &queue, |state| state.consumers.is_empty());
         }
         let at = if used { now + expires_ms } else { due };
-        self.timers.add(at.max(now + 1), Timer::QueueExpiry { queue: id });
+        self.look_at_expiry(&queue, at.max(now + 1));
     }
 }

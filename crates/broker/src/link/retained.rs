@@ -169,7 +169,8 @@ impl Link {
         }
         let state = queue.lock();
         let stored = state.ready + state.leased;
-        let fits = stored < queue.bound.messages && state.bytes.saturating_add(u64::from(bytes)) <= queue.bound.bytes;
+        let bound = &state.rules.bound;
+        let fits = stored < bound.messages && state.bytes.saturating_add(u64::from(bytes)) <= bound.bytes;
         state.ready < AHEAD / part as u64 && (stored == 0 || fits)
     }
 

@@ -259,7 +259,7 @@ impl Append<'_> {
             let record = self.target.ordinal.map(|at| self.written.find(n as usize, at));
             let head = &self.held.batch.heads[index as usize];
             if !self.has_room(state, head.key.len + head.body.len, log, follow) {
-                if self.queue.bound.then == AtBound::Reject && !state.deleted {
+                if state.rules.bound.then == AtBound::Reject && !state.deleted {
                     self.refused.push((run.serial.0 + u64::from(n), index, self.queue.clone()));
                 }
                 if let (Some((offset, _, _, ordinal)), Some(place)) = (record, &self.held.place) {
@@ -293,7 +293,7 @@ impl Append<'_> {
 
     fn has_room(&self, state: &mut crate::queue::State, bytes: u32, log: &Log, follow: &mut Follow) -> bool {
         // What a transaction makes too much is dropped when it shows, the oldest first.
-        if self.hidden.is_some() && self.queue.bound.then == AtBound::DropOldest {
+        if self.hidden.is_some() && state.rules.bound.then == AtBound::DropOldest {
             return !state.deleted;
         }
         self.queue.make_room(state, bytes, log, follow)

@@ -24,7 +24,8 @@ pub(crate) struct Incoming<'a> {
 impl Queue {
     /// Is there no room for `more` messages? (Count what this turn has appended already.)
     pub fn is_full(&self, state: &State, bytes: u32) -> bool {
-        state.ready + state.leased + 1 > self.bound.messages || state.bytes + u64::from(bytes) > self.bound.bytes
+        let bound = &state.rules.bound;
+        state.ready + state.leased + 1 > bound.messages || state.bytes + u64::from(bytes) > bound.bytes
     }
 
     /// Appends a reference and answers its place.
@@ -32,11 +33,12 @@ impl Queue {
         let head = &incoming.held.batch.heads[incoming.head as usize];
         let bytes = head.key.len + head.body.len;
         let arrived_ms = incoming.held.batch.arrived_ms;
-        let fleeting = self.spec.message_ttl_ms == Some(0) || (head.expires_ms != 0 && head.expires_ms <= arrived_ms);
+        let message_ttl_ms = state.rules.message_ttl_ms;
+        let fleeting = message_ttl_ms == Some(0) || (head.expires_ms != 0 && head.expires_ms <= arrived_ms);
         let expires = match fleeting {
             // Not over for the pump that follows.
             true => expiry_tick(arrived_ms + 2 * TICK_MS, arrived_ms, None),
-            false => expiry_tick(head.expires_ms, arrived_ms, self.spec.message_ttl_ms),
+            false => expiry_tick(head.expires_ms, arrived_ms, message_ttl_ms),
         };
         let entry = Entry {
             held: Some(incoming.held.clone()),
@@ -87,6 +89,29 @@ impl Queue {
         gone.reserve(self.durable, log);
         follow.fills.push(gone);
         true
+    }
+
+    /// Takes out what is beyond the bound, oldest first, but only so much at a time. Answers whether there is more.
+    pub fn trim_to_bound(self: &Arc<Queue>, log: &Log, follow: &mut Follow) -> bool {
+        let mut state = self.lock();
+        for _ in 0..TRIM_MAX {
+            if state.deleted || !state.is_over() || !self.evict_oldest(&mut state, log, follow) {
+                return false;
+            }
+        }
+        state.is_over()
+    }
+}
+
+/// Messages that one look takes out of a queue whose bound was lowered: its lock is held meanwhile.
+const TRIM_MAX: u32 = 256;
+
+impl State {
+    /// Is more in it than is allowed, and should it go? A queue that refuses at its bound keeps what it has, as in RabbitMQ.
+    pub fn is_over(&self) -> bool {
+        let bound = &self.rules.bound;
+        let over = self.ready + self.leased > bound.messages || self.bytes > bound.bytes;
+        over && bound.then == super::AtBound::DropOldest && self.ready > 0
     }
 }
 

@@ -3,7 +3,7 @@
 //! Such a message is leased to its transaction: counted in the bounds, in checkpoints like any other (what a checkpoint holds waits for the
 //! commit point anyway), handed to nobody. Nothing behind it in its lane is handed out before it, so that each producer's order holds.
 
-use super::{AtBound, Follow, Queue, State, Status};
+use super::{Follow, Queue, State, Status};
 use crate::store::Log;
 use broker_api::Seq;
 use std::sync::Arc;
@@ -57,13 +57,12 @@ impl Queue {
             }
         }
         state.barriers.retain(|b| b.owner != owner);
-        let drops = self.bound.then == AtBound::DropOldest;
-        while drops && self.is_over(&state) && self.evict_oldest(&mut state, log, follow) {}
+        for _ in 0..REVEAL_MAX {
+            if !state.is_over() || !self.evict_oldest(&mut state, log, follow) {
+                break;
+            }
+        }
         self.pump_locked(&mut state, log, now_ticks, follow);
-    }
-
-    fn is_over(&self, state: &State) -> bool {
-        state.ready + state.leased > self.bound.messages || state.bytes > self.bound.bytes
     }
 
     /// Which of these deliveries `owner` holds, and how many bytes the log may take to send them elsewhere.
@@ -83,6 +82,9 @@ impl Queue {
         (runs, bytes)
     }
 }
+
+/// What one transaction makes too much and goes at once; a lowered bound may make more of it, and takes its own time.
+const REVEAL_MAX: u32 = 8192;
 
 /// A move's record beside the message: names, keys, a history.
 const MOVE_BYTES: usize = 4096;

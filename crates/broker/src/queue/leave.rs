@@ -23,7 +23,7 @@ pub(crate) struct Modified {
 impl Queue {
     /// Takes an entry out of the queue, or sets it moving if it has somewhere to go.
     pub(super) fn leave(self: &Arc<Queue>, state: &mut State, level: u8, position: u64, why: Gone, gone: &mut Fill, follow: &mut Follow) {
-        if self.spec.dead_letter_exchange.is_none() {
+        if state.rules.dead_letter_exchange.is_none() {
             self.take_out(state, level, position, gone);
             return;
         }
@@ -37,6 +37,7 @@ impl Queue {
         let mut gone = Fill::new(self.id, Gone::Limit);
         let mut counts = Vec::new();
         let mut state = self.lock();
+        let limit = state.rules.delivery_limit;
         for i in 0..u64::from(count) {
             let seq = first.plus(i);
             let (level, position) = (seq.lane(), seq.position());
@@ -45,7 +46,7 @@ impl Queue {
                 continue;
             }
             let (attempts, durable) = (entry.attempts.saturating_add(1), entry.durable);
-            if self.spec.delivery_limit.is_some_and(|limit| u32::from(attempts) > limit) {
+            if limit.is_some_and(|limit| u32::from(attempts) > limit) {
                 self.leave(&mut state, level, position, Gone::Limit, &mut gone, follow);
             } else if state.return_one(level, position, owner, true) && durable {
                 counts.push((seq, attempts));
@@ -98,7 +99,7 @@ impl Queue {
             state.expiring = false;
         }
         // Where all live equally long, the head is the first to go.
-        let sweep = self.spec.message_ttl_ms.is_none() && now.wrapping_sub(state.swept) >= SWEEP_AGAIN;
+        let sweep = state.rules.message_ttl_ms.is_none() && now.wrapping_sub(state.swept) >= SWEEP_AGAIN;
         let mut next: Option<u32> = None;
         let mut left = EXPIRE_MAX;
         let levels: Vec<u8> = state.lanes.iter().map(|(level, _)| level).filter(|_| state.expiring).collect();
@@ -144,7 +145,7 @@ impl Queue {
                 // The head says nothing of what stands behind it.
                 Head::Entry(..) => return Some(now.wrapping_add(LOOK_AGAIN)),
                 // Only where everything expires is a page worth reading for it; elsewhere delivery finds out.
-                Head::Away if self.spec.message_ttl_ms.is_some() => {
+                Head::Away if state.rules.message_ttl_ms.is_some() => {
                     follow.load.push(self.clone());
                     return Some(now.wrapping_add(10));
                 }
@@ -185,6 +186,8 @@ const LOOK_AWAY: u32 = 600;
 const SWEEP_AGAIN: u32 = 10;
 /// Entries that one look lets expire, and that it looks at behind the head: the queue's lock is held meanwhile.
 const EXPIRE_MAX: u32 = 1024;
+/// Messages that one new message puts out: the same.
+const EVICT_MAX: u32 = 256;
 const SWEEP_MAX: usize = 4096;
 
 pub(crate) struct Peek {
@@ -241,9 +244,16 @@ impl Queue {
         if state.deleted {
             return false;
         }
+        let drops = state.rules.bound.then == super::AtBound::DropOldest;
+        let mut evictions = 0;
         while self.is_full(state, bytes) {
-            let evicted = self.bound.then == super::AtBound::DropOldest && self.evict_oldest(state, log, follow);
-            if !evicted {
+            if evictions == EVICT_MAX {
+                // A bound that was lowered, or one large message for very many small ones: the timer does the rest.
+                state.wants_trim = true;
+                return true;
+            }
+            evictions += 1;
+            if !drops || !self.evict_oldest(state, log, follow) {
                 state.dropped_messages += 1;
                 return false;
             }

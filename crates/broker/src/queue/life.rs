@@ -10,6 +10,8 @@ pub(crate) struct Life {
     pub had_consumer: AtomicBool,
     /// Broker time of the last declare, take, or end of a consumer.
     pub used_ms: AtomicU64,
+    /// When the timer looks next whether it is over; others that stand for it are out of date.
+    pub look_ms: AtomicU64,
 }
 
 impl Life {

@@ -29,6 +29,7 @@ pub(crate) use paging::Wanted;
 pub(crate) use take::Taken;
 pub(crate) use tick::{expiry_tick, ms_until, tick_of, TICK_MS};
 
+use crate::policy::Rules;
 use broker_api::{QueueId, QueueName, QueueSpec, Seq};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -51,6 +52,8 @@ pub(crate) struct Bound {
 
 #[derive(Default)]
 pub(crate) struct State {
+    /// What holds for the queue now, by its arguments and by policies.
+    pub rules: Arc<Rules>,
     /// By priority level; almost always one.
     pub lanes: Lanes,
     pub consumers: Vec<Consumer>,
@@ -64,6 +67,8 @@ pub(crate) struct State {
     /// The tick at which the timer looks at this queue's heads next; 0: it does not.
     pub alarm: u32,
     pub wants_alarm: bool,
+    /// There is more in the queue than its bound allows: the timer is to take it out.
+    pub wants_trim: bool,
     /// The tick at which one looked behind the heads.
     swept: u32,
     /// Something that expires came since the queue was last found empty.
@@ -85,7 +90,6 @@ pub(crate) struct Queue {
     pub spec: Arc<QueueSpec>,
     /// References in it are logged.
     pub durable: bool,
-    pub bound: Bound,
     pub life: Life,
     loading: AtomicBool,
     /// Set while the queue stands on the list of queues that the next checkpoint looks at.
@@ -97,6 +101,7 @@ pub(crate) struct Queue {
 impl Queue {
     pub fn new(id: QueueId, name: QueueName, vhost: u32, spec: impl Into<Arc<QueueSpec>>, bound: Bound) -> Arc<Queue> {
         let spec = spec.into();
+        let rules = Rules::of(&spec, bound).shared();
         // An exclusive queue dies with its connection: nothing of it needs the log.
         let durable = spec.durable && !spec.exclusive;
         Arc::new(Queue {
@@ -105,17 +110,26 @@ impl Queue {
             vhost,
             spec,
             durable,
-            bound,
             life: Life::default(),
             loading: AtomicBool::new(false),
             listed: AtomicBool::new(false),
             depth: AtomicU64::new(0),
-            state: Mutex::new(State::default()),
+            state: Mutex::new(State { rules, ..State::default() }),
         })
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// What holds for it now. Takes the queue's lock; who has it looks into the state.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.state.lock().rules.clone()
+    }
+
+    /// The queue of a share group, which policies leave alone like those of sessions.
+    pub fn is_share(&self) -> bool {
+        self.name.as_str().starts_with("$share/")
     }
 }
 

@@ -5,13 +5,16 @@ use super::records::{
 };
 use super::snapshot::class;
 use super::wire::Reader;
+use crate::exchange::Views;
 use crate::link::NO_SEQ;
+use crate::policy::Rules;
 use crate::queue::{session_spec, Bound, Entry, Queue, Status, PAGE};
 use crate::session::{Session, SessionState, StateEntry, SubscriptionKey};
 use crate::vhost::Vhost;
 use ahash::{AHashMap, AHashSet};
 use broker_api::{Expiry, Parting, QueueId, QueueName, Seq, SessionName, Side, StateEdit, VhostName};
 use journal::{Apply, ApplyError, Lsn, ObjectKey, ObjectRef, Objects, RecordRef, Release};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Sequence numbers and ids that a new reign leaves out, so that none given out before a crash is given out again.
@@ -49,6 +52,10 @@ pub(crate) struct Recovery {
     /// Their retained messages may still stand in the checkpoint.
     pub ended_vhosts: Vec<u32>,
     pub session_bound: Bound,
+    views: Views,
+    /// Virtual hosts whose policies changed since what holds for their queues was worked out.
+    stale_rules: BTreeSet<u32>,
+    pub touched_policies: BTreeSet<u32>,
     reader: Option<Arc<dyn Objects>>,
     buffer: Vec<u8>,
 }
@@ -94,7 +101,7 @@ fn malformed(what: &str) -> ApplyError {
 }
 
 impl Recovery {
-    pub fn new(vhosts: Vec<Arc<Vhost>>, session_bound: Bound) -> Recovery {
+    pub fn new(vhosts: Vec<Arc<Vhost>>, session_bound: Bound, views: Views) -> Recovery {
         Recovery {
             vhosts,
             queues: AHashMap::default(),
@@ -112,6 +119,9 @@ impl Recovery {
             ended_sessions: Vec::new(),
             ended_vhosts: Vec::new(),
             session_bound,
+            views,
+            stale_rules: BTreeSet::new(),
+            touched_policies: BTreeSet::new(),
             reader: None,
             buffer: Vec::new(),
         }
@@ -196,7 +206,7 @@ impl Recovery {
                 head: 0,
                 offset: 0,
                 bytes: of.bytes,
-                expires: crate::queue::expiry_tick(of.expires_ms, of.arrived_ms, queue.spec.message_ttl_ms),
+                expires: crate::queue::expiry_tick(of.expires_ms, of.arrived_ms, queue.rules().message_ttl_ms),
                 attempts: 0,
                 ordinal: ordinal as u16,
                 level,
@@ -325,8 +335,48 @@ impl Recovery {
         self.queues.insert(id, queue.clone());
         if let (Some(vhost), false) = (self.vhost(vhost), of_session) {
             vhost.queues.insert(name, queue.clone());
+            self.rule(vhost, &queue);
         }
         Some(queue)
+    }
+
+    /// Before anything is redone that depends on what holds for queues, and at the end.
+    pub fn refresh_rules(&mut self) {
+        for id in std::mem::take(&mut self.stale_rules) {
+            if let Some(vhost) = self.vhost(id) {
+                vhost.queues.iter().for_each(|queue| self.rule(vhost, &queue));
+            }
+        }
+    }
+
+    fn rule(&self, vhost: &Vhost, queue: &Queue) {
+        let policies = vhost.policies.read().clone();
+        let mut state = queue.lock();
+        if queue.is_share() || policies.is_empty() && !state.rules.is_by_policy() {
+            return;
+        }
+        let arguments = crate::exchange::read_arguments(&self.views, queue.spec.format, &queue.spec.arguments);
+        state.rules = Rules::with(&queue.spec, queue.name.as_str(), &arguments, &policies).shared();
+    }
+
+    fn policy(&mut self, r: &mut Reader<'_>, change: fn(&Vhost, &mut Reader<'_>) -> Option<()>) -> Option<()> {
+        let id = r.u32()?;
+        self.stale_rules.insert(id);
+        self.touched_policies.insert(id);
+        // Of a virtual host that is gone by now, as in an object of a checkpoint that is older than its end.
+        self.vhost(id).map_or(Some(()), |vhost| change(vhost, r))
+    }
+
+    fn policies(&mut self, r: &mut Reader<'_>) -> Option<()> {
+        let id = r.u32()?;
+        self.stale_rules.insert(id);
+        while r.u8()? != 0 {
+            match self.vhost(id) {
+                Some(vhost) => super::policies::set(vhost, r)?,
+                None => super::policies::skip(r)?,
+            }
+        }
+        Some(())
     }
 
     fn session(&mut self, r: &mut Reader<'_>, all: &[u8]) -> Option<Arc<Session>> {
@@ -436,6 +486,9 @@ impl Recovery {
     fn record(&mut self, lsn: Lsn, record: RecordRef<'_>, releases: &mut Vec<Release>) -> Option<()> {
         let fields = record.fields;
         let mut r = Reader::new(fields);
+        if !self.stale_rules.is_empty() && matches!(record.kind, kind::PUBLISH | kind::REFS | kind::MOVE) {
+            self.refresh_rules();
+        }
         match record.kind {
             journal::record::KIND_EPOCH_START => self.new_reign(),
             journal::record::KIND_SET_LEVEL | journal::record::KIND_DIGEST => {}
@@ -496,6 +549,8 @@ impl Recovery {
             kind::RETAIN => self.retain(&mut r, fields, None)?,
             kind::VHOST => self.add_vhost(&mut r)?,
             kind::VHOST_GONE => self.vhost_gone(r.u32()?, releases),
+            kind::POLICY => self.policy(&mut r, super::policies::set)?,
+            kind::POLICY_GONE => self.policy(&mut r, super::policies::clear)?,
             _ => return None,
         }
         Some(())
@@ -555,6 +610,7 @@ impl Recovery {
                 self.saw_id(id);
             }
             class::BINDINGS => self.exchanges.pair(&mut r)?,
+            class::POLICIES => self.policies(&mut r)?,
             _ => return None,
         }
         Some(())

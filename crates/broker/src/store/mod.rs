@@ -2,6 +2,7 @@
 
 mod apply;
 pub(crate) mod exchanges;
+pub(crate) mod policies;
 pub(crate) mod records;
 mod snapshot;
 pub(crate) mod wire;

@@ -29,6 +29,8 @@ pub(crate) mod kind {
     pub const FAN_VOID: u8 = 35;
     pub const VHOST: u8 = 40;
     pub const VHOST_GONE: u8 = 41;
+    pub const POLICY: u8 = 42;
+    pub const POLICY_GONE: u8 = 43;
 }
 
 /// The log level that this version writes.

@@ -1,7 +1,7 @@
 //! Checkpoints: which objects changed, and how each is written.
 //!
 //! Classes: 1 counters and virtual hosts, 2 queues, 3 pages of references, 4 sessions, 5 retained messages, 6 exchanges, 7 the
-//! bindings between two ends. An object is copied under its own lock; what
+//! bindings between two ends, 8 the policies of a virtual host. An object is copied under its own lock; what
 //! happens meanwhile is redone from the log, and redoing what an object already contains changes nothing.
 
 use super::wire::Writer;
@@ -26,6 +26,7 @@ pub(super) mod class {
     pub const RETAINED: u8 = 5;
     pub const EXCHANGE: u8 = 6;
     pub const BINDINGS: u8 = 7;
+    pub const POLICIES: u8 = 8;
 }
 
 /// What changed since the last checkpoint.
@@ -44,6 +45,8 @@ struct Lists {
     gone_queues: Vec<u64>,
     gone_sessions: Vec<u64>,
     gone_vhosts: Vec<u32>,
+    /// Virtual hosts whose policies changed.
+    policies: BTreeSet<u32>,
 }
 
 impl Dirty {
@@ -73,6 +76,10 @@ impl Dirty {
 
     pub fn vhost_gone(&self, id: u32) {
         self.lists.lock().gone_vhosts.push(id);
+    }
+
+    pub fn policies(&self, vhost: u32) {
+        self.lists.lock().policies.insert(vhost);
     }
 
     pub fn exchange(&self, vhost: u32, id: u64) {
@@ -133,6 +140,7 @@ impl Snapshot for CoreSnapshot {
             now.gone_queues.extend(&lists.gone_queues);
             now.gone_sessions.extend(&lists.gone_sessions);
             now.gone_vhosts.extend(&lists.gone_vhosts);
+            now.policies.extend(&lists.policies);
             drop(now);
             for vhost in core.vhosts.iter() {
                 vhost.retained.all_changed([]);
@@ -209,6 +217,16 @@ impl Pass<'_> {
                 written.range((class::RETAINED, first, 0)..=(class::RETAINED, first, last)).copied().collect()
             };
             keys.into_iter().for_each(|(class, a, b)| self.delete(ObjectKey::new(class, a, b)));
+        }
+        for id in lists.policies.iter().chain(&lists.gone_vhosts) {
+            let key = ObjectKey::new(class::POLICIES, u64::from(*id), 0);
+            match self.core.vhost_by_id(*id).and_then(|vhost| super::policies::policies_object(&vhost)) {
+                Some(bytes) => {
+                    self.bytes = bytes;
+                    self.put(key)?;
+                }
+                None => self.delete(key),
+            }
         }
         for vhost in vhosts {
             self.retained(&vhost)?;

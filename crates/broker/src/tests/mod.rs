@@ -4,6 +4,7 @@ mod access;
 mod exchanges;
 mod keys;
 mod moves;
+mod policies;
 mod queues;
 mod stop;
 mod transactions;
