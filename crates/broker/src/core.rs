@@ -86,6 +86,8 @@ pub(crate) struct Counters {
     pub connections_total: AtomicU64,
     pub sessions_expired: AtomicU64,
     pub subscriptions: AtomicU64,
+    /// Pages of references of which a checkpoint read a part to write it again with what came behind it.
+    pub pages_merged: AtomicU64,
 }
 
 impl Counters {
@@ -285,6 +287,11 @@ impl Core {
     /// Bytes of messages that are in memory, for metrics and tests.
     pub fn memory_held(&self) -> u64 {
         self.0.memory.held()
+    }
+
+    /// Pages of references that a checkpoint read a part of and wrote again with what had come behind it, for metrics and tests.
+    pub fn pages_merged(&self) -> u64 {
+        Counters::get(&self.0.counters.pages_merged)
     }
 
     /// The log's counters, for metrics.

@@ -7,10 +7,16 @@ pub enum Mutant {
     SettleBeforePublish,
     /// What expires goes by the wall clock, which an operator or a time server may step.
     ExpireOnStep,
+    /// A checkpoint that writes a page anew leaves out what of it is not in memory.
+    ForgetFront,
 }
 
 /// By the names that `CARRICK_MUTANT` knows.
-pub const ALL: [(&str, Mutant); 2] = [("settle_before_publish", Mutant::SettleBeforePublish), ("expire_on_step", Mutant::ExpireOnStep)];
+pub const ALL: [(&str, Mutant); 3] = [
+    ("settle_before_publish", Mutant::SettleBeforePublish),
+    ("expire_on_step", Mutant::ExpireOnStep),
+    ("forget_front", Mutant::ForgetFront),
+];
 
 /// Never in a release build: there this is a constant and costs nothing.
 pub(crate) fn active(mutant: Mutant) -> bool {

@@ -55,6 +55,7 @@ struct Pending {
     begin: Tip,
     end_ticket: u64,
     table: Table,
+    begun_ns: u64,
 }
 
 impl Maintainer {
@@ -148,6 +149,7 @@ impl Maintainer {
     }
 
     fn begin_checkpoint(&mut self) -> bool {
+        let begun_ns = self.core.config.clock.boot_ns();
         let begin = *self.core.tip.lock();
         let mut sink = Sink { core: &self.core };
         if let Err(error) = self.snapshot.snapshot(&mut sink) {
@@ -155,7 +157,7 @@ impl Maintainer {
         }
         let table = self.core.pages.table();
         let end_ticket = self.core.ring.next_ticket();
-        self.pending = Some(Pending { begin, end_ticket, table });
+        self.pending = Some(Pending { begin, end_ticket, table, begun_ns });
         true
     }
 
@@ -211,6 +213,9 @@ impl Maintainer {
         self.next_root += 1;
         self.roots.push(root.kept());
         self.last_checkpoint_ns = core.config.clock.boot_ns();
+        let took_ns = self.last_checkpoint_ns.saturating_sub(pending.begun_ns);
+        count(&core.counters.checkpoint_ns, took_ns);
+        core.counters.checkpoint_longest_ns.fetch_max(took_ns, Ordering::Relaxed);
         self.drop_old_roots()?;
         core.pages.compact_one(&core)?;
         Ok(())

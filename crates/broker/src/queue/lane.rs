@@ -1,4 +1,5 @@
 //! One priority lane of a queue: entries by position, in pages of 256 that grow from nothing and vanish when all in them is gone.
+//! The front of a page may be *away*: only the page file has it, while what comes is appended behind it in memory.
 //!
 //! A position is never reused. Everything from `cursor` on was never taken; what was taken and given back stands in `returned`, so that it
 //! goes out again at its original place. Pages are kept in order of their number, without the gaps that a restart leaves.
@@ -104,15 +105,16 @@ impl Entry {
 
 pub(crate) struct Page {
     pub number: u64,
-    /// Position within the page of `entries[0]`.
+    /// Position within the page of `entries[0]`. Nothing before it is in memory: what stands there is away, or gone.
     first: u16,
     pub entries: Vec<Entry>,
+    /// Entries that are not gone, those that are away included.
     pub live: u16,
     /// Changed since it was last written to a page file.
     pub dirty: bool,
-    /// Only the page file has it: all its `live` entries are ready, and `entries` is empty.
-    pub away: bool,
-    /// Bytes of the messages of an away page.
+    /// Of `live`: those that only the page file has, all of them before `first` and ready.
+    pub away: u16,
+    /// Bytes of the messages that are away.
     pub away_bytes: u64,
 }
 
@@ -186,17 +188,21 @@ impl Lane {
 
     /// Appends at `next` and answers the position.
     pub fn push(&mut self, entry: Entry) -> u64 {
-        // A page that is away is not read to be appended to: its remaining positions stay unused.
-        if self.pages.back().is_some_and(|p| p.away && p.number == self.next / PAGE) {
-            self.next = (self.next / PAGE + 1) * PAGE;
-        }
         let position = self.next;
         self.next += 1;
         let (number, within) = (position / PAGE, (position % PAGE) as u16);
         if self.pages.back().is_none_or(|p| p.number != number) {
+            if self.pages.is_empty() {
+                // Most queues never have a second one.
+                self.pages.reserve_exact(1);
+            }
             self.pages.push_back(Page::new(number, within));
         }
         if let Some(page) = self.pages.back_mut() {
+            if page.entries.is_empty() {
+                page.first = within;
+            }
+            debug_assert_eq!(page.end(), position, "a page has no gaps at its end");
             page.live += 1;
             page.dirty = true;
             page.entries.push(entry);
@@ -204,7 +210,8 @@ impl Lane {
         position
     }
 
-    /// Puts an entry back at a position, in recovery; `false` if it is there already.
+    /// Puts an entry back at a position, in recovery; `false` if it is there already. What is away is read before anything in it changes;
+    /// where that failed, the page file has the last word.
     pub fn insert(&mut self, position: u64, entry: Entry) -> bool {
         let (number, within) = (position / PAGE, (position % PAGE) as u16);
         let at = match self.page_index(number) {
@@ -216,7 +223,12 @@ impl Lane {
         };
         self.next = self.next.max(position + 1);
         let page = &mut self.pages[at];
-        debug_assert!(!page.away, "a page is read before it is changed");
+        if page.away > 0 && within < page.first {
+            return false;
+        }
+        if page.entries.is_empty() && page.away == 0 {
+            page.first = within;
+        }
         if within < page.first {
             let missing = page.first - within;
             page.entries.splice(0..0, (0..missing).map(|_| Entry::gone()));
@@ -267,7 +279,7 @@ impl Lane {
         let start = match self.page_index(from / PAGE) {
             Ok(at) | Err(at) => at,
         };
-        let resident = self.pages.iter().skip(start).filter(|p| !p.away).map(|p| p.number * PAGE + u64::from(p.first)..p.end());
+        let resident = self.pages.iter().skip(start).filter(|p| !p.entries.is_empty()).map(|p| p.start()..p.end());
         resident.into_iter().find(|page| from < page.end).map_or(self.next, |page| from.max(page.start))
     }
 
@@ -277,10 +289,10 @@ impl Lane {
             Ok(at) | Err(at) => at,
         };
         for page in self.pages.iter().skip(start) {
-            if page.away {
+            let base = page.start();
+            if page.away > 0 && from < base {
                 return Next::Away(page.number);
             }
-            let base = page.number * PAGE + u64::from(page.first);
             let skip = from.saturating_sub(base) as usize;
             if let Some(i) = page.entries.iter().skip(skip).position(|e| e.status == Status::Ready) {
                 return Next::Ready(base + (skip + i) as u64);
@@ -292,16 +304,17 @@ impl Lane {
     /// A page that was given back is ready or has to be read; one that is neither is no longer there.
     pub fn look(&self, position: u64) -> Next {
         match self.page_index(position / PAGE) {
-            Ok(at) if self.pages[at].away => Next::Away(position / PAGE),
+            Ok(at) if self.pages[at].is_away(position) => Next::Away(position / PAGE),
             Ok(_) => Next::Ready(position),
             Err(_) => Next::Nothing,
         }
     }
 
-    /// Notes a page of which only the page file has the entries.
-    pub fn add_away(&mut self, number: u64, live: u16, bytes: u64) {
+    /// Notes a page that the page file has. What stands at `end` and behind it came later, and is not in there.
+    pub fn add_away(&mut self, number: u64, live: u16, bytes: u64, end: u64) {
         if let Err(at) = self.page_index(number) {
-            let page = Page { live, away: true, away_bytes: bytes, dirty: false, ..Page::new(number, 0) };
+            let first = end.saturating_sub(number * PAGE).min(PAGE) as u16;
+            let page = Page { live, away: live, away_bytes: bytes, dirty: false, ..Page::new(number, first) };
             self.pages.insert(at, page);
         }
     }
@@ -310,22 +323,39 @@ impl Lane {
         self.page_index(number).ok().map(|at| &mut self.pages[at])
     }
 
-    /// Puts back the entries of a page that was away.
+    /// Puts back what was away of a page, in order of position. The page file may have more than that, as it was at the last
+    /// checkpoint; memory knows better.
     pub fn install(&mut self, number: u64, entries: Vec<(u64, Entry)>) {
-        let Some(page) = self.page_mut(number).filter(|p| p.away) else { return };
-        *page = Page { dirty: false, ..Page::new(number, 0) };
-        for (position, entry) in entries {
-            self.insert(position, entry);
+        let open = self.next / PAGE == number;
+        let Some(page) = self.page_mut(number).filter(|p| p.away > 0) else { return };
+        let (start, end) = (number * PAGE, page.start());
+        let mut front: Vec<Entry> = Vec::with_capacity(entries.len() + page.entries.len());
+        let mut first = end;
+        page.live -= page.away;
+        for (position, entry) in entries.into_iter().filter(|(position, _)| (start..end).contains(position)) {
+            if front.is_empty() {
+                first = position;
+            }
+            if position < first + front.len() as u64 {
+                continue;
+            }
+            front.resize_with((position - first) as usize, Entry::gone);
+            front.push(entry);
+            page.live += 1;
         }
-        if let Some(page) = self.page_mut(number) {
-            page.dirty = false;
+        if !front.is_empty() && (open || !page.entries.is_empty()) {
+            front.resize_with((end - first) as usize, Entry::gone);
         }
+        front.append(&mut page.entries);
+        page.first = (first - start) as u16;
+        page.entries = front;
+        (page.away, page.away_bytes) = (0, 0);
     }
 
     /// All entries that are not gone, in order.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Entry)> {
         self.pages.iter().flat_map(|page| {
-            let base = page.number * PAGE + u64::from(page.first);
+            let base = page.start();
             page.entries.iter().enumerate().filter(|(_, e)| e.status != Status::Gone).map(move |(i, e)| (base + i as u64, e))
         })
     }
@@ -333,43 +363,69 @@ impl Lane {
 
 impl Page {
     fn new(number: u64, first: u16) -> Page {
-        Page { number, first, entries: Vec::new(), live: 0, dirty: true, away: false, away_bytes: 0 }
+        Page { number, first, entries: Vec::new(), live: 0, dirty: true, away: 0, away_bytes: 0 }
     }
 
+    /// Of the messages.
     pub fn bytes(&self) -> u64 {
-        if self.away {
-            return self.away_bytes;
-        }
-        self.live_entries().map(|(_, e)| u64::from(e.bytes)).sum()
+        self.away_bytes + self.live_entries().map(|(_, e)| u64::from(e.bytes)).sum::<u64>()
     }
 
-    /// Lets go of the entries, if the page file has them all and nobody holds one. Answers the bytes of messages held in memory, too.
-    pub fn send_away(&mut self) -> Option<u64> {
-        let shown = |e: &Entry| e.held.as_ref().is_none_or(|held| held.is_shown());
-        let ready = |e: &Entry| e.status == Status::Gone || (e.status == Status::Ready && e.durable && shown(e));
-        if self.dirty || self.away || self.live == 0 || !self.entries.iter().all(ready) {
-            return None;
+    /// Does this position stand in the part that only the page file has?
+    pub fn is_away(&self, position: u64) -> bool {
+        self.away > 0 && position < self.start()
+    }
+
+    /// Lets go of the front of a page that the page file has as it is, up to the first entry that somebody holds or that cannot be read
+    /// back yet. Answers how many entries went, and the bytes of messages that they held in memory.
+    pub fn send_away(&mut self, committed: u64) -> (usize, u64) {
+        if self.dirty {
+            return (0, 0);
         }
-        let held = self.entries.iter().filter(|e| e.held.is_some()).map(|e| u64::from(e.bytes)).sum();
-        self.away_bytes = self.bytes();
-        self.away = true;
-        self.entries = Vec::new();
-        Some(held)
+        let stays = |e: &Entry| match e.status {
+            Status::Gone => false,
+            Status::Ready => !e.durable || e.known_lsn() >= committed || e.held.as_ref().is_some_and(|held| !held.is_shown()),
+            Status::Leased | Status::Moving => true,
+        };
+        let n = self.entries.iter().position(stays).unwrap_or(self.entries.len());
+        if n == 0 {
+            return (0, 0);
+        }
+        let rest = if n == self.entries.len() { Vec::new() } else { self.entries.split_off(n) };
+        let mut held = 0;
+        for entry in std::mem::replace(&mut self.entries, rest).iter().filter(|e| e.status == Status::Ready) {
+            self.away += 1;
+            self.away_bytes += u64::from(entry.bytes);
+            held += if entry.held.is_some() { u64::from(entry.bytes) } else { 0 };
+        }
+        self.first += n as u16;
+        (n, held)
+    }
+
+    /// What is away cannot be read. Answers how many entries that were, and the bytes of their messages.
+    pub fn give_up(&mut self) -> (u64, u64) {
+        self.live -= self.away;
+        (u64::from(std::mem::take(&mut self.away)), std::mem::take(&mut self.away_bytes))
+    }
+
+    /// Where what is in memory begins.
+    pub fn start(&self) -> u64 {
+        self.number * PAGE + u64::from(self.first)
     }
 
     /// Behind its last entry in memory.
     fn end(&self) -> u64 {
-        self.number * PAGE + u64::from(self.first) + self.entries.len() as u64
+        self.start() + self.entries.len() as u64
     }
 
     /// Entries at `position` and behind it.
     pub fn entries_from(&mut self, position: u64) -> impl Iterator<Item = &mut Entry> {
-        let skip = position.saturating_sub(self.number * PAGE + u64::from(self.first));
+        let skip = position.saturating_sub(self.start());
         self.entries.iter_mut().skip(skip as usize)
     }
 
     pub fn live_entries(&self) -> impl Iterator<Item = (u64, &Entry)> {
-        let base = self.number * PAGE + u64::from(self.first);
+        let base = self.start();
         self.entries.iter().enumerate().filter(|(_, e)| e.status != Status::Gone).map(move |(i, e)| (base + i as u64, e))
     }
 }
@@ -443,19 +499,107 @@ mod tests {
         assert_eq!(lane.next, 301);
     }
 
-    #[test]
-    fn a_page_goes_away_and_comes_back_and_is_not_appended_to_meanwhile() {
+    /// As a checkpoint has it: ready, and its record in the file.
+    fn logged() -> Entry {
+        Entry { durable: true, bytes: 5, lsn: 9, ..entry() }
+    }
+
+    fn lane_of(n: u64) -> Lane {
         let mut lane = Lane::starting_at(0);
-        for _ in 0..10 {
-            lane.push(Entry { durable: true, bytes: 5, lsn: 9, ..entry() });
-        }
-        assert_eq!(lane.pages[0].send_away(), None, "it is dirty");
+        (0..n).for_each(|_| {
+            lane.push(logged());
+        });
+        lane.pages.iter_mut().for_each(|p| p.dirty = false);
+        lane
+    }
+
+    fn positions(lane: &Lane) -> Vec<u64> {
+        lane.iter().map(|(position, _)| position).collect()
+    }
+
+    #[test]
+    fn a_page_goes_away_and_is_appended_to_and_comes_back() {
+        let mut lane = lane_of(10);
+        lane.pages[0].dirty = true;
+        assert_eq!(lane.pages[0].send_away(100), (0, 0), "it is dirty");
         lane.pages[0].dirty = false;
-        assert_eq!(lane.pages[0].send_away(), Some(0));
+        assert_eq!(lane.pages[0].send_away(9), (0, 0), "it is not committed");
+        assert_eq!(lane.pages[0].send_away(100), (10, 0));
         assert_eq!((lane.pages[0].bytes(), lane.next_ready(3), lane.look(3)), (50, Next::Away(0), Next::Away(0)));
-        assert_eq!(lane.push(entry()), PAGE);
-        lane.install(0, (0..10).map(|p| (p, entry())).collect());
-        assert_eq!((lane.pages[0].live, lane.next_ready(3)), (10, Next::Ready(3)));
+        assert_eq!((lane.pages[0].entries.capacity(), lane.next_resident(0)), (0, 10));
+        assert_eq!((lane.push(logged()), lane.push(logged())), (10, 11));
+        assert_eq!(
+            (lane.next_ready(3), lane.next_ready(10), lane.look(9), lane.look(10)),
+            (Next::Away(0), Next::Ready(10), Next::Away(0), Next::Ready(10))
+        );
+        assert_eq!((lane.pages[0].live, lane.pages[0].away, lane.pages[0].bytes(), lane.next_resident(0)), (12, 10, 60, 10));
+        // The page file may know of what is in memory, from the last time that it was written.
+        lane.remove(10);
+        lane.install(0, (0..12).map(|p| (p, logged())).collect());
+        assert_eq!(positions(&lane), (0..10).chain([11]).collect::<Vec<_>>());
+        assert_eq!((lane.pages[0].live, lane.pages[0].away, lane.pages[0].dirty, lane.next_ready(3)), (11, 0, true, Next::Ready(3)));
+        assert_eq!(lane.push(logged()), 12);
+    }
+
+    #[test]
+    fn only_the_front_goes_that_nobody_holds() {
+        let mut lane = lane_of(10);
+        lane.get_mut(4).unwrap().status = Status::Leased;
+        lane.remove(1);
+        lane.pages[0].dirty = false;
+        assert_eq!(lane.pages[0].send_away(100), (4, 0));
+        assert_eq!((lane.pages[0].away, lane.pages[0].live, lane.pages[0].bytes(), lane.pages[0].start()), (3, 9, 45, 4));
+        assert!(lane.get_mut(3).is_none() && lane.remove(3).is_none());
+        assert!(lane.get_mut(4).is_some_and(|e| e.status == Status::Leased));
+        assert_eq!(lane.pages[0].send_away(100), (0, 0));
+        // Given back, the rest follows, and the two parts are one.
+        lane.get_mut(4).unwrap().status = Status::Ready;
+        assert_eq!(lane.pages[0].send_away(100), (6, 0));
+        assert_eq!((lane.pages[0].away, lane.pages[0].away_bytes, lane.pages[0].start()), (9, 45, 10));
+        lane.install(0, (0..10).filter(|p| *p != 1).map(|p| (p, logged())).collect());
+        assert_eq!(positions(&lane), [0, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(lane.push(logged()), 10);
+    }
+
+    #[test]
+    fn a_page_lives_on_its_away_part_and_goes_with_the_last_of_it() {
+        let mut lane = lane_of(PAGE - 1);
+        lane.pages[0].send_away(100);
+        lane.push(logged());
+        lane.push(logged());
+        assert!(lane.remove(PAGE - 1).is_some());
+        assert_eq!((lane.pages.len(), lane.pages[0].live, lane.pages[0].dirty), (2, 255, true));
+        lane.install(0, (0..PAGE - 1).map(|p| (p, logged())).collect());
+        for position in 0..PAGE - 1 {
+            assert!(lane.remove(position).is_some(), "{position}");
+        }
+        assert_eq!((lane.pages.len(), lane.dropped.as_slice()), (1, [0].as_slice()));
+    }
+
+    #[test]
+    fn what_is_redone_behind_a_checkpoint_needs_no_page() {
+        let mut lane = Lane { next: 7, ..Lane::default() };
+        lane.add_away(0, 5, 25, 7);
+        assert_eq!((lane.look(6), lane.look(7)), (Next::Away(0), Next::Ready(7)));
+        assert!(lane.insert(9, logged()) && lane.insert(8, logged()) && !lane.insert(8, logged()));
+        assert!(!lane.insert(6, logged()), "the page file has the last word");
+        assert_eq!((lane.pages[0].live, lane.pages[0].bytes(), lane.next_ready(0)), (7, 35, Next::Away(0)));
+        lane.install(0, [0, 1, 2, 3, 6].map(|p| (p, logged())).into());
+        assert_eq!(positions(&lane), [0, 1, 2, 3, 6, 8, 9]);
+        // Of an older page all may be away, and of a later one nothing.
+        lane.next = 3000;
+        lane.add_away(5, 1, 5, 3000);
+        assert_eq!((lane.look(5 * PAGE + 255), lane.next_resident(10)), (Next::Away(5), 3000));
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_read_leaves_what_is_in_memory() {
+        let mut lane = lane_of(10);
+        lane.pages[0].send_away(100);
+        lane.push(logged());
+        assert_eq!(lane.pages[0].give_up(), (10, 50));
+        assert_eq!((lane.next_ready(0), lane.pages[0].live, lane.pages[0].bytes()), (Next::Ready(10), 1, 5));
+        assert!(lane.remove(10).is_some());
     }
 
     #[test]

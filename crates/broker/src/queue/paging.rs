@@ -1,7 +1,7 @@
-//! Pages of references that only the page file has: sending them there, and reading them back before they are needed.
+//! References that only the page file has: sending them there, and reading them back before they are needed.
 
 use super::lane::Next;
-use super::{Entry, Follow, Held, Queue, State, Status, HELD_BYTES, LOAD};
+use super::{Entry, Follow, Held, Page, Queue, State, Status, HELD_BYTES, LOAD};
 use crate::store::Log;
 use broker_api::Seq;
 use std::sync::atomic::Ordering;
@@ -67,9 +67,7 @@ impl Queue {
 
     /// Reads every page of this queue that is away, for what concerns all of it (ending, purging, counting again).
     pub(super) fn read_all(&self, state: &mut State, log: &Log) {
-        let away: Vec<(u8, u64)> =
-            state.lanes.iter().flat_map(|(level, lane)| lane.pages.iter().filter(|p| p.away).map(move |p| (level, p.number))).collect();
-        for (level, number) in away {
+        for (level, number) in state.away() {
             self.read_now(state, level, number, log);
         }
     }
@@ -82,11 +80,26 @@ impl Queue {
         }
     }
 
-    /// Sends pages away that the page file has. A queue with consumers keeps those around its next message. Answers how many entries went.
-    pub fn send_away(&self) -> usize {
-        let mut state = self.lock();
-        let busy = state.consumers.iter().any(|c| c.active);
-        let State { lanes, held_bytes, .. } = &mut *state;
+    /// Entries in memory, in bytes.
+    pub fn resident(&self) -> usize {
+        let state = self.lock();
+        let entries: usize = state.lanes.iter().flat_map(|(_, lane)| lane.pages.iter()).map(|p| p.entries.capacity()).sum();
+        entries * std::mem::size_of::<Entry>()
+    }
+
+    /// Pages that the next checkpoint writes anew and of which it has to read a part before.
+    pub fn to_merge(&self) -> Vec<(u8, u64)> {
+        let state = self.lock();
+        let merged = |p: &&Page| p.dirty && p.away > 0;
+        state.lanes.iter().flat_map(|(level, lane)| lane.pages.iter().filter(merged).map(move |p| (level, p.number))).collect()
+    }
+}
+
+impl State {
+    /// Sends away what the page file has. A queue with consumers keeps the pages around its next message. Answers how many bytes went.
+    pub fn send_away(&mut self, committed: u64) -> usize {
+        let busy = self.consumers.iter().any(|c| c.active);
+        let State { lanes, held_bytes, .. } = self;
         let mut gone = 0;
         for (_, lane) in lanes.iter_mut() {
             let (cursor, next) = (lane.cursor / super::PAGE, lane.next / super::PAGE);
@@ -95,26 +108,24 @@ impl Queue {
                 if busy && near {
                     continue;
                 }
-                let n = page.entries.len();
-                if let Some(held) = page.send_away() {
-                    *held_bytes = held_bytes.saturating_sub(held);
-                    gone += n;
-                }
+                let (n, held) = page.send_away(committed);
+                *held_bytes = held_bytes.saturating_sub(held);
+                gone += n * std::mem::size_of::<Entry>();
             }
         }
         gone
     }
 
-    /// Entries in memory.
-    pub fn resident(&self) -> usize {
-        self.lock().lanes.iter().flat_map(|(_, lane)| lane.pages.iter()).map(|p| p.entries.len()).sum()
+    /// So many messages of an away page are lost with it.
+    pub fn give_up(&mut self, messages: u64, bytes: u64) {
+        self.ready -= messages;
+        self.bytes -= bytes;
+        self.dropped_messages += messages;
     }
-}
 
-impl State {
     fn away(&self) -> Vec<(u8, u64)> {
         let lanes = self.lanes.iter();
-        lanes.flat_map(|(level, lane)| lane.pages.iter().filter(|p| p.away).map(move |p| (level, p.number))).collect()
+        lanes.flat_map(|(level, lane)| lane.pages.iter().filter(|p| p.away > 0).map(move |p| (level, p.number))).collect()
     }
 }
 
@@ -126,7 +137,7 @@ fn install(state: &mut State, level: u8, number: u64, entries: Vec<(u64, Entry)>
 
 /// Recovery.
 impl Queue {
-    /// The pages that only the page file has.
+    /// The pages of which only the page file has a part.
     pub fn away(&self) -> Vec<(u8, u64)> {
         self.lock().away()
     }
@@ -142,9 +153,9 @@ impl Queue {
         }
     }
 
-    /// Notes a page that the checkpoint has.
-    pub fn recover_away(&self, state: &mut State, level: u8, number: u64, live: u16, bytes: u64) {
-        state.lanes.open(level).add_away(number, live, bytes);
+    /// Notes a page that the checkpoint has, made when `end` was the next position.
+    pub fn recover_away(&self, state: &mut State, level: u8, number: u64, (live, bytes): (u16, u64), end: u64) {
+        state.lanes.open(level).add_away(number, live, bytes, end);
         state.ready += u64::from(live);
         state.bytes += bytes;
         self.depth.fetch_add(u64::from(live), Ordering::Relaxed);

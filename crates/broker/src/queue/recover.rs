@@ -68,8 +68,8 @@ impl Queue {
     /// A checkpoint failed: everything has to be written again.
     pub fn mark_all_dirty(&self) {
         for (_, lane) in self.lock().lanes.iter_mut() {
-            // One that is away is in the page file already.
-            lane.pages.iter_mut().filter(|p| !p.away).for_each(|p| p.dirty = true);
+            // What is away is in the page file already.
+            lane.pages.iter_mut().filter(|p| !p.entries.is_empty()).for_each(|p| p.dirty = true);
         }
     }
 }
@@ -89,8 +89,8 @@ impl Queue {
         let state = self.lock();
         let (mut ready, mut leased, mut moving, mut bytes, mut held) = (0u64, 0u64, 0u64, 0u64, 0u64);
         for (level, lane) in state.lanes.iter() {
-            for page in lane.pages.iter().filter(|p| p.away) {
-                ready += u64::from(page.live);
+            for page in &lane.pages {
+                ready += u64::from(page.away);
                 bytes += page.away_bytes;
             }
             for (position, entry) in lane.iter() {

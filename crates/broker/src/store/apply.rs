@@ -587,7 +587,7 @@ impl Recovery {
                     lane.suspect = lane.suspect.max(suspect);
                     for _ in 0..r.u32()? {
                         let (number, live, bytes) = (r.u64()?, r.u16()?, r.u64()?);
-                        queue.recover_away(&mut state, level, number, live, bytes);
+                        queue.recover_away(&mut state, level, number, (live, bytes), next);
                     }
                 }
             }
@@ -627,6 +627,9 @@ fn read_key(r: &mut Reader<'_>) -> Option<SubscriptionKey> {
     Some(SubscriptionKey { pattern: r.text()?.into(), separator: r.u8()?, share: r.opt_text()?.map(Into::into) })
 }
 
+/// Bytes of an entry of a page without its side: position, place, bytes, expiry, attempts, ordinal, level, flags, and whether there is one.
+const PAGE_ENTRY: usize = 8 + 8 + 4 + 4 + 2 + 2 + 1 + 1 + 1;
+
 /// The references of a page, by position.
 pub(super) fn read_page(r: &mut Reader<'_>) -> Option<Vec<(u64, Entry)>> {
     let n = r.u32()?;
@@ -654,6 +657,24 @@ pub(super) fn read_page(r: &mut Reader<'_>) -> Option<Vec<(u64, Entry)>> {
     Some(entries)
 }
 
+/// How many entries of a page stand before a position, and their bytes as they are.
+pub(super) fn page_before(bytes: &[u8], position: u64) -> Option<(u16, &[u8])> {
+    let mut r = Reader::new(bytes);
+    let all = r.u32()?;
+    let (start, mut end, mut n) = (r.position(), r.position(), 0u16);
+    for _ in 0..all {
+        if r.u64()? >= position {
+            break;
+        }
+        r.take(PAGE_ENTRY - 9)?;
+        if r.u8()? != 0 {
+            read_side(&mut r)?;
+        }
+        (n, end) = (n.checked_add(1)?, r.position());
+    }
+    Some((n, &bytes[start..end]))
+}
+
 /// Reads the page that an entry stands in, if the checkpoint has it and it was not read yet: what is redone to it has to be told, and
 /// which bodies that lets go of.
 fn bring(reader: &Option<Arc<dyn Objects>>, queue: &Arc<Queue>, seq: Seq) {
@@ -670,7 +691,7 @@ fn bring(reader: &Option<Arc<dyn Objects>>, queue: &Arc<Queue>, seq: Seq) {
 fn bring_run(reader: &Option<Arc<dyn Objects>>, queue: &Arc<Queue>, first: Seq, count: u32) {
     let last = first.plus(u64::from(count.max(1)) - 1);
     for number in first.position() / PAGE..=last.position() / PAGE {
-        bring(reader, queue, Seq::new(first.lane(), number * PAGE));
+        bring(reader, queue, Seq::new(first.lane(), first.position().max(number * PAGE)));
     }
 }
 
@@ -698,5 +719,34 @@ impl Apply for Recovery {
 
     fn apply(&mut self, lsn: Lsn, record: RecordRef<'_>, releases: &mut Vec<Release>) -> Result<(), ApplyError> {
         self.record(lsn, record, releases).ok_or_else(|| malformed(&format!("record of kind {}", record.kind)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_front_of_a_page_is_found_and_no_cut_page_is_taken_for_one() {
+        let mut bytes = Vec::new();
+        let mut w = super::super::wire::Writer(&mut bytes);
+        w.u32(3);
+        for position in [256u64, 258, 300] {
+            w.u64(position);
+            w.0.extend_from_slice(&[7; PAGE_ENTRY - 9]);
+            w.u8(u8::from(position == 258));
+            if position == 258 {
+                records::write_side(&mut w, &Side::default());
+            }
+        }
+        assert_eq!(read_page(&mut Reader::new(&bytes)).unwrap().len(), 3);
+        assert_eq!(page_before(&bytes, 256), Some((0, &[][..])));
+        assert_eq!(page_before(&bytes, 257), Some((1, &bytes[4..4 + PAGE_ENTRY])));
+        let (n, front) = page_before(&bytes, 300).unwrap();
+        assert_eq!((n, front), (2, &bytes[4..bytes.len() - PAGE_ENTRY]));
+        assert_eq!(page_before(&bytes, 301), Some((3, &bytes[4..])));
+        for end in 0..bytes.len() {
+            assert_eq!(page_before(&bytes[..end], 301), None, "{end}");
+        }
     }
 }

@@ -4,14 +4,16 @@
 //! bindings between two ends, 8 the policies of a virtual host. An object is copied under its own lock; what
 //! happens meanwhile is redone from the log, and redoing what an object already contains changes nothing.
 
+use super::apply::page_before;
 use super::wire::Writer;
 use super::{records, write_queue, write_session, write_subscription};
 use crate::core::Shared;
-use crate::queue::{Page, Queue, PAGE};
+use crate::mutants::{self, Mutant};
+use crate::queue::{Page, Queue, State, PAGE};
 use crate::session::Session;
 use crate::vhost::Vhost;
 use broker_api::{QueueId, Seq};
-use journal::{ObjectKey, ObjectSink, Snapshot, SnapshotError};
+use journal::{ObjectError, ObjectKey, ObjectSink, Snapshot, SnapshotError};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -119,7 +121,8 @@ impl Snapshot for CoreSnapshot {
             return Err(SnapshotError("fan-outs are under way".into()));
         }
         let lists = std::mem::take(&mut *core.checkpoint.lists.lock());
-        let mut pass = Pass { core: &core, sink, bytes: Vec::new() };
+        let sending = resident(&core) > core.config.index_bytes;
+        let mut pass = Pass { core: &core, sink, bytes: Vec::new(), sending };
         let exchanges = core.checkpoint.exchanges.take();
         let result = pass.all(&lists).and_then(|()| pass.exchanges(&exchanges));
         if result.is_ok() {
@@ -150,11 +153,16 @@ impl Snapshot for CoreSnapshot {
     }
 }
 
-/// References may take so much memory as the settings say; what is beyond goes to the page files after a checkpoint. First that of queues
-/// without consumers (the messages themselves go in any case), all of it: a page that goes away is not filled up later, and many small ones
-/// weigh more than they save. Then the middle of long ones that have consumers.
+/// What references to durable messages take in memory.
+fn resident(core: &Shared) -> usize {
+    core.queues.iter().filter(|q| q.durable).map(|q| q.resident()).sum()
+}
+
+/// References may take so much memory as the settings say; what is beyond goes to the page files with a checkpoint. First all of queues
+/// without consumers (the messages themselves go in any case): of what the checkpoint wrote, it has gone by now. Then the middle of long
+/// ones that have consumers.
 fn send_pages_away(core: &Shared) {
-    let budget = core.config.index_bytes / std::mem::size_of::<crate::queue::Entry>();
+    let budget = core.config.index_bytes;
     let committed = core.log.committed_lsn();
     let queues: Vec<Arc<Queue>> = core.queues.iter().filter(|q| q.durable).map(|q| q.clone()).collect();
     let (idle, busy): (Vec<_>, Vec<_>) = queues.into_iter().partition(|q| q.lock().consumers.is_empty());
@@ -166,19 +174,34 @@ fn send_pages_away(core: &Shared) {
         return;
     }
     for queue in &idle {
-        resident = resident.saturating_sub(queue.send_away());
+        resident = resident.saturating_sub(queue.lock().send_away(committed));
     }
     for queue in &busy {
         if resident <= budget {
             return;
         }
-        resident = resident.saturating_sub(queue.send_away());
+        resident = resident.saturating_sub(queue.lock().send_away(committed));
     }
 }
 
 struct Pass<'a> {
     core: &'a Arc<Shared>,
     sink: &'a mut dyn ObjectSink,
+    bytes: Vec<u8>,
+    /// References take more memory than they may: those of queues without consumers go as soon as they are written. Later there might be
+    /// a change again, and at full load there is one in each queue.
+    sending: bool,
+}
+
+/// Pages as they were written, by level and number.
+type Fronts = Vec<((u8, u64), Option<Vec<u8>>)>;
+/// Level, number, entries, bytes of their messages.
+type PageLine = (u8, u64, u16, u64);
+
+/// The part of a page that is away, as it was written.
+#[derive(Default)]
+struct Front {
+    entries: u16,
     bytes: Vec<u8>,
 }
 
@@ -274,29 +297,16 @@ impl Pass<'_> {
 
     /// The description and, per lane, the next position and the dirty pages. A page whose records have no LSN yet stays dirty.
     fn queue(&mut self, queue: &Arc<Queue>) -> Result<(), SnapshotError> {
+        // Mostly from the page cache, but not while the queue waits.
+        let mut fronts = Fronts::new();
+        for (level, number) in queue.to_merge() {
+            fronts.push(((level, number), self.read_page(queue, level, number)?));
+        }
         let mut state = queue.lock();
         if state.deleted {
             return Ok(());
         }
-        let mut again = false;
-        let mut pages: Vec<(u8, u64, u16, u64)> = Vec::new();
-        for (level, lane) in state.lanes.iter_mut() {
-            for number in std::mem::take(&mut lane.dropped) {
-                self.delete(page_key(queue.id, level, number));
-            }
-            for page in lane.pages.iter_mut().filter(|p| p.live > 0) {
-                if !page.dirty {
-                    pages.push((level, page.number, page.live, page.bytes()));
-                    continue;
-                }
-                self.bytes.clear();
-                let (complete, live, bytes) = write_page(&mut Writer(&mut self.bytes), page);
-                page.dirty = !complete;
-                again |= !complete;
-                self.put(page_key(queue.id, level, page.number))?;
-                pages.push((level, page.number, live, bytes));
-            }
-        }
+        let (pages, complete) = self.pages(queue, &mut state, &mut fronts)?;
         self.bytes.clear();
         let mut w = Writer(&mut self.bytes);
         // A session's queue has the session's bound, and no name that others could use.
@@ -316,11 +326,84 @@ impl Pass<'_> {
             }
         }
         self.put(ObjectKey::new(class::QUEUE, queue.id.0, 0))?;
+        if self.sending && state.consumers.is_empty() {
+            state.send_away(self.core.log.committed_lsn());
+        }
         drop(state);
-        if again {
+        if !complete {
             self.core.checkpoint.queue(queue);
         }
         Ok(())
+    }
+
+    /// Writes the dirty pages. Answers all there are, by level and number, with their entries and the bytes of their messages; and whether
+    /// every entry could be written.
+    fn pages(&mut self, queue: &Queue, state: &mut State, fronts: &mut Fronts) -> Result<(Vec<PageLine>, bool), SnapshotError> {
+        let mut pages = Vec::new();
+        let (mut all_complete, mut lost) = (true, (0, 0));
+        for (level, lane) in state.lanes.iter_mut() {
+            for number in std::mem::take(&mut lane.dropped) {
+                self.delete(page_key(queue.id, level, number));
+            }
+            for page in lane.pages.iter_mut().filter(|p| p.live > 0) {
+                if !page.dirty {
+                    pages.push((level, page.number, page.live, page.bytes()));
+                    continue;
+                }
+                let front = self.front(queue, level, page, fronts)?.unwrap_or_else(|| {
+                    let (n, bytes) = page.give_up();
+                    lost = (lost.0 + n, lost.1 + bytes);
+                    Front::default()
+                });
+                self.bytes.clear();
+                let (complete, live, bytes) = write_page(&mut Writer(&mut self.bytes), page, &front);
+                page.dirty = !complete;
+                all_complete &= complete;
+                self.put(page_key(queue.id, level, page.number))?;
+                pages.push((level, page.number, live, bytes));
+            }
+        }
+        if lost.0 > 0 {
+            state.give_up(lost.0, lost.1);
+            queue.depth.fetch_sub(lost.0, Ordering::Relaxed);
+        }
+        Ok((pages, all_complete))
+    }
+
+    /// The entries of a page that are away, as they were written. `None`: they cannot be read any more, and nobody else has them.
+    fn front(&self, queue: &Queue, level: u8, page: &Page, fronts: &mut Fronts) -> Result<Option<Front>, SnapshotError> {
+        if page.away == 0 || mutants::active(Mutant::ForgetFront) {
+            return Ok(Some(Front::default()));
+        }
+        let found = fronts.iter().position(|(key, _)| *key == (level, page.number));
+        let bytes = match found {
+            Some(at) => fronts.swap_remove(at).1,
+            // It was changed after one looked.
+            None => self.read_page(queue, level, page.number)?,
+        };
+        let front = bytes.and_then(|bytes| {
+            let (n, front) = page_before(&bytes, page.start())?;
+            (n == page.away).then(|| Front { entries: n, bytes: front.to_vec() })
+        });
+        match front {
+            Some(_) => self.core.counters.pages_merged.fetch_add(1, Ordering::Relaxed),
+            None => {
+                let (number, messages) = (page.number, page.away);
+                tracing::error!(queue = %queue.name, level, number, messages, "a page of references is damaged: these messages are lost");
+                return Ok(None);
+            }
+        };
+        Ok(front)
+    }
+
+    /// `None`: it is damaged. A disk that cannot read now may later, and so may the checkpoint.
+    fn read_page(&self, queue: &Queue, level: u8, number: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
+        let mut bytes = Vec::new();
+        match self.core.log.journal().get_object(page_key(queue.id, level, number), &mut bytes) {
+            Ok(()) => Ok(Some(bytes)),
+            Err(error @ (ObjectError::Io(_) | ObjectError::Failed(_))) => Err(error.into()),
+            Err(_) => Ok(None),
+        }
     }
 
     fn session(&mut self, session: &Arc<Session>) -> Result<(), SnapshotError> {
@@ -377,13 +460,14 @@ pub(super) fn page_key(queue: QueueId, level: u8, number: u64) -> ObjectKey {
     ObjectKey::new(class::PAGE, queue.0, Seq::new(level, number * PAGE).0)
 }
 
-/// Answers whether every durable entry had its place (one without is left out: its record is redone), and what was written: entries and
+/// A page, behind what of it is away. Answers whether every durable entry had its place (one without is left out: its record is redone), and what was written: entries and
 /// the bytes of their messages.
-fn write_page(w: &mut Writer<'_>, page: &Page) -> (bool, u16, u64) {
+fn write_page(w: &mut Writer<'_>, page: &Page, front: &Front) -> (bool, u16, u64) {
     let mut complete = true;
     let at = w.0.len();
-    let (mut n, mut bytes) = (0u16, 0u64);
+    let (mut n, mut bytes) = (front.entries, page.away_bytes);
     w.u32(0);
+    w.0.extend_from_slice(&front.bytes);
     for (position, entry) in page.live_entries().filter(|(_, e)| e.durable) {
         let lsn = entry.known_lsn();
         if lsn == 0 {

@@ -13,6 +13,7 @@ mod model;
 mod named;
 mod order;
 mod pace;
+mod pages;
 mod retained;
 mod routing;
 mod sessions;
