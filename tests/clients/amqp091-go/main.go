@@ -391,7 +391,7 @@ func attempt(name string, run func()) (ok bool) {
 		opened = nil
 	}()
 	// A call that is never answered ends the program; what it did not report has failed.
-	late := time.AfterFunc(2*wait, func() { panic(name + " does not end") })
+	late := time.AfterFunc(3*wait, func() { panic(name + " does not end") })
 	defer late.Stop()
 	run()
 	fmt.Printf("ok - %s\n", name)

@@ -440,7 +440,7 @@ async function main() {
   for (const [scenario, run] of Object.entries(SCENARIOS)) {
     if (chosen.length > 0 && !chosen.includes(scenario)) continue;
     try {
-      const skipped = await within(run(), "the end of it", 2 * WAIT);
+      const skipped = await within(run(), "the end of it", 3 * WAIT);
       console.log(`ok - ${scenario}${skipped ? ` # SKIP ${skipped}` : ""}`);
     } catch (error) {
       failed += 1;

@@ -224,8 +224,8 @@ fn start_rabbitmq(binary: &Path, dir: &Path, log: &Path, ports: Ports, names: u1
     command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
     let mut group = Group::spawn(command)?;
     wait_for_port(&mut group, port, PATIENCE * 3, log).context("rabbitmq-server")?;
-    // The port is open for a while before anybody answers there.
-    let deadline = Instant::now() + PATIENCE;
+    // The port is open for a while before anybody answers there: on a busy machine, or with queues to recover, a long one.
+    let deadline = Instant::now() + PATIENCE * 3;
     while !answers_amqp(port) {
         if Instant::now() > deadline {
             bail!("rabbitmq-server does not answer; the end of its log:\n{}", process::tail(log, 20));

@@ -31,7 +31,7 @@ pub enum Speaks {
 const MQTT: Speaks = Speaks::Mqtt(&["v311", "v5"]);
 
 pub const PROGRAMS: &[Program] = &[
-    Program { name: "rumqttc", needs: &[], speaks: MQTT, prepare: rumqttc },
+    Program { name: "rumqttc", needs: &[], speaks: MQTT, prepare: rust },
     Program { name: "paho-java", needs: &[Need::Java, Need::Maven], speaks: MQTT, prepare: maven },
     Program { name: "paho-go", needs: &[Need::Go], speaks: MQTT, prepare: go },
     Program { name: "mosquitto", needs: &[Need::MosquittoClients, Need::Python], speaks: MQTT, prepare: script },
@@ -39,6 +39,7 @@ pub const PROGRAMS: &[Program] = &[
     Program { name: "mqttjs", needs: &[Need::Npm], speaks: MQTT, prepare: npm },
     Program { name: "pika", needs: &[Need::Python], speaks: Speaks::Amqp { without: &[], more: PIKA }, prepare: python },
     Program { name: "amqplib", needs: &[Need::Npm], speaks: Speaks::Amqp { without: &[], more: AMQPLIB }, prepare: npm },
+    Program { name: "lapin", needs: &[], speaks: Speaks::Amqp { without: &[], more: LAPIN }, prepare: rust },
     Program { name: "amqp091-go", needs: &[Need::Go], speaks: Speaks::Amqp { without: &[], more: AMQP091_GO }, prepare: go },
     Program { name: "amqp-tools", needs: &[Need::AmqpTools, Need::Python], speaks: AMQP_TOOLS, prepare: script },
 ];
@@ -65,6 +66,7 @@ const AMQP_TOOLS: Speaks = Speaks::Amqp {
     without: &["confirms", "redelivery", "mandatory", "dead-letter", "ttl", "rpc", "restart-kill9"],
     more: &["requeue", "competing", "delete-conditions", "heartbeat", "wrong-password", "restart"],
 };
+const LAPIN: &[&str] = &["tx", "reject-publish", "priority", "single-active", "quorum", "cancel-notify", "wrong-password"];
 const AMQPLIB: &[&str] = &["properties", "exchange-bind", "recover", "channel-error", "cancel-notify", "wrong-password"];
 
 /// MQTT: what every client does in each version.
@@ -143,10 +145,13 @@ impl Shop<'_> {
     }
 }
 
-fn rumqttc(shop: &Shop) -> Result<Command> {
+/// A package of the workspace, `client-` and the name of its folder.
+fn rust(shop: &Shop) -> Result<Command> {
+    let folder = shop.source.file_name().context("a program has a folder")?;
+    let binary = format!("client-{}", folder.to_string_lossy());
     // Of the whole workspace and not for release: what it needs was built for the tests of the crates already.
-    shop.run(shop.context.cargo(&["build", "--workspace", "--bin", "client-rumqttc"]))?;
-    Ok(shop.command(shop.context.target.join("debug/client-rumqttc")))
+    shop.run(shop.context.cargo(&["build", "--workspace", "--bin", &binary]))?;
+    Ok(shop.command(shop.context.target.join("debug").join(binary)))
 }
 
 fn python_script(shop: &Shop, python: &Path) -> Command {
