@@ -45,6 +45,10 @@ pub struct Config {
     pub index_bytes: usize,
     /// Bytes of messages in memory above which publishers wait.
     pub memory_high: u64,
+    /// Bytes of messages in memory above which backlogs of those that are not logged go to spill files; 0 = never.
+    pub transient_memory: u64,
+    /// How large one spill file becomes.
+    pub spill_file_bytes: u64,
     /// Seconds between updates of `$SYS`; 0 = none.
     pub sys_interval_secs: u64,
     /// Grace for a will whose connection was lost by our own restart.
@@ -67,6 +71,8 @@ impl Default for Config {
             delivery: DeliveryPoint::Early,
             index_bytes: 64 << 20,
             memory_high: u64::MAX,
+            transient_memory: 64 << 20,
+            spill_file_bytes: 32 << 20,
             sys_interval_secs: 10,
             restart_will_delay_secs: 5,
             header_views: Vec::new(),
@@ -115,6 +121,7 @@ pub(crate) struct Shared {
     pub config: Config,
     pub memory: crate::memory::Memory,
     pub log: Log,
+    pub spill: Arc<crate::spill::Spill>,
     pub auth: Auth,
     pub vhosts: DashMap<VhostName, Arc<Vhost>, RandomState>,
     pub vhosts_by_id: DashMap<u32, Arc<Vhost>, RandomState>,
@@ -201,7 +208,9 @@ impl Shared {
     }
 
     /// Tells the timer when a queue's heads are to be looked at, if something came that expires earlier than it knows. Under the queue's lock.
-    pub fn arm(&self, queue: &Queue, state: &mut crate::queue::State) {
+    /// And the spiller of a backlog that grew.
+    pub fn arm(&self, queue: &Arc<Queue>, state: &mut crate::queue::State) {
+        self.spill.report(queue, state);
         if std::mem::take(&mut state.wants_alarm) {
             let now = self.now_ms();
             self.timers.add(now + ms_until(state.alarm, now), crate::timers::Timer::Heads { queue: queue.id.0 });
@@ -276,6 +285,7 @@ impl Core {
     /// A clean stop: everything staged is committed and the log is closed.
     pub fn close(&self) -> Result<(), journal::CloseError> {
         self.0.timers.stop();
+        self.0.spill.close();
         self.0.log.close()
     }
 
@@ -294,6 +304,11 @@ impl Core {
         Counters::get(&self.0.counters.pages_merged)
     }
 
+    /// What of messages is in spill files, for metrics and tests.
+    pub fn spill_stats(&self) -> crate::spill::SpillStats {
+        self.0.spill.stats()
+    }
+
     /// The log's counters, for metrics.
     pub fn journal_stats(&self) -> journal::Stats {
         self.0.log.journal().stats()
@@ -301,7 +316,13 @@ impl Core {
 
     /// Counts every queue over again and compares. For tests and tools: it walks all that is stored.
     pub fn recount(&self) -> Result<(), String> {
-        self.0.queues.iter().try_for_each(|queue| queue.recount())
+        self.0.queues.iter().try_for_each(|queue| queue.recount())?;
+        let spilled: u64 = self.0.queues.iter().map(|queue| queue.count_spilled()).sum();
+        match self.spill_stats().messages {
+            // With threads, one of them may be between the two.
+            counted if counted != spilled && self.0.stepped => Err(format!("{spilled} entries are spilled but {counted} are counted")),
+            _ => Ok(()),
+        }
     }
 
     /// Messages that wait in a session's queue, for tests and tools.

@@ -11,6 +11,7 @@ use crate::link::{append_one, copy_out, one_run, targets_of, write_records, Bund
 use crate::queue::{Fill, Follow, Gone, Held, Leaving, Peek, Queue};
 use crate::route::{compute, syntax};
 use crate::routing::exchange::Key;
+use crate::spill::is_spilled;
 use crate::store::records::{Move, LEVEL};
 use crate::store::{kind, reason};
 use broker_api::{Batch, Death, DeathReason, Moved, Side, Span};
@@ -62,6 +63,7 @@ impl Shared {
             Some(held) => (held.clone(), peek.head),
             None => match self.log.read_one(peek.lsn) {
                 Ok(held) => (held, 0),
+                Err(error) if is_spilled(peek.lsn) => return self.lose(&queue, seq, peek.lsn, &error),
                 Err(error) => {
                     return tracing::error!(queue = %queue.name, %error, "a message to dead-letter cannot be read and stays");
                 }
@@ -210,12 +212,14 @@ impl Shared {
     /// Puts an edited copy where the plan says; its records go into the bundle.
     fn put_copy(&self, plan: Plan, batch: &Batch, head: u32, next: &mut Follow, bundle: &mut Bundle, mut hidden: Option<&mut Hidden>) {
         let Plan { moved, separator, run, mut targets } = plan;
-        let copy = Arc::new(edited(batch, head, &moved, separator, self.now_ms()));
+        let mut copy = edited(batch, head, &moved, separator, self.now_ms());
+        self.memory.count(&mut copy);
+        let copy = Arc::new(copy);
         for target in &mut targets {
             let subscriptions = target.side.as_ref().map_or_else(Vec::new, |side| side.subscriptions.clone());
             target.side = Some(Arc::new(Side { subscriptions, moved: Some(Box::new(moved.clone())) }));
         }
-        let held = Arc::new(Held { batch: copy.clone(), place: Some(bundle.place.clone()), fan: None });
+        let held = Held::new(copy.clone(), Some(bundle.place.clone()), None);
         let written = write_records(self, &mut bundle.records, &copy, &run, &targets, None);
         for target in &targets {
             let mut state = target.queue.lock();

@@ -28,6 +28,7 @@ mod dead_letter;
 mod memory;
 pub mod mutants;
 mod open;
+mod spill;
 mod store;
 mod sys;
 mod timers;
@@ -35,6 +36,7 @@ mod timers;
 pub use crate::core::{Config, Core, DeliveryPoint};
 pub use open::CoreError;
 pub use policy::{ApplyTo, Policy, PolicyKind, PolicyValue};
+pub use spill::SpillStats;
 pub use sys::Traffic;
 
 #[cfg(test)]

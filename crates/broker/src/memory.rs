@@ -30,6 +30,11 @@ impl Memory {
         Memory { held: Box::leak(Box::default()), high, low, full: AtomicBool::new(false), waiting: Mutex::default() }
     }
 
+    /// For others that hold memory which has to count.
+    pub fn counter(&self) -> &'static AtomicU64 {
+        self.held
+    }
+
     pub fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
     }
@@ -65,6 +70,7 @@ impl Shared {
             queue.shed(self.log.committed_lsn(), crate::queue::AHEAD);
         }
         if self.memory.held() > self.memory.low {
+            self.spill.wake();
             self.timers.add(self.now_ms() + LOOK_MS, Timer::Memory);
             return;
         }

@@ -4,6 +4,7 @@ use crate::auth::{Auth, ConfigError};
 use crate::core::{Config, Core, Counters, DeliveryPoint, Job, Shared};
 use crate::queue::{AtBound, Bound, Follow, Queue, Wanted};
 use crate::session::{Session, Subscription};
+use crate::spill::{is_spilled, name_of, spill_backlogs, Limits, Spill, Spiller};
 use crate::store::{push_handed, Dirty, Log, Recovery};
 use crate::timers::{Timer, Timers};
 use crate::vhost::{TopicTarget, Vhost};
@@ -52,7 +53,7 @@ impl Core {
         let shared = core.0.clone();
         shared.log.journal().start_stepped(Arc::new(crate::store::CoreSnapshot(Arc::downgrade(&shared))));
         shared.after_restart();
-        Ok((core, Steps { shared, to_load: Mutex::new(to_load) }))
+        Ok((core, Steps { shared, to_load: Mutex::new(to_load), spiller: Mutex::default() }))
     }
 
     fn recover(
@@ -67,12 +68,19 @@ impl Core {
         let bound = Bound { messages: config.session_queue_messages, bytes: config.session_queue_bytes, then: AtBound::DropNewest };
         let mut recovery = Recovery::new(vec![vhost.clone()], bound, config.header_views.clone());
         let clock = journal_config.clock.clone();
-        let journal = Journal::open(storage, journal_config, &mut recovery)?;
+        let keep_free = journal_config.min_free_bytes.saturating_add(journal_config.segment_bytes);
+        let journal = Journal::open(storage.clone(), journal_config, &mut recovery)?;
         let started_ms = journal.broker_time_ms();
-        let (log, door) = Log::new(journal, clock, config.delivery == DeliveryPoint::Committed, on_failure);
+        let memory = crate::memory::Memory::new(config.memory_high);
+        let limits = Limits { share: config.transient_memory, high: config.memory_high, file_bytes: config.spill_file_bytes, keep_free };
+        // Behind the journal, whose lock says that nobody else uses these files.
+        let spill = Spill::new(storage, limits, memory.counter());
+        let late = config.delivery == DeliveryPoint::Committed;
+        let (log, door) = Log::new(journal, spill.clone(), clock, late, on_failure);
         let (loader, to_load) = channel();
         let shared = Arc::new(Shared {
-            memory: crate::memory::Memory::new(config.memory_high),
+            memory,
+            spill,
             config,
             log,
             auth,
@@ -107,6 +115,7 @@ impl Core {
 pub struct Steps {
     shared: Arc<Shared>,
     to_load: Mutex<Receiver<Job>>,
+    spiller: Mutex<Spiller>,
 }
 
 impl Steps {
@@ -131,6 +140,11 @@ impl Steps {
         }
     }
 
+    /// The spiller: notes a run of a backlog, or writes the one that it noted.
+    pub fn spill(&self) -> bool {
+        self.spiller.lock().step(&self.shared)
+    }
+
     /// One timer that is due by broker time.
     pub fn time(&self) -> bool {
         match self.shared.timers.take_due(self.shared.now_ms()) {
@@ -148,6 +162,8 @@ fn start_threads(shared: &Arc<Shared>, to_load: Receiver<Job>) -> std::io::Resul
     std::thread::Builder::new().name("broker-read".into()).spawn(move || read_back(&weak, &to_load))?;
     let weak = Arc::downgrade(shared);
     std::thread::Builder::new().name("broker-time".into()).spawn(move || keep_time(&weak))?;
+    let (weak, spill) = (Arc::downgrade(shared), shared.spill.clone());
+    std::thread::Builder::new().name("broker-spill".into()).spawn(move || spill_backlogs(&weak, &spill))?;
     Ok(())
 }
 
@@ -208,7 +224,7 @@ impl Shared {
         let found = match self.log.read_many(&lsns) {
             Ok(found) => wanted.iter().zip(found).map(|((seq, _), (held, head))| (*seq, held, head)).collect(),
             Err(error) => {
-                tracing::error!(queue = %queue.name, %error, "messages cannot be read back from the log");
+                tracing::error!(queue = %queue.name, %error, "messages cannot be read back");
                 self.read_one_by_one(queue, &wanted)
             }
         };
@@ -420,12 +436,22 @@ impl Shared {
         }
     }
 
+    /// A transient message cannot be read back from its spill file: it is gone, and its queue goes on.
+    pub fn lose(&self, queue: &Queue, seq: broker_api::Seq, place: u64, error: &journal::ReadError) {
+        if queue.drop_unreadable(seq, place) {
+            tracing::error!(queue = %queue.name, place = name_of(place), %error, "a spilled message cannot be read back and is lost");
+            Counters::add(&self.counters.messages_dropped, 1);
+            self.spill.count_lost();
+        }
+    }
+
     /// One unreadable record must not hold up what stands behind it.
     fn read_one_by_one(&self, queue: &Queue, wanted: &[(broker_api::Seq, u64)]) -> Vec<(broker_api::Seq, Arc<crate::queue::Held>, u32)> {
         let mut found = Vec::new();
         for (seq, lsn) in wanted {
             match self.log.read_one(*lsn) {
                 Ok(held) => found.push((*seq, held, 0)),
+                Err(error) if is_spilled(*lsn) => self.lose(queue, *seq, *lsn, &error),
                 Err(error) => {
                     tracing::error!(queue = %queue.name, lsn, %error, "a message cannot be read and stays where it is");
                     queue.lock().set_aside(*seq);

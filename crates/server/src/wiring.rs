@@ -127,6 +127,7 @@ fn broker_config(file: &file::Broker, auth: auth::Config) -> broker::Config {
             None => default.delivery,
         },
         memory_high: file.memory_high.map_or_else(|| crate::memory::default_high().unwrap_or(default.memory_high), |n| n.0),
+        transient_memory: file.transient_memory.map_or(default.transient_memory, |n| n.0),
         ..default
     }
 }

@@ -132,9 +132,7 @@ impl Slices {
             Some(_) => self.write(&mut bundle, fan, from, to),
             None => Written::default(),
         };
-        let held = self
-            .held
-            .get_or_insert_with(|| Arc::new(Held { batch: self.batch.clone(), place: Some(bundle.place.clone()), fan: Some(fan.clone()) }));
+        let held = self.held.get_or_insert_with(|| Held::new(self.batch.clone(), Some(bundle.place.clone()), Some(fan.clone())));
         let now_ticks = core.now_ticks();
         for target in &self.targets[from..to] {
             let queue = &target.queue;
@@ -157,7 +155,7 @@ impl Slices {
         let starts = from % VOLUME == 0;
         if starts {
             self.bodies.clear();
-            self.held = Some(Arc::new(Held { batch: self.batch.clone(), place: Some(bundle.place.clone()), fan: Some(fan.clone()) }));
+            self.held = Some(Held::new(self.batch.clone(), Some(bundle.place.clone()), Some(fan.clone())));
         }
         let part: Vec<&Target> = self.targets[from..to].iter().collect();
         let pins = starts.then(|| (self.logged - from).min(VOLUME) as u32);

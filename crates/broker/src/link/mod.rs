@@ -313,8 +313,16 @@ impl Link {
         }
     }
 
-    /// `false` = the journal takes no publishes that are logged now.
+    /// `false`: not before there is room, or before the spiller has caught up.
     fn may_publish_now(&self, batch: Option<&Batch>, entries: &[Entry]) -> bool {
+        if self.core.spill.is_behind() && batch.is_some_and(|b| b.heads.iter().any(|h| h.level > 0)) {
+            return false;
+        }
+        self.has_room_for(batch, entries)
+    }
+
+    /// `false` = the journal takes no publishes that are logged now, or memory none at all.
+    fn has_room_for(&self, batch: Option<&Batch>, entries: &[Entry]) -> bool {
         if batch.is_some() && self.core.memory.is_full() {
             return false;
         }
@@ -334,7 +342,10 @@ impl Link {
         if self.core.memory.is_full() {
             return self.core.when_memory_is_back(&self.outbox);
         }
-        self.core.log.when_publishers_may_go_on(&self.outbox);
+        if self.core.log.holds_publishers() {
+            return self.core.log.when_publishers_may_go_on(&self.outbox);
+        }
+        self.core.spill.when_it_has_caught_up(&self.outbox);
     }
 
     /// Publishes are held: settlements and credit overtake them, everything else waits behind them in order.

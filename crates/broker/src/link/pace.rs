@@ -63,9 +63,10 @@ impl Link {
         self.yielding && self.resume_asked && self.outbox.events() < ANSWERS_MAX
     }
 
-    /// Publishes have to wait for the disk or for memory.
+    /// Publishes have to wait: for the disk or for memory, and hear so, or for some milliseconds until the spiller has caught up.
     pub(super) fn block(&mut self) {
-        if !std::mem::replace(&mut self.blocked, true) {
+        let told = self.core.memory.is_full() || self.core.log.holds_publishers();
+        if told && !std::mem::replace(&mut self.blocked, true) {
             self.outbox.signal(Signal::Blocked(self.why_held()));
         }
         self.wait_at_gate();
@@ -95,12 +96,13 @@ impl Link {
         }
     }
 
-    /// The connection ends: what was put off is done. Of what is held because no publishes are taken, only the ends of owners are.
+    /// The connection ends: what was put off is done, and what would only have waited for the spiller. Of what is held because no publishes are
+    /// taken, only the ends of owners are.
     pub(super) fn finish_held(&mut self) {
         self.stop_yielding();
         self.whole = true;
         for mut turn in std::mem::take(&mut self.held) {
-            if !self.may_publish_now(turn.batch.as_deref(), &turn.entries) {
+            if !self.has_room_for(turn.batch.as_deref(), &turn.entries) {
                 turn.entries.retain(|entry| matches!(entry, Entry::Control(_, control) if matches!(**control, Control::EndOwner(_))));
             }
             self.process(turn.batch, turn.entries, turn.states);

@@ -262,7 +262,7 @@ impl Link {
     ) -> Vec<Rejected> {
         let now_ticks = self.core.now_ticks();
         let log = &self.core.log;
-        let held = Arc::new(Held { batch: batch.clone(), place: Some(bundle.place.clone()), fan: None });
+        let held = Held::new(batch.clone(), Some(bundle.place.clone()), None);
         let mut visit: Vec<(u64, usize, usize)> = work
             .iter()
             .enumerate()
@@ -380,7 +380,7 @@ impl Link {
         let route = Arc::new(Route::default());
         let run = RouteRun { route, first: 0, count: 1, level, durable: true, serial: Serial(0) };
         let mut bundle = Bundle::default();
-        let held = Arc::new(Held { batch: batch.clone(), place: Some(bundle.place.clone()), fan: None });
+        let held = Held::new(batch.clone(), Some(bundle.place.clone()), None);
         let slot = queue.durable.then(|| self.core.log.reserve());
         let ordinal = queue.durable.then_some((0, 0));
         let targets = vec![Target { queue: queue.clone(), level, flags, side, ordinal }];

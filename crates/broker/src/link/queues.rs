@@ -5,6 +5,7 @@ use super::{Link, Owner};
 use crate::core::Shared;
 use crate::outbox::Work;
 use crate::queue::{Consumer, Follow, Queue, Taken};
+use crate::spill::is_spilled;
 use crate::store::exchanges::exchange_gone_record;
 use crate::store::{push_handed, push_queue_gone, queue_record};
 use crate::timers::Timer;
@@ -160,6 +161,7 @@ impl Link {
                 // Nobody waits here but this connection, which asked for this one message.
                 Taken::Read(seq, lsn) => match self.core.log.read_one(lsn) {
                     Ok(held) => queue.loaded(vec![(seq, held, 0)], &self.core.log, self.core.now_ticks(), &mut follow),
+                    Err(error) if is_spilled(lsn) => self.core.lose(&queue, seq, lsn, &error),
                     Err(error) => {
                         tracing::error!(queue = %queue.name, lsn, %error, "a message cannot be read and stays where it is");
                         queue.lock().set_aside(seq);

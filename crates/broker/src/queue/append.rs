@@ -58,6 +58,7 @@ impl Queue {
         };
         let level = head.priority.min(self.spec.max_priority);
         state.expires(expires);
+        state.unspilled += entry.only_in_memory();
         let lane = state.lanes.open(level);
         let position = lane.push(entry);
         state.ready += 1;
@@ -137,9 +138,17 @@ fn trim(state: &mut State, level: u8, from: u64, keep: u64, committed: u64, step
 }
 
 impl Entry {
-    /// Forgets the message in memory if the log has it. `false`: it will have it, but not yet. What is not durable stays: nobody else has it.
+    /// Forgets the message in memory if the log has it. `false`: it will have it, but not yet. What is not durable stays, unless a spill file
+    /// has it: nobody else does.
     fn let_go(&mut self, committed: u64, held_bytes: &mut u64) -> bool {
-        if self.status != Status::Ready || self.held.is_none() || !self.durable {
+        if self.status != Status::Ready || self.held.is_none() {
+            return true;
+        }
+        if !self.durable {
+            if self.lsn != 0 {
+                self.held = None;
+                *held_bytes = held_bytes.saturating_sub(u64::from(self.bytes));
+            }
             return true;
         }
         let lsn = self.known_lsn();

@@ -5,6 +5,7 @@
 //! goes out again at its original place. Pages are kept in order of their number, without the gaps that a restart leaves.
 
 use crate::link::FanOut;
+use crate::spill::Spilled;
 use crate::store::Log;
 use broker_api::{Batch, Side};
 use journal::{Lsn, Place, Release, Releases};
@@ -20,9 +21,15 @@ pub(crate) struct Held {
     pub place: Option<Arc<Place>>,
     /// A fan-out that may not have reached everybody yet: nobody sees it before.
     pub fan: Option<Arc<FanOut>>,
+    /// Where those of its messages are that were spilled from one queue while others had them too.
+    pub spilled: Spilled,
 }
 
 impl Held {
+    pub fn new(batch: Arc<Batch>, place: Option<Arc<Place>>, fan: Option<Arc<FanOut>>) -> Arc<Held> {
+        Arc::new(Held { batch, place, fan, spilled: Spilled::default() })
+    }
+
     /// May this be handed out? If not, the queue is pumped when it may.
     pub fn is_shown_to(&self, queue: &Arc<super::Queue>) -> bool {
         self.fan.as_ref().is_none_or(|fan| fan.shown_or_wait(queue))
@@ -51,10 +58,10 @@ pub(crate) enum Status {
 
 /// A reference to a message.
 pub(crate) struct Entry {
-    /// The message in memory; `None` when only the log has it.
+    /// The message in memory; `None` when only the log has it, or a spill file.
     pub held: Option<Arc<Held>>,
     pub side: Option<Arc<Side>>,
-    /// Where its record is; 0 while unknown or when it has none.
+    /// Where its record is; 0 while unknown or when it has none. What is not durable has a place in a spill file here (see `spill`), or 0.
     pub lsn: u64,
     pub owner: u64,
     pub head: u32,
@@ -140,6 +147,8 @@ pub(crate) struct Lane {
     pub swept: u64,
     /// The position up to which messages in memory were let go.
     pub trimmed: u64,
+    /// What was looked at for spilling: nothing in between is worth another look.
+    pub spilled: std::ops::Range<u64>,
     /// Numbers of pages that went away and that the last checkpoint may still hold.
     pub dropped: Vec<u64>,
 }
@@ -150,7 +159,7 @@ impl Lane {
         Lane { next, cursor: next, ..Lane::default() }
     }
 
-    fn page_index(&self, number: u64) -> Result<usize, usize> {
+    pub(super) fn page_index(&self, number: u64) -> Result<usize, usize> {
         let front = match self.pages.front() {
             Some(page) => page.number,
             None => return Err(0),
@@ -424,7 +433,7 @@ impl Page {
         self.entries.iter_mut().skip(skip as usize)
     }
 
-    pub fn live_entries(&self) -> impl Iterator<Item = (u64, &Entry)> {
+    pub fn live_entries(&self) -> impl DoubleEndedIterator<Item = (u64, &Entry)> {
         let base = self.start();
         self.entries.iter().enumerate().filter(|(_, e)| e.status != Status::Gone).map(move |(i, e)| (base + i as u64, e))
     }

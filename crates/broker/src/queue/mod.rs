@@ -13,6 +13,7 @@ mod paging;
 mod pump;
 mod recover;
 mod settle;
+mod spilling;
 mod state;
 mod take;
 mod tick;
@@ -26,10 +27,12 @@ pub(crate) use lanes::Lanes;
 pub(crate) use leave::{Modified, Peek};
 pub(crate) use life::Life;
 pub(crate) use paging::Wanted;
+pub(crate) use spilling::SpillRun;
 pub(crate) use take::Taken;
 pub(crate) use tick::{expiry_tick, ms_until, tick_of, TICK_MS};
 
 use crate::policy::Rules;
+use crate::spill::Spill;
 use broker_api::{QueueId, QueueName, QueueSpec, Seq};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -77,6 +80,13 @@ pub(crate) struct State {
     fleeting: Vec<Seq>,
     /// Bytes of messages that are held in memory.
     held_bytes: u64,
+    /// What weighs in memory alone: messages that neither the log nor a spill file has. And how much of it the spiller knows of.
+    pub(crate) unspilled: u64,
+    pub(crate) reported: u64,
+    /// Stands on the spiller's list of backlogs.
+    pub(crate) listed_backlog: bool,
+    /// Where spilled entries are let go of; there once one was spilled.
+    spill: Option<Arc<Spill>>,
     /// Messages of transactions that have not passed the commit point: nothing behind them in their lane is handed out either.
     barriers: Vec<hidden::Barrier>,
     pub deleted: bool,

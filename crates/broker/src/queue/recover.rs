@@ -116,6 +116,7 @@ impl Queue {
         if found != kept {
             return Err(format!("{}: ready, leased, moving, bytes, depth are {found:?} but are counted as {kept:?}", self.name));
         }
+        state.recount_unspilled().map_err(|wrong| format!("{}: {wrong}", self.name))?;
         if held > state.held_bytes {
             return Err(format!("{}: {held} bytes are held in memory but {} are counted", self.name, state.held_bytes));
         }

@@ -27,6 +27,9 @@ impl Queue {
         if entry.held.is_some() {
             state.held_bytes = state.held_bytes.saturating_sub(u64::from(entry.bytes));
         }
+        if !entry.durable {
+            state.left(&entry);
+        }
         self.depth.fetch_sub(1, Ordering::Relaxed);
         gone.add(Seq::new(level, position), &entry);
         Some(entry)

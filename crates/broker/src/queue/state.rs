@@ -120,7 +120,10 @@ impl State {
 
 impl Lane {
     pub(super) fn iter_from(&self, position: u64) -> impl Iterator<Item = (u64, &Entry)> {
-        let pages = self.pages.iter().skip_while(move |p| (p.number + 1) * PAGE <= position);
+        let start = match self.page_index(position / PAGE) {
+            Ok(at) | Err(at) => at,
+        };
+        let pages = self.pages.iter().skip(start);
         pages.flat_map(Page::live_entries).skip_while(move |(p, _)| *p < position)
     }
 }

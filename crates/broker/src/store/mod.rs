@@ -14,6 +14,7 @@ use crate::mutants::{self, Mutant};
 use crate::outbox::{Outbox, Work};
 use crate::queue::{Entry, Fill, Gone, Held, Queue};
 use crate::session::{Session, Subscription, SubscriptionKey};
+use crate::spill::{is_spilled, name_of, Spill};
 use broker_api::{Batch, Head, QueueId, StateEdit};
 use bytes::Bytes;
 use journal::{CloseError, Failure, Filled, Hooks, Journal, Lsn, ObjectError, ReadError, Records, Slot};
@@ -27,6 +28,8 @@ use wire::Writer;
 /// The journal as the core uses it.
 pub(crate) struct Log {
     journal: Journal,
+    /// Where messages are that are not logged and not in memory.
+    spill: Arc<Spill>,
     failed: Arc<AtomicBool>,
     gate: Arc<Gate>,
     clock: Arc<dyn journal::Clock>,
@@ -88,6 +91,7 @@ impl Log {
     /// `late`: what is logged is delivered after the commit point only.
     pub fn new(
         journal: Journal,
+        spill: Arc<Spill>,
         clock: Arc<dyn journal::Clock>,
         late: bool,
         on_failure: Box<dyn Fn(&Failure) + Send + Sync>,
@@ -96,7 +100,7 @@ impl Log {
         let gate = Arc::new(Gate::default());
         let watch = Arc::new(Watch { failed: failed.clone(), gate: gate.clone(), on_failure, core: std::sync::OnceLock::new() });
         journal.set_hooks(watch.clone());
-        (Log { journal, failed, gate, clock, late }, FailureDoor(watch))
+        (Log { journal, spill, failed, gate, clock, late }, FailureDoor(watch))
     }
 
     pub fn journal(&self) -> &Journal {
@@ -177,33 +181,49 @@ impl Log {
         apply::read_page(&mut wire::Reader::new(&bytes)).ok_or_else(|| ObjectError::Damaged("not a page of references".into()))
     }
 
-    /// Messages read back, in the order asked for: all in one batch, with each one's head.
-    pub fn read_many(&self, lsns: &[u64]) -> Result<Vec<(Arc<Held>, u32)>, ReadError> {
-        // The journal reads them in its own order, each record once.
-        let mut sorted: Vec<(Lsn, usize)> = lsns.iter().enumerate().map(|(i, lsn)| (Lsn(*lsn), i)).collect();
+    /// Messages read back from the log or from spill files, in the order asked for: all in one batch, with each one's head.
+    pub fn read_many(&self, places: &[u64]) -> Result<Vec<(Arc<Held>, u32)>, ReadError> {
+        // Each is read in its own order, and each record once. What is in the log comes first.
+        let mut sorted: Vec<(Lsn, usize)> = places.iter().enumerate().map(|(i, lsn)| (Lsn(*lsn), i)).collect();
         sorted.sort_unstable();
         let lsns: Vec<Lsn> = sorted.iter().map(|(lsn, _)| *lsn).collect();
+        let (logged, spilled) = lsns.split_at(lsns.partition_point(|lsn| !is_spilled(lsn.0)));
         let mut bytes = Vec::new();
         let mut fields = vec![(0usize, 0usize); lsns.len()];
-        self.journal.read_run(&lsns, &mut |i, _, record| {
-            fields[sorted[i].1] = (bytes.len(), record.len());
-            bytes.extend_from_slice(record);
-        })?;
-        let mut batch = Batch::default();
+        if !logged.is_empty() {
+            self.journal.read_run(logged, &mut |i, _, record| {
+                fields[sorted[i].1] = (bytes.len(), record.len());
+                bytes.extend_from_slice(record);
+            })?;
+        }
+        if !spilled.is_empty() {
+            let found = self.read_spilled(spilled, &mut bytes)?;
+            sorted[logged.len()..].iter().zip(found).for_each(|((_, i), found)| fields[*i] = found);
+        }
+        let mut batch = Batch { heads: Vec::with_capacity(fields.len()), ..Batch::default() };
         for (i, (start, len)) in fields.iter().enumerate() {
             let record = records::read_publish(&bytes[*start..start + len], *start);
             let Some(record) = record else {
-                return Err(ReadError::Damaged {
-                    lsn: sorted.iter().find(|(_, at)| *at == i).map_or(Lsn(0), |(lsn, _)| *lsn),
-                    what: "not a publish record".into(),
-                });
+                return Err(ReadError::Damaged { lsn: Lsn(places[i]), what: "not a publish record".into() });
             };
             batch.heads.push(record.head);
             batch.arrived_ms = record.arrived_ms;
         }
         batch.block = Bytes::from(bytes);
-        let held = Arc::new(Held { batch: Arc::new(batch), place: None, fan: None });
-        Ok((0..lsns.len() as u32).map(|i| (held.clone(), i)).collect())
+        if !spilled.is_empty() {
+            // It was counted before it was spilled.
+            self.spill.count(&mut batch);
+        }
+        let held = Held::new(Arc::new(batch), None, None);
+        Ok((0..places.len() as u32).map(|i| (held.clone(), i)).collect())
+    }
+
+    fn read_spilled(&self, places: &[Lsn], into: &mut Vec<u8>) -> Result<Vec<(usize, usize)>, ReadError> {
+        let places: Vec<u64> = places.iter().map(|place| place.0).collect();
+        self.spill.read(&places, into).map_err(|(place, why)| {
+            let what = format!("{}: {why}", name_of(place));
+            ReadError::Damaged { lsn: Lsn(place), what }
+        })
     }
 }
 

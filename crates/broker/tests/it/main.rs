@@ -19,6 +19,7 @@ mod routing;
 mod sessions;
 mod shared;
 mod simulation;
+mod spill;
 mod state;
 mod support;
 mod takeover;

@@ -16,9 +16,11 @@ fn big(n: usize) -> String {
 
 #[test]
 fn publishers_wait_above_the_watermark_and_go_on_when_consumers_make_room() {
-    let node = bounded(200_000);
+    let mut setup = Setup::new();
+    (setup.config.memory_high, setup.config.transient_memory) = (200_000, 0);
+    let node = setup.start();
     let (mut c, mut p, mut other) = (local(&node), local(&node), local(&node));
-    // Only memory has what is in here.
+    // Only memory has what is in here, and nothing is spilled.
     p.declare("q", QueueSpec::default());
     for n in 0..250 {
         p.send_to("q", &[Put { transient: true, ..put(big(n)) }]);

@@ -103,7 +103,7 @@ impl Node {
     pub fn settle(&self) {
         let Some(steps) = &self.steps else { return };
         for _ in 0..1_000_000 {
-            if !(steps.commit() | steps.read() | steps.time()) {
+            if !(steps.commit() | steps.read() | steps.time() | steps.spill()) {
                 return;
             }
         }

@@ -131,6 +131,7 @@ pub struct Broker {
     pub restart_will_delay_secs: Option<Whole<0, 86_400>>,
     pub delivery: Option<Delivery>,
     pub memory_high: Option<Bytes<MIB, { u64::MAX }>>,
+    pub transient_memory: Option<Bytes<0, { u64::MAX }>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
