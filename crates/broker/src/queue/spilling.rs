@@ -208,9 +208,10 @@ impl State {
 }
 
 /// A queue that goes without having been emptied still lets go of its files.
-impl Drop for State {
+impl Drop for Queue {
     fn drop(&mut self) {
-        let Some(spill) = &self.spill else { return };
-        self.lanes.iter().flat_map(|(_, lane)| lane.iter()).filter(|(_, e)| is_spilled(e.lsn)).for_each(|(_, e)| spill.release(e.lsn));
+        let state = self.state.get_mut();
+        let Some(spill) = &state.spill else { return };
+        state.lanes.iter().flat_map(|(_, lane)| lane.iter()).filter(|(_, e)| is_spilled(e.lsn)).for_each(|(_, e)| spill.release(e.lsn));
     }
 }

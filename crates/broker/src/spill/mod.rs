@@ -144,11 +144,12 @@ impl Spill {
         }
         self.account(state);
         if self.is_over() || self.is_list_long() {
-            self.wake();
             let late = self.limits.share.saturating_add(self.limits.share / 2);
             if self.works.load(Ordering::Relaxed) && self.exceeds(late) {
                 self.behind.store(true, Ordering::Release);
             }
+            // Behind that, so that a step of the spiller follows which sees who waits.
+            self.wake();
         }
     }
 
@@ -260,14 +261,18 @@ impl Spill {
         }
     }
 
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
     /// `false`: it is over.
     fn wait(&self, at_most: Duration) -> bool {
         let mut guard = self.sleeping.lock();
-        if !self.woken.load(Ordering::Acquire) && !self.stopped.load(Ordering::Acquire) {
+        if !self.woken.load(Ordering::Acquire) && !self.is_stopped() {
             self.wake.wait_for(&mut guard, at_most);
         }
-        self.woken.store(false, Ordering::Release);
-        !self.stopped.load(Ordering::Acquire)
+        self.woken.swap(false, Ordering::AcqRel);
+        !self.is_stopped()
     }
 
     /// A clean stop: the files go.

@@ -35,7 +35,7 @@ pub(crate) fn spill_backlogs(shared: &Weak<Shared>, spill: &Spill) {
         let worked = spiller.step(&core);
         let rests = spiller.rests_until_ms > 0;
         drop(core);
-        if worked {
+        if worked && !spill.is_stopped() {
             continue;
         }
         std::thread::sleep(PAUSE);
