@@ -250,9 +250,6 @@ impl Shared {
             vhost.exchanges.iter().for_each(|exchange| crate::policy::rule_exchange(&vhost, &exchange));
         }
         recovery.touched_policies.iter().for_each(|vhost| self.checkpoint.policies(*vhost));
-        for key in recovery.objects {
-            self.checkpoint.restored(key);
-        }
         // The next checkpoint begins behind the records that were redone, so it has to hold what they did.
         for queue in recovery.touched_queues.iter().filter_map(|id| self.queues.get(id)) {
             self.checkpoint.queue(&queue);

@@ -66,6 +66,7 @@ pub trait Snapshot: Send + Sync {
 
 pub trait ObjectSink {
     fn put(&mut self, key: ObjectKey, bytes: &[u8]) -> Result<(), ObjectError>;
+    /// Nothing happens where there is none.
     fn delete(&mut self, key: ObjectKey);
 }
 
@@ -331,6 +332,12 @@ impl Journal {
         self.core.pages.get(key, into)
     }
 
+    /// The keys of current objects of a class with this first part, in order.
+    pub fn object_keys(&self, class: u8, a: u64) -> Vec<ObjectKey> {
+        self.core.pages.keys(class, a)
+    }
+
+    /// Nothing happens where there is none.
     pub fn delete_object(&self, key: ObjectKey) {
         self.core.pages.delete(key);
     }

@@ -176,6 +176,12 @@ impl Pages {
         read_object(file.as_ref(), key, place, into)
     }
 
+    /// The keys of a class with this first part.
+    pub fn keys(&self, class: u8, a: u64) -> Vec<ObjectKey> {
+        let range = ObjectKey::new(class, a, 0)..=ObjectKey::new(class, a, u64::MAX);
+        self.state.lock().current.range(range).map(|(key, _)| *key).collect()
+    }
+
     pub fn delete(&self, key: ObjectKey) {
         self.state.lock().replace(key, None);
     }

@@ -116,13 +116,6 @@ impl State {
         gone
     }
 
-    /// So many messages of an away page are lost with it.
-    pub fn give_up(&mut self, messages: u64, bytes: u64) {
-        self.ready -= messages;
-        self.bytes -= bytes;
-        self.dropped_messages += messages;
-    }
-
     fn away(&self) -> Vec<(u8, u64)> {
         let lanes = self.lanes.iter();
         lanes.flat_map(|(level, lane)| lane.pages.iter().filter(|p| p.away > 0).map(move |p| (level, p.number))).collect()

@@ -42,7 +42,6 @@ pub(crate) struct Recovery {
     fan_outs: AHashMap<u64, OpenFanOut>,
     pub next_id: u64,
     pub next_vhost: u32,
-    pub objects: Vec<ObjectKey>,
     /// What redo changed: the next checkpoint has to write it, since it begins behind these records.
     pub touched_queues: AHashSet<u64>,
     pub touched_sessions: AHashSet<u64>,
@@ -112,7 +111,6 @@ impl Recovery {
             fan_outs: AHashMap::default(),
             next_id: 1,
             next_vhost: 1,
-            objects: Vec::new(),
             touched_queues: AHashSet::default(),
             touched_sessions: AHashSet::default(),
             ended: Vec::new(),
@@ -706,7 +704,6 @@ impl Apply for Recovery {
     }
 
     fn load(&mut self, key: ObjectKey, mut object: ObjectRef<'_>) -> Result<(), ApplyError> {
-        self.objects.push(key);
         if key.class == class::PAGE {
             return Ok(());
         }

@@ -36,8 +36,6 @@ pub(super) mod class {
 pub(crate) struct Dirty {
     exchanges: super::exchanges::DirtyExchanges,
     lists: Mutex<Lists>,
-    /// Objects that a checkpoint holds, so that only those are deleted.
-    written: Mutex<BTreeSet<(u8, u64, u64)>>,
 }
 
 #[derive(Default)]
@@ -99,11 +97,6 @@ impl Dirty {
     /// Recovery saw a session end of which only the id is left.
     pub fn session_ended(&self, id: u64) {
         self.lists.lock().gone_sessions.push(id);
-    }
-
-    /// Recovery saw this object in the checkpoint.
-    pub fn restored(&self, key: ObjectKey) {
-        self.written.lock().insert((key.class, key.a, key.b));
     }
 }
 
@@ -234,12 +227,7 @@ impl Pass<'_> {
             self.delete(ObjectKey::new(class::SESSION, *id, 0));
         }
         for id in &lists.gone_vhosts {
-            let (first, last) = (u64::from(*id), u64::MAX);
-            let keys: Vec<_> = {
-                let written = self.core.checkpoint.written.lock();
-                written.range((class::RETAINED, first, 0)..=(class::RETAINED, first, last)).copied().collect()
-            };
-            keys.into_iter().for_each(|(class, a, b)| self.delete(ObjectKey::new(class, a, b)));
+            self.delete_all(class::RETAINED, u64::from(*id));
         }
         for id in lists.policies.iter().chain(&lists.gone_vhosts) {
             let key = ObjectKey::new(class::POLICIES, u64::from(*id), 0);
@@ -273,25 +261,21 @@ impl Pass<'_> {
     }
 
     fn put(&mut self, key: ObjectKey) -> Result<(), SnapshotError> {
-        self.sink.put(key, &self.bytes)?;
-        self.core.checkpoint.written.lock().insert((key.class, key.a, key.b));
-        Ok(())
+        Ok(self.sink.put(key, &self.bytes)?)
     }
 
     fn delete(&mut self, key: ObjectKey) {
-        if self.core.checkpoint.written.lock().remove(&(key.class, key.a, key.b)) {
-            self.sink.delete(key);
+        self.sink.delete(key);
+    }
+
+    fn delete_all(&mut self, class: u8, a: u64) {
+        for key in self.core.log.journal().object_keys(class, a) {
+            self.delete(key);
         }
     }
 
     fn forget_queue(&mut self, id: u64) {
-        let keys: Vec<_> = {
-            let written = self.core.checkpoint.written.lock();
-            written.range((class::PAGE, id, 0)..=(class::PAGE, id, u64::MAX)).copied().collect()
-        };
-        for (class, a, b) in keys {
-            self.delete(ObjectKey::new(class, a, b));
-        }
+        self.delete_all(class::PAGE, id);
         self.delete(ObjectKey::new(class::QUEUE, id, 0));
     }
 
@@ -340,8 +324,9 @@ impl Pass<'_> {
     /// every entry could be written.
     fn pages(&mut self, queue: &Queue, state: &mut State, fronts: &mut Fronts) -> Result<(Vec<PageLine>, bool), SnapshotError> {
         let mut pages = Vec::new();
-        let (mut all_complete, mut lost) = (true, (0, 0));
-        for (level, lane) in state.lanes.iter_mut() {
+        let mut all_complete = true;
+        let State { lanes, ready, bytes, dropped_messages, .. } = state;
+        for (level, lane) in lanes.iter_mut() {
             for number in std::mem::take(&mut lane.dropped) {
                 self.delete(page_key(queue.id, level, number));
             }
@@ -351,10 +336,17 @@ impl Pass<'_> {
                     continue;
                 }
                 let front = self.front(queue, level, page, fronts)?.unwrap_or_else(|| {
-                    let (n, bytes) = page.give_up();
-                    lost = (lost.0 + n, lost.1 + bytes);
+                    let (lost, lost_bytes) = page.give_up();
+                    *ready -= lost;
+                    *bytes -= lost_bytes;
+                    *dropped_messages += lost;
+                    queue.depth.fetch_sub(lost, Ordering::Relaxed);
                     Front::default()
                 });
+                if page.live == 0 {
+                    self.delete(page_key(queue.id, level, page.number));
+                    continue;
+                }
                 self.bytes.clear();
                 let (complete, live, bytes) = write_page(&mut Writer(&mut self.bytes), page, &front);
                 page.dirty = !complete;
@@ -362,10 +354,6 @@ impl Pass<'_> {
                 self.put(page_key(queue.id, level, page.number))?;
                 pages.push((level, page.number, live, bytes));
             }
-        }
-        if lost.0 > 0 {
-            state.give_up(lost.0, lost.1);
-            queue.depth.fetch_sub(lost.0, Ordering::Relaxed);
         }
         Ok((pages, all_complete))
     }
@@ -460,8 +448,8 @@ pub(super) fn page_key(queue: QueueId, level: u8, number: u64) -> ObjectKey {
     ObjectKey::new(class::PAGE, queue.0, Seq::new(level, number * PAGE).0)
 }
 
-/// A page, behind what of it is away. Answers whether every durable entry had its place (one without is left out: its record is redone), and what was written: entries and
-/// the bytes of their messages.
+/// A page, behind what of it is away. Answers whether every durable entry had its place (one without is left out: its record is redone),
+/// and what was written: entries and the bytes of their messages.
 fn write_page(w: &mut Writer<'_>, page: &Page, front: &Front) -> (bool, u16, u64) {
     let mut complete = true;
     let at = w.0.len();
