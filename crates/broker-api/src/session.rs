@@ -35,14 +35,19 @@ pub struct Close {
     pub why: String,
     /// The peer said good-bye properly; anything else is a lost connection.
     pub clean: bool,
+    /// The last bytes of a peer whose protocol has it answer the last words: it does not see our end close before, unless it takes too long.
+    pub answer: &'static [u8],
 }
 
 impl Close {
     pub fn dirty(why: impl Into<String>) -> Close {
-        Close { why: why.into(), clean: false }
+        Close { why: why.into(), clean: false, answer: b"" }
     }
     pub fn clean(why: impl Into<String>) -> Close {
-        Close { why: why.into(), clean: true }
+        Close { why: why.into(), clean: true, answer: b"" }
+    }
+    pub fn answered_by(self, answer: &'static [u8]) -> Close {
+        Close { answer, ..self }
     }
 }
 

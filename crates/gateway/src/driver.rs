@@ -41,6 +41,8 @@ const OUT_PAUSE: usize = 256 * 1024;
 const OUT_STOP: usize = 1024 * 1024;
 /// How long the last words may take to leave.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+/// How long a peer has to answer a close (`Close::answer`) before our end is closed.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// How long, and how much, we listen after our end has been closed.
 const LINGER_LIMIT: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1024 * 1024;
@@ -52,6 +54,8 @@ enum Phase {
     Open,
     /// The session has ended; its last words are being written.
     Flushing,
+    /// The peer has them, and is waited for to answer.
+    Answering,
     /// Our direction is closed; what still comes is thrown away.
     Lingering,
     Gone,
@@ -62,6 +66,27 @@ struct Closing {
     until: Instant,
     /// Bytes that are listened to.
     left: usize,
+    /// What the peer says last, if it is waited for.
+    answer: &'static [u8],
+    /// The last bytes that came, as many as the answer has.
+    heard: Vec<u8>,
+}
+
+impl Closing {
+    /// Whether what came so far ends with the answer; there is nothing to wait for then.
+    fn hears_answer(&mut self, bytes: &[u8]) -> bool {
+        if self.answer.is_empty() {
+            return false;
+        }
+        let new = &bytes[bytes.len().saturating_sub(self.answer.len())..];
+        self.heard.extend_from_slice(new);
+        self.heard.drain(..self.heard.len().saturating_sub(self.answer.len()));
+        let answered = self.heard == self.answer;
+        if answered {
+            self.answer = b"";
+        }
+        answered
+    }
 }
 
 /// A client connection as a future that ends when the connection has.
@@ -168,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let changed = match self.phase {
                 Phase::Open => self.round(cx, scratch, now),
                 Phase::Flushing => self.flush_last(cx, scratch, now),
-                Phase::Lingering => self.linger(cx, scratch, now),
+                Phase::Answering | Phase::Lingering => self.linger(cx, scratch, now),
                 Phase::Gone => return Poll::Ready(()),
             };
             if !changed {
@@ -375,7 +400,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.held = None;
         self.input.clear();
         self.phase = Phase::Flushing;
-        self.closing = Some(Box::new(Closing { until: now + FLUSH_LIMIT, left: LINGER_BYTES }));
+        self.closing = Some(Box::new(Closing { until: now + FLUSH_LIMIT, left: LINGER_BYTES, answer: close.answer, heard: Vec::new() }));
     }
 
     /// The socket is dead: nothing can be said to the peer any more.
@@ -401,10 +426,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         self.slot.stats().bytes_sent.fetch_add(count as u64, Relaxed);
         if self.output.unwritten() == 0 {
+            if let Some(closing) = self.closing.as_mut().filter(|closing| !closing.answer.is_empty() && !self.peer_ended) {
+                self.phase = Phase::Answering;
+                closing.until = now + ANSWER_LIMIT;
+                return true;
+            }
             match Pin::new(&mut self.stream).poll_shutdown(cx) {
                 Poll::Ready(Ok(())) if !self.peer_ended => {
                     self.phase = Phase::Lingering;
-                    self.closing = Some(Box::new(Closing { until: now + LINGER_LIMIT, left: LINGER_BYTES }));
+                    self.closing =
+                        Some(Box::new(Closing { until: now + LINGER_LIMIT, left: LINGER_BYTES, answer: b"", heard: Vec::new() }));
                     return true;
                 }
                 Poll::Ready(_) => {
@@ -425,6 +456,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Poll::Ready(Ok(())) if !buffer.filled().is_empty() && buffer.filled().len() < left => {
                 if let Some(closing) = &mut self.closing {
                     closing.left -= buffer.filled().len();
+                    if closing.hears_answer(buffer.filled()) {
+                        self.phase = Phase::Flushing;
+                    }
                 }
                 true
             }

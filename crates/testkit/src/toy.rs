@@ -6,6 +6,7 @@
 //! ping         "pong", without the core
 //! login        a command; nothing after it is looked at until its answer: "hello"
 //! quit         "bye", and a clean close
+//! leave        "go?", and a clean close that waits for "gone"
 //! bang         a dirty close
 //! ```
 
@@ -103,6 +104,10 @@ impl Session {
             b"quit" => {
                 out.buffer().extend_from_slice(b"bye\n");
                 return Some(Flow::Close(Close::clean("quit")));
+            }
+            b"leave" => {
+                out.buffer().extend_from_slice(b"go?\n");
+                return Some(Flow::Close(Close::clean("leave").answered_by(b"gone\n")));
             }
             b"bang" => return Some(Flow::Close(Close::dirty("bang"))),
             line if line.starts_with(b"echo ") => {

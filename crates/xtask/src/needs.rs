@@ -14,6 +14,7 @@ pub enum Need {
     Mosquitto,
     RabbitMq,
     AmqpTools,
+    PhpAmqplib,
     Python,
     Npm,
     Java,
@@ -59,6 +60,7 @@ impl Need {
             Need::Mosquitto => mosquitto_broker().is_some(),
             Need::RabbitMq => rabbitmq_broker().is_some(),
             Need::AmqpTools => AMQP_TOOLS.iter().all(|program| have(program)),
+            Need::PhpAmqplib => have("php") && Path::new(PHP_AMQPLIB).is_file(),
             Need::Python => python().is_some(),
             Need::Npm => have("node") && npm().is_some(),
             Need::Java => have("java") && have("javac"),
@@ -74,6 +76,7 @@ impl Need {
             Need::Mosquitto => Some(&["mosquitto"]),
             Need::RabbitMq => Some(&["rabbitmq-server"]),
             Need::AmqpTools => Some(&["amqp-tools"]),
+            Need::PhpAmqplib => Some(&["php-cli", "php-bcmath", "php-amqplib"]),
             Need::Python => Some(&["python3", "python3-venv"]),
             Need::Npm => Some(&["nodejs", "npm"]),
             Need::Java => Some(&["default-jdk-headless"]),
@@ -89,6 +92,7 @@ impl Need {
             Need::Mosquitto => "needs mosquitto".into(),
             Need::RabbitMq => "needs rabbitmq-server".into(),
             Need::AmqpTools => format!("needs {}", AMQP_TOOLS.join(", ")),
+            Need::PhpAmqplib => format!("needs php and {PHP_AMQPLIB}"),
             Need::Python => "needs python3, 3.9 or newer, with its venv module".into(),
             Need::Npm => "needs node and npm".into(),
             Need::Java => "needs a JDK (java and javac)".into(),
@@ -130,6 +134,9 @@ pub fn rabbitmq_broker() -> Option<PathBuf> {
 }
 
 const AMQP_TOOLS: [&str; 5] = ["amqp-publish", "amqp-get", "amqp-consume", "amqp-declare-queue", "amqp-delete-queue"];
+
+/// On PHP's search path.
+const PHP_AMQPLIB: &str = "/usr/share/php/PhpAmqpLib/autoload.php";
 
 pub fn python() -> Option<&'static str> {
     let check = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 9))";

@@ -28,7 +28,7 @@ use bytes::Bytes;
 use tracing::debug;
 
 use crate::codec::{
-    frame_at, put_heartbeat, CodecError, Frame, FrameError, Method, Splitter, FRAME_HEARTBEAT, FRAME_METHOD, PROTOCOL_HEADER,
+    frame_at, put_heartbeat, CodecError, Frame, FrameError, Method, Splitter, FRAME_END, FRAME_HEARTBEAT, FRAME_METHOD, PROTOCOL_HEADER,
 };
 use crate::error::{of_codec, Code, Fault, MethodId};
 use crate::protocol::Amqp;
@@ -41,6 +41,8 @@ use requests::Request;
 
 /// Commands that wait for the core; from here on nothing is read.
 const REQUESTS_MAX: usize = 4096;
+/// connection.close-ok as a frame.
+const CLOSE_OK: [u8; 12] = [FRAME_METHOD, 0, 0, 0, 0, 0, 4, 0, 10, 0, 51, FRAME_END];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -276,7 +278,8 @@ impl Session {
             step.say(0, &Method::ConnectionClose { reply_code, reply_text: text.as_bytes(), class_id, method_id });
         }
         self.phase = Phase::Ended;
-        Close::dirty(text)
+        // 1.4.2.10: close-ok says that it is safe to let go. Some libraries do not send it once our end has closed.
+        Close::dirty(text).answered_by(if said { &CLOSE_OK } else { b"" })
     }
 
     fn event(&mut self, event: Event, deliveries: &[Delivery], step: &mut Step<'_>) -> Result<(), Failed> {

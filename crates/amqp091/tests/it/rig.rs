@@ -206,6 +206,10 @@ impl Rig {
 
     fn after(&mut self, name: &str, flow: Flow) {
         if let Flow::Close(close) = flow {
+            // Who is told why is waited for, until it has answered.
+            let told = self.lines.last().is_some_and(|line| line.starts_with(&format!("{name}< 0 connection.close ")));
+            let answer = if told { words::encode("connection.close_ok", 4096) } else { Vec::new() };
+            assert_eq!(close.answer, answer, "{}", close.why);
             self.lines.push(format!("{name}| closed{}", if close.clean { "" } else { " by us" }));
             self.end(name, close.clean);
         }

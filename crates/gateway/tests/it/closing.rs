@@ -3,7 +3,7 @@
 use crate::support::{connect, timed};
 use std::time::Duration;
 use testkit::{Toy, LINE_MAX};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn a_clean_close_sends_the_last_words_and_tells_the_core_once() {
@@ -24,6 +24,34 @@ async fn a_peer_that_never_closes_is_left_after_a_while() {
     let start = tokio::time::Instant::now();
     timed(client.task).await.expect("ended");
     assert!(start.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_answers_the_last_words_sees_the_end_after_its_answer() {
+    let mut client = connect(&Toy::new(), 4096, 4096);
+    client.send("leave\n").await;
+    client.expect("go?\n").await;
+    assert_eq!(client.core.disconnects(), 1);
+    let end = tokio::time::timeout(Duration::from_secs(1), client.wire.read_u8());
+    assert!(end.await.is_err(), "our end has closed before the answer");
+    client.send("sent before it knew\ngo").await;
+    client.send("ne\n").await;
+    let start = tokio::time::Instant::now();
+    assert_eq!(client.rest().await, "");
+    assert!(start.elapsed() < Duration::from_millis(100));
+    client.wire.shutdown().await.expect("our side");
+    timed(client.task).await.expect("ended");
+    assert_eq!(*client.toy.ends.lock(), [true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_never_answers_the_last_words_is_left_after_a_while() {
+    let mut client = connect(&Toy::new(), 4096, 4096);
+    client.send("leave\n").await;
+    let start = tokio::time::Instant::now();
+    assert_eq!(client.rest().await, "go?\n");
+    timed(client.task).await.expect("ended");
+    assert!(start.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test(start_paused = true)]

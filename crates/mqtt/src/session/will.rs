@@ -15,7 +15,7 @@ impl Session {
         self.discard_will = disconnect.reason == ReasonCode::Success;
         Ok(Next::Close(match self.discard_will {
             true => Close::clean("the client disconnected"),
-            false => Close { why: format!("the client disconnected: {}", disconnect.reason), clean: true },
+            false => Close::clean(format!("the client disconnected: {}", disconnect.reason)),
         }))
     }
 

@@ -41,6 +41,7 @@ pub const PROGRAMS: &[Program] = &[
     Program { name: "amqplib", needs: &[Need::Npm], speaks: Speaks::Amqp { without: &[], more: AMQPLIB }, prepare: npm },
     Program { name: "lapin", needs: &[], speaks: Speaks::Amqp { without: &[], more: LAPIN }, prepare: rust },
     Program { name: "amqp091-go", needs: &[Need::Go], speaks: Speaks::Amqp { without: &[], more: AMQP091_GO }, prepare: go },
+    Program { name: "php-amqplib", needs: &[Need::PhpAmqplib], speaks: Speaks::Amqp { without: &[], more: PHP_AMQPLIB }, prepare: php },
     Program { name: "amqp-tools", needs: &[Need::AmqpTools, Need::Python], speaks: AMQP_TOOLS, prepare: script },
 ];
 
@@ -67,6 +68,7 @@ const AMQP_TOOLS: Speaks = Speaks::Amqp {
     more: &["requeue", "competing", "delete-conditions", "heartbeat", "wrong-password", "restart"],
 };
 const LAPIN: &[&str] = &["tx", "reject-publish", "priority", "single-active", "quorum", "cancel-notify", "wrong-password"];
+const PHP_AMQPLIB: &[&str] = &["properties", "tx", "channel-error", "cancel-notify", "wrong-password", "heartbeat"];
 const AMQPLIB: &[&str] = &["properties", "exchange-bind", "recover", "channel-error", "cancel-notify", "wrong-password"];
 
 /// MQTT: what every client does in each version.
@@ -179,6 +181,13 @@ fn python(shop: &Shop) -> Result<Command> {
         shop.run(install)
     })?;
     Ok(python_script(shop, &python))
+}
+
+/// A `client.php`; Debian has its library.
+fn php(shop: &Shop) -> Result<Command> {
+    let mut php = shop.command("php");
+    php.arg(shop.source.join("client.php"));
+    Ok(php)
 }
 
 /// A `client.js` with its `package.json` and lock file.
