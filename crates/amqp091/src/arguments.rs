@@ -65,6 +65,7 @@ fn boolean(field: &Field<'_>) -> Result<bool, Wrong> {
 /// What a queue is to the core. Of the arguments those are kept that RabbitMQ compares when the queue is declared again; others are taken
 /// and mean nothing, so that they make no difference.
 pub fn queue_spec(name: &str, vhost: &str, flags: QueueFlags, arguments: Table<'_>) -> Result<QueueSpec, Fault> {
+    check_arguments(name, vhost, arguments)?;
     let mut compared = TableWriter::default();
     for (name, field) in arguments.iter() {
         let known = COMPARED.iter().any(|known| known.as_bytes() == name);
@@ -125,6 +126,7 @@ fn apply(spec: &mut QueueSpec, argument: &str, field: &Field<'_>, all: &Table<'_
             if !["classic", "quorum", "stream", "undefined"].contains(&kind.as_str()) {
                 return Err(format!("\"unsupported queue type '{kind}'\""));
             }
+            spec.counts_attempts = kind == "quorum";
         }
         "x-dead-letter-strategy" => drop(one_of(field, &["at-most-once", "at-least-once"], "invalid_dlx_strategy")?),
         "x-queue-version" | "x-max-in-memory-length" | "x-max-in-memory-bytes" | "x-quorum-initial-group-size" => drop(natural(field)?),
@@ -132,6 +134,50 @@ fn apply(spec: &mut QueueSpec, argument: &str, field: &Field<'_>, all: &Table<'_
         _ => {}
     }
     Ok(())
+}
+
+/// Arguments that RabbitMQ refuses on a queue of the other type, in its order (measured with 3.10; what it does not know it takes).
+const NOT_CLASSIC: [&str; 8] = [
+    "x-dead-letter-strategy",
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-max-age",
+    "x-stream-max-segment-size-bytes",
+    "x-initial-cluster-size",
+    "x-quorum-initial-group-size",
+    "x-delivery-limit",
+];
+const NOT_QUORUM: [&str; 7] = [
+    "x-max-priority",
+    "x-queue-mode",
+    "x-queue-version",
+    "x-max-age",
+    "x-stream-max-segment-size-bytes",
+    "x-initial-cluster-size",
+    "x-queue-master-locator",
+];
+
+fn check_arguments(name: &str, vhost: &str, arguments: Table<'_>) -> Result<(), Fault> {
+    let (refused, kind) = match arguments.get("x-queue-type").and_then(|field| field.text()) {
+        None | Some(b"classic" | b"undefined") => (&NOT_CLASSIC[..], "rabbit_classic_queue"),
+        Some(b"quorum") => (&NOT_QUORUM[..], "rabbit_quorum_queue"),
+        Some(_) => return Ok(()),
+    };
+    match refused.iter().find(|argument| arguments.get(argument).is_some()) {
+        Some(argument) => {
+            let text = format!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}' of queue type {kind}");
+            Err(Fault::precondition(text, DECLARE))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Quorum queues are found by their names on other nodes, so RabbitMQ makes none up for them.
+pub fn check_server_named(arguments: Table<'_>) -> Result<(), Fault> {
+    match arguments.get("x-queue-type").and_then(|field| field.text()) {
+        Some(b"quorum") => Err(Fault::precondition("Cannot declare a server-named queue for type rabbit_quorum_queue", DECLARE)),
+        _ => Ok(()),
+    }
 }
 
 /// What quorum queues and streams cannot be in RabbitMQ.

@@ -17,8 +17,9 @@ mod mapping;
 mod protocol;
 mod session;
 
+pub use arguments::{exchange_spec, queue_spec, ExchangeFlags, QueueFlags};
 pub use config::{Config, ConfigError};
-pub use error::Code;
+pub use error::{Code, Fault};
 pub use headers::Headers;
 pub use mapping::{Views, FORMAT};
 pub use protocol::Amqp;

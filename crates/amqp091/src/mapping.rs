@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use broker_api::{Batch, Death, Delivery, Head, HeaderView, Moved, Value, HEAD_DURABLE};
+use broker_api::{Batch, Death, Delivery, Head, HeaderView, Moved, Value, DELIVERY_COUNTED, HEAD_DURABLE};
 
 use crate::codec::{ArrayWriter, Field, Properties, Table, TableWriter};
 
@@ -48,14 +48,15 @@ pub(crate) fn own_properties<'a>(batch: &'a Batch, head: &Head) -> &'a [u8] {
 }
 
 /// Flags and values of a content header that cannot be passed on as they came.
-pub(crate) fn properties(batch: &Batch, head: &Head, moved: Option<&Moved>, now_ms: u64, views: &Views) -> Vec<u8> {
+pub(crate) fn properties(batch: &Batch, head: &Head, delivery: &Delivery, now_ms: u64, views: &Views) -> Vec<u8> {
+    let moved = delivery.moved();
     let origin = batch.bytes(head.origin);
     let own = if head.format == FORMAT { Properties::parse(origin).ok() } else { None };
     let mut headers = TableWriter::default();
     let mut properties = match own {
         Some(own) => {
             if let Some(table) = own.headers {
-                copy_headers(table, moved, &mut headers);
+                copy_headers(table, moved, delivery.flags & DELIVERY_COUNTED != 0, &mut headers);
             }
             own
         }
@@ -69,6 +70,10 @@ pub(crate) fn properties(batch: &Batch, head: &Head, moved: Option<&Moved>, now_
     } else if own.is_none() && head.expires_ms != 0 {
         left = head.expires_ms.saturating_sub(now_ms).to_string();
         properties.expiration = Some(left.as_bytes());
+    }
+    if delivery.flags & DELIVERY_COUNTED != 0 {
+        // Quorum queues say it from the first delivery on.
+        headers.put(b"x-delivery-count", &Field::I64(delivery.attempts.into()));
     }
     properties.headers = (!headers.is_empty()).then(|| headers.as_table());
     let mut out = Vec::new();
@@ -125,10 +130,11 @@ const DEATH_HEADERS: [&[u8]; 7] = [
     b"x-last-death-exchange",
 ];
 
-/// Without what dead-lettering writes itself, without BCC, and without CC where a dead-letter key took the keys' place.
-fn copy_headers(table: Table<'_>, moved: Option<&Moved>, headers: &mut TableWriter) {
+/// Without what dead-lettering and counting write themselves, without BCC, and without CC where a dead-letter key took the keys' place.
+fn copy_headers(table: Table<'_>, moved: Option<&Moved>, counted: bool, headers: &mut TableWriter) {
     for (name, field) in table.iter() {
-        let dropped = name == b"BCC" || moved.is_some_and(|moved| DEATH_HEADERS.contains(&name) || moved.key_replaced && name == b"CC");
+        let ours = name == b"BCC" || counted && name == b"x-delivery-count";
+        let dropped = ours || moved.is_some_and(|moved| DEATH_HEADERS.contains(&name) || moved.key_replaced && name == b"CC");
         if !dropped {
             headers.put(name, &field);
         }
@@ -247,7 +253,9 @@ mod tests {
         };
         let first = ("g.src".into(), DeathReason::Expired, "".into());
         let moved = Moved { exchange: "g.dlx".into(), key: b"g.src".as_slice().into(), key_replaced: false, deaths: vec![death], first };
-        let written = super::properties(&batch, &head, Some(&moved), 0, &Views::new());
+        let side = broker_api::Side { subscriptions: Vec::new(), moved: Some(Box::new(moved)) };
+        let delivery = Delivery { seq: broker_api::Seq(1), index: 0, side: Some(Arc::new(side)), attempts: 0, level: 1, flags: 0 };
+        let written = super::properties(&batch, &head, &delivery, 0, &Views::new());
         let read = Properties::parse(&written).unwrap();
         assert_eq!(read.expiration, None);
         let headers = read.headers.unwrap();

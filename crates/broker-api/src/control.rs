@@ -171,6 +171,8 @@ pub struct QueueSpec {
     pub max_priority: u8,
     pub delivery_limit: Option<u32>,
     pub single_active_consumer: bool,
+    /// Whatever comes back counts as an attempt, also by a consumer that is lost, and deliveries say so ([`crate::DELIVERY_COUNTED`]).
+    pub counts_attempts: bool,
     pub arguments: Vec<u8>,
     /// Of `arguments`, as in a head.
     pub format: u8,
@@ -319,6 +321,10 @@ impl Control {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
     Ok,
+    /// In the virtual host. `default_queue_type`: what a queue is there that is declared without a type, in the protocol's own word.
+    Entered {
+        default_queue_type: Option<Arc<str>>,
+    },
     /// The login goes on: send this to the client, answer with `LoginStep::Continue`.
     Challenge(Vec<u8>),
     /// `last` is the mechanism's final message to the client, if it has one.

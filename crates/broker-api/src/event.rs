@@ -11,6 +11,8 @@ pub const DELIVERY_RETAINED: u8 = 2;
 pub const DELIVERY_AS_PUBLISHED: u8 = 4;
 /// Was in flight when the session was last attached, and is handed to it again.
 pub const DELIVERY_RESUMED: u8 = 8;
+/// Its queue counts all attempts (`QueueSpec::counts_attempts`): `attempts` is worth telling, 0 too.
+pub const DELIVERY_COUNTED: u8 = 16;
 
 /// What a reference carries beside its message, shared by all deliveries of one route.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]

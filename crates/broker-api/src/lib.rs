@@ -68,7 +68,7 @@ pub use control::{
     Parting, PartingFate, PrincipalInfo, QueueSpec, Reply, RetainedOn, Subscribe, Take,
 };
 pub use event::{
-    Death, DeathReason, DeliverTo, Delivery, EndReason, Event, EventBatch, Moved, Side, Signal, DELIVERY_AS_PUBLISHED,
+    Death, DeathReason, DeliverTo, Delivery, EndReason, Event, EventBatch, Moved, Side, Signal, DELIVERY_AS_PUBLISHED, DELIVERY_COUNTED,
     DELIVERY_REDELIVERED, DELIVERY_RESUMED, DELIVERY_RETAINED,
 };
 pub use headers::{HeaderView, Value};

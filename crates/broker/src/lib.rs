@@ -35,7 +35,7 @@ mod timers;
 
 pub use crate::core::{Config, Core, DeliveryPoint};
 pub use open::CoreError;
-pub use policy::{ApplyTo, Policy, PolicyKind, PolicyValue};
+pub use policy::{check_policy, known_policy_setting, ApplyTo, Policy, PolicyKind, PolicyValue};
 pub use spill::SpillStats;
 pub use sys::Traffic;
 

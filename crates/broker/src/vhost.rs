@@ -43,6 +43,8 @@ pub(crate) struct Vhost {
     pub shares: DashMap<SubscriptionKey, Arc<Share>, RandomState>,
     pub topics: routing::Trie<TopicTarget>,
     pub generations: routing::Generations,
+    /// What a queue is that is declared without a type.
+    pub default_queue_type: RwLock<Option<Arc<str>>>,
     pub policies: RwLock<Arc<Policies>>,
     pub exchanges: DashMap<ExchangeName, Arc<Exchange>, RandomState>,
     /// `exchanges` by the empty name.
@@ -70,6 +72,7 @@ impl Vhost {
             shares: DashMap::default(),
             topics: routing::Trie::new(routing::Dollar::Hidden),
             generations: routing::Generations::default(),
+            default_queue_type: RwLock::default(),
             policies: RwLock::default(),
             exchanges,
             default_exchange,

@@ -118,5 +118,10 @@ impl Shared {
                 tracing::error!(vhost = name, %error, "a virtual host of the configuration cannot be made");
             }
         }
+        for (name, kind) in &self.config.default_queue_types {
+            if let Some(vhost) = self.vhost(&VhostName::new(name)) {
+                *vhost.default_queue_type.write() = Some(kind.as_str().into());
+            }
+        }
     }
 }

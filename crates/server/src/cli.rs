@@ -59,6 +59,9 @@ pub struct Serve {
     /// error, warn, info, debug or trace; for single parts: info,gateway=debug [default: info]
     #[arg(long, value_name = "LEVEL", env = "CARRICK_LOG")]
     pub log: Option<String>,
+    /// RabbitMQ's definitions (JSON): users, permissions, policies, exchanges, queues and bindings that are to be there
+    #[arg(long, value_name = "FILE", env = "CARRICK_DEFINITIONS")]
+    pub definitions: Option<PathBuf>,
     /// Threads that serve connections [default: one less than there are cores, at least 1]
     #[arg(long, value_name = "N", env = "CARRICK_WORKER_THREADS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub worker_threads: Option<u16>,

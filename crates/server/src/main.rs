@@ -4,6 +4,7 @@ mod banner;
 mod cli;
 mod commands;
 mod config;
+mod definitions;
 mod limits;
 mod listeners;
 mod logging;

@@ -1,6 +1,7 @@
 //! From settings to the core: the parts' own configurations are made here, and nowhere else.
 
 use crate::config::{file, Settings};
+use crate::definitions::{self, Definitions};
 use anyhow::{Context, Result};
 use broker::{auth, Core};
 use broker_api::{Broker, VhostName};
@@ -24,7 +25,9 @@ pub struct House {
 /// Locks the data directory, recovers what is in it, and starts the core.
 pub fn open(settings: &Settings) -> Result<House> {
     // Before the store is touched: a user's typing error should not cost a recovery.
+    let mut definitions = settings.definitions.as_deref().map(Definitions::load).transpose()?.unwrap_or_default();
     let mut auth = auth_config(settings)?;
+    definitions.add_users(&mut auth);
     auth::Auth::check(&auth).context("in [[user]], [[acl]] or [[permission]]")?;
     let dir = absolute(&settings.data_dir);
     let storage = DirStorage::new(&dir).with_context(|| format!("cannot make the data directory {}", dir.display()))?;
@@ -33,10 +36,14 @@ pub fn open(settings: &Settings) -> Result<House> {
     let on_failure = Box::new(move |failure: &Failure| {
         tell.send_replace(Some(failure.clone()));
     });
-    let vhosts = settings.vhosts.iter().map(|vhost| vhost.name.clone()).collect();
-    let config = broker::Config { vhosts, ..broker_config(&settings.broker, auth) };
+    let vhosts = settings.vhosts.iter().map(|vhost| vhost.name.clone()).chain(definitions.vhosts.drain(..)).collect();
+    let default_queue_types = std::mem::take(&mut definitions.default_queue_types);
+    let config = broker::Config { vhosts, default_queue_types, ..broker_config(&settings.broker, auth) };
     let core = Core::open(Arc::new(storage), journal_config(&settings.journal), config, on_failure)
         .with_context(|| format!("cannot open the data directory {}", dir.display()))?;
+    let mut notes = std::mem::take(&mut definitions.notes);
+    notes.extend(definitions::apply(definitions, &core).context("the definitions cannot be made")?);
+    definitions::tell(&notes);
     Ok(House { core, failed })
 }
 

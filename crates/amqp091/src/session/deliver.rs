@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use broker_api::{
     Batch, Consume, ConsumerIx, Control, Declare, Delivery, GroupIx, Head, Mode, Out, OwnerIx, QueueId, QueueName, QueueSpec, Take,
-    DELIVERY_REDELIVERED,
+    DELIVERY_COUNTED, DELIVERY_REDELIVERED,
 };
 
 use super::channel::At;
@@ -264,11 +264,11 @@ impl Session {
     fn put_content(&self, channel: u16, batch: &Batch, head: &Head, delivery: &Delivery, step: &mut Step<'_>) {
         let body_size = head.body.len as usize;
         match (head.format, delivery.moved()) {
-            (FORMAT, None) => {
+            (FORMAT, None) if delivery.flags & DELIVERY_COUNTED == 0 => {
                 put_content_head(step.out.buffer(), channel, body_size as u64, mapping::own_properties(batch, head));
             }
-            (_, moved) => {
-                let properties = mapping::properties(batch, head, moved, step.now_ms, &self.amqp.views);
+            _ => {
+                let properties = mapping::properties(batch, head, delivery, step.now_ms, &self.amqp.views);
                 put_content_head(step.out.buffer(), channel, body_size as u64, &properties);
             }
         }

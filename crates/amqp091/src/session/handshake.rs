@@ -1,5 +1,6 @@
 //! From the protocol header to connection.open-ok (AMQP 0-9-1, 2.2.4), and the methods of an open connection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use broker_api::{Close, Context, Control, Login, LoginStep, Refusal, Reply, VhostName};
@@ -30,6 +31,8 @@ pub(super) struct Peer {
     pub(super) name: Option<Box<str>>,
     pub(super) user: Box<str>,
     pub(super) vhost: Box<str>,
+    /// What a queue is there that is declared without a type.
+    pub(super) default_queue_type: Option<Arc<str>>,
     mechanism: Box<str>,
 }
 
@@ -41,6 +44,7 @@ impl Peer {
             name: None,
             user: Box::default(),
             vhost: "/".into(),
+            default_queue_type: None,
             mechanism: Box::default(),
         }
     }
@@ -210,7 +214,10 @@ impl Session {
 
     pub(super) fn entered(&mut self, result: Result<Reply, Refusal>, step: &mut Step<'_>) -> Handled {
         match result {
-            Ok(_) => {
+            Ok(reply) => {
+                if let Reply::Entered { default_queue_type } = reply {
+                    self.peer.default_queue_type = default_queue_type;
+                }
                 step.say(0, &Method::ConnectionOpenOk {});
                 self.heard_at = step.now;
                 self.sent_at = step.now;

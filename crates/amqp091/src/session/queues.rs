@@ -9,8 +9,8 @@ use super::channel::At;
 use super::deliver::REPLY_TO;
 use super::requests::{narrow, Asked, Request};
 use super::{on, Handled, Session, Step};
-use crate::arguments::{difference, exchange_spec, queue_spec, ExchangeFlags, QueueFlags};
-use crate::codec::{Method, Table};
+use crate::arguments::{check_server_named, difference, exchange_spec, queue_spec, ExchangeFlags, QueueFlags};
+use crate::codec::{Method, Table, TableWriter};
 use crate::error::{of_refusal, Code};
 use crate::FORMAT;
 
@@ -154,6 +154,11 @@ impl Session {
             name => name,
         };
         let flags = QueueFlags { durable, exclusive, auto_delete };
+        let typed = self.peer.default_queue_type.as_deref().and_then(|kind| with_type(kind, flags, arguments));
+        let arguments = typed.as_ref().map_or(arguments, TableWriter::as_table);
+        if queue.is_empty() {
+            check_server_named(arguments).map_err(on(at.channel))?;
+        }
         let spec = queue_spec(&name, &self.peer.vhost, flags, arguments).map_err(on(at.channel))?;
         if let Some(channel) = self.live(at.channel, at.owner) {
             // Already now: what is pipelined behind it may name it by nothing.
@@ -217,6 +222,19 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The arguments with the type that the virtual host has for queues without one, where a queue like this can be of that type.
+fn with_type(kind: &str, flags: QueueFlags, arguments: Table<'_>) -> Option<TableWriter> {
+    if arguments.get("x-queue-type").is_some() || !flags.durable || flags.exclusive {
+        return None;
+    }
+    let mut typed = TableWriter::default();
+    arguments.iter().for_each(|(name, field)| {
+        typed.put(name, &field);
+    });
+    typed.text("x-queue-type", kind);
+    Some(typed)
 }
 
 fn say(nowait: bool, method: Method<'static>) -> Asked {

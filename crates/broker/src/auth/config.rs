@@ -19,6 +19,8 @@ pub struct Config {
     /// On exchanges and queues, by virtual host. Without any everything is allowed; with one, a user may enter only the virtual hosts for
     /// which there is one of his, and clients without credentials those of `anonymous`.
     pub permissions: Vec<Permission>,
+    /// Users who may come from this machine only.
+    pub loopback_users: Vec<String>,
     /// Clients without credentials that come from this machine act as `anonymous`. Elsewhere it is the listener's choice.
     pub anonymous_on_loopback: bool,
     /// Random bytes that a server keeps beside its data. With them the SCRAM salts that are made up for names without a stored one stay
@@ -28,7 +30,14 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Config {
-        Config { users: Vec::new(), rules: Vec::new(), permissions: Vec::new(), anonymous_on_loopback: true, salt_secret: None }
+        Config {
+            users: Vec::new(),
+            rules: Vec::new(),
+            permissions: Vec::new(),
+            loopback_users: Vec::new(),
+            anonymous_on_loopback: true,
+            salt_secret: None,
+        }
     }
 }
 

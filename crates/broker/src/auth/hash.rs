@@ -7,7 +7,7 @@
 //! | `$6$salt$hash` | salted SHA-512 of older `mosquitto_passwd` |
 //! | `SCRAM-SHA-256$4096:salt$StoredKey:ServerKey` | a SCRAM verifier, as PostgreSQL and RFC 5803 write it |
 //! | `{SCRAM-SHA-256}4096,salt,StoredKey,ServerKey` | the same as Dovecot writes it |
-//! | `{rabbit_password_hashing_sha256}base64` | RabbitMQ: base64 of 4 bytes of salt and the hash of salt and password; also `_sha512` |
+//! | `{rabbit_password_hashing_sha256}base64` | RabbitMQ: base64 of 4 bytes of salt and the hash of salt and password; also `_sha512` and, of old, `_md5` |
 //!
 //! The bounds on costs keep a typing error in a file from turning each login into minutes of work or gigabytes of memory.
 
@@ -18,6 +18,7 @@ use argon2::{Algorithm, Argon2, Block, Params, Version};
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
 use hmac::Hmac;
+use md5::Md5;
 use sha2::{Digest, Sha256, Sha512};
 use std::cell::Cell;
 
@@ -49,6 +50,8 @@ pub fn hash_password(password: &str) -> String {
 pub(super) enum RabbitAlgorithm {
     Sha256,
     Sha512,
+    /// What RabbitMQ before 3.6 wrote. It keeps the password of nobody who has the file; taken so that its users can come along.
+    Md5,
 }
 
 #[derive(Clone)]
@@ -110,6 +113,9 @@ impl PasswordHash {
             }
             PasswordHash::Rabbit { algorithm: RabbitAlgorithm::Sha512, salt, hash } => {
                 same(&Sha512::new().chain_update(salt).chain_update(password).finalize(), hash)
+            }
+            PasswordHash::Rabbit { algorithm: RabbitAlgorithm::Md5, salt, hash } => {
+                same(&Md5::new().chain_update(salt).chain_update(password).finalize(), hash)
             }
             PasswordHash::Scram(verifier) => verifier.verify_password(password),
         }
@@ -216,7 +222,7 @@ fn rabbit(algorithm: &str, hash: &str) -> Result<PasswordHash, String> {
     let (algorithm, len) = match algorithm {
         "rabbit_password_hashing_sha256" => (RabbitAlgorithm::Sha256, 32),
         "rabbit_password_hashing_sha512" => (RabbitAlgorithm::Sha512, 64),
-        "rabbit_password_hashing_md5" => return Err("MD5 is not supported: give this user a new password".to_owned()),
+        "rabbit_password_hashing_md5" => (RabbitAlgorithm::Md5, 16),
         other => return Err(format!("unknown hashing algorithm {other:?}")),
     };
     let bytes = expect_len(decode_base64(hash, "the hash")?, 4 + len)?;

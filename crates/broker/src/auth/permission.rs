@@ -4,14 +4,11 @@
 //! `amq.default`. The engine works in linear time; what it has decided is remembered.
 
 use super::config::ConfigError;
+use crate::pattern::NamePattern;
 use ahash::RandomState;
 use parking_lot::Mutex;
-use regex::{Regex, RegexBuilder};
 use std::collections::HashMap;
 
-/// A pattern of a configuration is not longer than this, nor its compiled form larger.
-const PATTERN_MAX: usize = 4096;
-const COMPILED_MAX: usize = 1 << 20;
 /// Names whose decision is remembered, per user, virtual host and operation.
 const DECIDED_MAX: usize = 1024;
 
@@ -38,7 +35,7 @@ pub struct Permission {
 enum Pattern {
     Nothing,
     Everything,
-    Matches(Regex),
+    Matches(NamePattern),
 }
 
 impl Permission {
@@ -54,10 +51,10 @@ impl Permission {
         Ok(Permission { user: user.to_owned(), vhost: vhost.to_owned(), patterns })
     }
 
-    pub(super) fn user(&self) -> &str {
+    pub fn user(&self) -> &str {
         &self.user
     }
-    pub(super) fn vhost(&self) -> &str {
+    pub fn vhost(&self) -> &str {
         &self.vhost
     }
 }
@@ -67,8 +64,7 @@ impl Pattern {
         match text {
             "" | "^$" => Ok(Pattern::Nothing),
             ".*" | "^.*$" => Ok(Pattern::Everything),
-            _ if text.len() > PATTERN_MAX => Err(format!("the pattern is longer than {PATTERN_MAX} bytes")),
-            _ => RegexBuilder::new(text).size_limit(COMPILED_MAX).build().map(Pattern::Matches).map_err(|error| error.to_string()),
+            _ => NamePattern::parse(text).map(Pattern::Matches),
         }
     }
 }
@@ -89,16 +85,16 @@ impl Access {
     }
 
     pub(super) fn may(&self, operation: Operation, name: &str) -> bool {
-        let regex = match &self.patterns[operation as usize] {
+        let pattern = match &self.patterns[operation as usize] {
             Pattern::Nothing => return false,
             Pattern::Everything => return true,
-            Pattern::Matches(regex) => regex,
+            Pattern::Matches(pattern) => pattern,
         };
         let mut decided = self.decided[operation as usize].lock();
         if let Some(decision) = decided.get(name) {
             return *decision;
         }
-        let decision = regex.is_match(name);
+        let decision = pattern.matches(name);
         if decided.len() >= DECIDED_MAX {
             decided.clear();
         }
@@ -133,7 +129,7 @@ mod tests {
     fn what_is_no_pattern_is_said() {
         let error = |pattern: &str| Permission::parse("u", "v", ".*", pattern, ".*").expect_err("refused").to_string();
         assert!(error("(").contains("write") && error("(").contains("\"u\"") && error("(").contains("\"v\""));
-        assert!(error(&"x".repeat(PATTERN_MAX + 1)).contains("longer"));
+        assert!(error(&"x".repeat(5000)).contains("longer"));
         assert!(error("(\\w{100}){100}{100}").contains("limit"));
     }
 }

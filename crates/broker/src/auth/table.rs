@@ -128,6 +128,7 @@ impl Table {
         };
         for user in users {
             let permissions = permissions_of(&user.name, &config.permissions)?;
+            let loopback_only = loopback_only || config.loopback_users.contains(&user.name);
             let added = table.add(user, loopback_only, &book, permissions, process);
             added.map_err(|why| ConfigError::User { name: user.name.clone(), why })?;
         }

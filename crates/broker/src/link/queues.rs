@@ -4,13 +4,15 @@ use super::control::{done, Answer};
 use super::{Link, Owner};
 use crate::core::Shared;
 use crate::outbox::Work;
-use crate::queue::{Consumer, Follow, Queue, Taken};
+use crate::queue::{Consumer, Follow, Modified, Queue, Taken};
 use crate::spill::is_spilled;
 use crate::store::exchanges::exchange_gone_record;
-use crate::store::{push_handed, push_queue_gone, queue_record};
+use crate::store::{push_handed, push_queue_gone, queue_record, requeue_record};
 use crate::timers::Timer;
 use crate::vhost::Vhost;
-use broker_api::{Consume, ConsumerIx, EndReason, Inequivalent, Mode, OwnerIx, QueueName, QueueSpec, Refusal, Reply, Signal, Take, Token};
+use broker_api::{
+    Consume, ConsumerIx, EndReason, Inequivalent, Mode, OwnerIx, QueueName, QueueSpec, Refusal, Reply, Seq, Signal, Take, Token,
+};
 use journal::{Filled, Records, Slot};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -182,7 +184,7 @@ impl Link {
         }
         for queue in self.leased_queues(id) {
             self.core.log_handed(&queue);
-            queue.give_back_all(id, |_| false);
+            self.core.give_back_all(&queue, id, |_| false, &mut follow);
             follow.pump.push(queue);
         }
         self.leasing.retain(|(owner, _)| *owner != id);
@@ -200,7 +202,7 @@ impl Link {
         let settled = self.transactions.settled_by(owner);
         for queue in self.leased_queues(id) {
             // What an open transaction has settled stays, until it is committed or rolled back.
-            queue.give_back_all(id, |seq| settled.contains(&(queue.id, seq)));
+            self.core.give_back_all(&queue, id, |seq| settled.contains(&(queue.id, seq)), &mut follow);
             follow.pump.push(queue);
         }
         self.core.follow_up(follow);
@@ -314,6 +316,19 @@ impl Shared {
         if queue.spec.auto_delete && queue.life.had_consumer.load(Ordering::Acquire) {
             self.end_if(vhost, queue, |state| state.consumers.is_empty());
         }
+    }
+
+    /// What an owner holds goes back to its places, except what `keep` says; where attempts count, this is one.
+    fn give_back_all(&self, queue: &Arc<Queue>, owner: u64, keep: impl Fn(Seq) -> bool, follow: &mut Follow) {
+        if !queue.spec.counts_attempts {
+            return queue.give_back_all(owner, keep);
+        }
+        let Modified { requeued, gone } = queue.modify_all(owner, keep, &self.log, follow);
+        self.checkpoint.queue(queue);
+        if let Some((slot, counts)) = requeued {
+            slot.fill(Filled { records: requeue_record(queue.id, &counts), ..Filled::default() });
+        }
+        follow.fills.extend(gone);
     }
 
     /// Writes down how far a queue's messages have been handed out, before some of them come back to it.

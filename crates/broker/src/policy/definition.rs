@@ -118,8 +118,14 @@ impl Settings {
     }
 }
 
-/// Is this a key that RabbitMQ knows and that has no effect here?
-pub(crate) fn without_effect(key: &str) -> bool {
+/// Is this a key of definitions, with an effect here or without?
+pub fn known_policy_setting(key: &str) -> bool {
+    without_effect(key)
+        || OF_OPERATORS.contains(&key)
+        || matches!(key, "dead-letter-exchange" | "dead-letter-routing-key" | "alternate-exchange")
+}
+
+fn without_effect(key: &str) -> bool {
     WITHOUT_EFFECT.contains(&key)
 }
 
@@ -196,5 +202,6 @@ mod tests {
         let operator = read(PolicyKind::Operator, &[("dead-letter-exchange", text("x"))]).unwrap_err();
         assert_eq!(operator, "dead-letter-exchange: not a setting of operator policies");
         assert!(read(PolicyKind::Operator, &[("max-length", Int(5)), ("queue-version", Int(2))]).is_ok());
+        assert!(all.iter().all(|(key, _)| known_policy_setting(key)) && !known_policy_setting("max-lenght"));
     }
 }

@@ -10,6 +10,7 @@ mod definition;
 mod rules;
 
 pub(crate) use apply::rule_exchange;
+pub use definition::known_policy_setting;
 pub(crate) use definition::Settings;
 pub(crate) use rules::Rules;
 
@@ -112,6 +113,11 @@ impl Known {
         let settings = Settings::read(kind, &policy.definition)?;
         Ok(Known { policy, pattern, settings })
     }
+}
+
+/// Whether a policy could be set.
+pub fn check_policy(kind: PolicyKind, policy: &Policy) -> Result<(), String> {
+    Known::check(kind, policy.clone()).map(drop)
 }
 
 const NAME_MAX: usize = 255;

@@ -34,12 +34,29 @@ impl Queue {
 
     /// Leases of `owner` go back to their places with the attempt counted; past the delivery limit they leave.
     pub fn modify(self: &Arc<Queue>, first: Seq, count: u32, owner: u64, log: &Log, follow: &mut Follow) -> Modified {
+        let mut state = self.lock();
+        self.modify_each(&mut state, (0..u64::from(count)).map(|i| first.plus(i)), owner, log, follow)
+    }
+
+    /// The same with everything that `owner` holds, except what `keep` says.
+    pub fn modify_all(self: &Arc<Queue>, owner: u64, keep: impl Fn(Seq) -> bool, log: &Log, follow: &mut Follow) -> Modified {
+        let mut state = self.lock();
+        let leased: Vec<Seq> = state.leased_to(owner).filter(|seq| !keep(*seq)).collect();
+        self.modify_each(&mut state, leased.into_iter(), owner, log, follow)
+    }
+
+    fn modify_each(
+        self: &Arc<Queue>,
+        state: &mut State,
+        which: impl Iterator<Item = Seq>,
+        owner: u64,
+        log: &Log,
+        follow: &mut Follow,
+    ) -> Modified {
         let mut gone = Fill::new(self.id, Gone::Limit);
         let mut counts = Vec::new();
-        let mut state = self.lock();
         let limit = state.rules.delivery_limit;
-        for i in 0..u64::from(count) {
-            let seq = first.plus(i);
+        for seq in which {
             let (level, position) = (seq.lane(), seq.position());
             let Some(entry) = state.lanes.get_mut(level).and_then(|lane| lane.get_mut(position)) else { continue };
             if entry.status != Status::Leased || entry.owner != owner {
@@ -47,7 +64,7 @@ impl Queue {
             }
             let (attempts, durable) = (entry.attempts.saturating_add(1), entry.durable);
             if limit.is_some_and(|limit| u32::from(attempts) > limit) {
-                self.leave(&mut state, level, position, Gone::Limit, &mut gone, follow);
+                self.leave(state, level, position, Gone::Limit, &mut gone, follow);
             } else if state.return_one(level, position, owner, true) && durable {
                 counts.push((seq, attempts));
             }
@@ -235,6 +252,17 @@ enum Head {
     /// Position and expiry.
     Entry(u64, u32),
     Away,
+}
+
+impl Queue {
+    /// What each delivery says of attempts here.
+    pub(super) fn counted_flag(&self) -> u8 {
+        if self.spec.counts_attempts {
+            broker_api::DELIVERY_COUNTED
+        } else {
+            0
+        }
+    }
 }
 
 /// Arriving from another queue, and room for what arrives.

@@ -153,7 +153,7 @@ impl Queue {
                     outbox.run(DeliverTo::Consumer(to), self.id, &batch, run.drain(..));
                 }
             }
-            let mut flags = entry.flags | extra;
+            let mut flags = entry.flags | extra | self.counted_flag();
             if entry.attempts > 0 || suspect {
                 flags |= DELIVERY_REDELIVERED;
             }

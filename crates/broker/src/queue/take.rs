@@ -67,7 +67,7 @@ impl Queue {
             if !held.is_shown() || (log.delivers_late() && entry.durable && !is_committed()) {
                 break;
             }
-            let mut flags = entry.flags;
+            let mut flags = entry.flags | self.counted_flag();
             if entry.attempts > 0 || suspect {
                 flags |= DELIVERY_REDELIVERED;
             }

@@ -453,8 +453,15 @@ pub(crate) fn read_settle(fields: &[u8]) -> Option<SettleRecord> {
 }
 
 pub(crate) fn write_queue_spec(w: &mut Writer<'_>, spec: &QueueSpec) {
-    let flags =
-        [spec.durable, spec.exclusive, spec.auto_delete, spec.reject_at_bound, spec.single_active_consumer, spec.dead_letter_refused];
+    let flags = [
+        spec.durable,
+        spec.exclusive,
+        spec.auto_delete,
+        spec.reject_at_bound,
+        spec.single_active_consumer,
+        spec.dead_letter_refused,
+        spec.counts_attempts,
+    ];
     w.u8(flags.iter().enumerate().fold(0, |all, (i, on)| all | u8::from(*on) << i));
     w.u8(spec.max_priority);
     for number in [spec.message_ttl_ms, spec.expires_ms, spec.max_length, spec.max_length_bytes, spec.delivery_limit.map(u64::from)] {
@@ -476,6 +483,7 @@ pub(crate) fn read_queue_spec(r: &mut Reader<'_>) -> Option<QueueSpec> {
         reject_at_bound: on(3),
         single_active_consumer: on(4),
         dead_letter_refused: on(5),
+        counts_attempts: on(6),
         max_priority: r.u8()?,
         message_ttl_ms: r.opt_u64()?,
         expires_ms: r.opt_u64()?,
@@ -613,6 +621,7 @@ mod tests {
         let spec = QueueSpec {
             durable: true,
             auto_delete: true,
+            counts_attempts: true,
             max_length: Some(5),
             dead_letter_exchange: Some(String::new()),
             arguments: vec![1, 2],

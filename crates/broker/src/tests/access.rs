@@ -127,7 +127,7 @@ fn a_virtual_host_is_entered_with_a_permission_in_it() {
     c.ok(&rig, Control::Login(Login { vhost: None, step: step.clone() }));
     assert!(refused(&mut c, &rig, Control::Owner { owner: OwnerIx(1), fail_stop: false }).is_some());
     assert!(refused(&mut c, &rig, enter("/")).is_some());
-    assert_eq!(c.ok(&rig, enter("other")), Reply::Ok);
+    assert_eq!(c.ok(&rig, enter("other")), Reply::Entered { default_queue_type: None });
     c.ok(&rig, Control::Owner { owner: OwnerIx(1), fail_stop: false });
     let stranger = Permission::parse("nobody", "/", "", "", "").expect("patterns");
     let auth = auth::Config { permissions: vec![stranger], ..auth::Config::default() };

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 #[serde(default, deny_unknown_fields)]
 pub struct File {
     pub data_dir: Option<PathBuf>,
+    /// RabbitMQ's definitions.json, read at each start.
+    pub load_definitions: Option<PathBuf>,
     pub listen: Option<Vec<Listen>>,
     pub log: Option<LogLevel>,
     pub allow_anonymous: Option<bool>,

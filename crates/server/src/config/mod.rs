@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Settings {
     pub data_dir: PathBuf,
+    /// RabbitMQ's definitions.json, read at each start.
+    pub definitions: Option<PathBuf>,
     pub listen: Vec<ListenUrl>,
     /// The listeners are the built-in ones: one of them may be missing on a machine without IPv6.
     pub default_listeners: bool,
@@ -54,6 +56,7 @@ impl Settings {
         };
         let settings = Settings {
             data_dir: flags.data_dir.clone().or(file.data_dir).unwrap_or_else(|| PathBuf::from("./carrick-data")),
+            definitions: flags.definitions.clone().or(file.load_definitions),
             default_listeners: chosen.is_none(),
             listen: chosen.unwrap_or_else(default_listeners),
             log,
@@ -94,7 +97,8 @@ impl Settings {
     /// Nobody is let in from elsewhere by accident.
     fn check_exposure(&self) -> Result<()> {
         let exposed = self.listen.iter().find(|url| !url.is_loopback());
-        if let (Some(url), true, None | Some(false)) = (exposed, self.users.is_empty(), self.allow_anonymous) {
+        if let (Some(url), true, None | Some(false)) = (exposed, self.users.is_empty() && self.definitions.is_none(), self.allow_anonymous)
+        {
             bail!(
                 "{url} can be reached from other machines, and there is no [[user]]: nobody could log in there. \
                  Right would be a [[user]] with name and password (or password_hash) in the file given by --config, \

@@ -51,6 +51,10 @@ fn rabbitmq_hashes_verify() {
             let salt = [1, 2, 3, 4];
             [salt.to_vec(), Sha512::new().chain_update(salt).chain_update("secret").finalize().to_vec()].concat()
         }),
+        ("md5", {
+            let salt = [5, 6, 7, 8];
+            [salt.to_vec(), md5::Md5::new().chain_update(salt).chain_update("secret").finalize().to_vec()].concat()
+        }),
     ] {
         verifies(&format!("{{rabbit_password_hashing_{name}}}{}", STANDARD.encode(hash)), "secret");
     }
@@ -80,7 +84,7 @@ fn what_is_not_known_is_refused_with_a_reason() {
     refused("$7$101$AAAA$AAAA", "has 3 bytes, not 64");
     refused("$7$101$AAAA", "$7$iterations$salt$hash");
     refused("$6$rounds=5000$saltsalt$0123", "crypt(3)");
-    refused("{rabbit_password_hashing_md5}AAAA", "MD5");
+    refused("{rabbit_password_hashing_md5}AAAA", "not 20");
     refused("{rabbit_password_hashing_sha3}AAAA", "unknown hashing algorithm");
     refused("{rabbit_password_hashing_sha256}AAAAAAAA", "not 36");
     refused("SCRAM-SHA-256$4096:c2FsdA==$AAAA:AAAA", "32 bytes");

@@ -1,0 +1,70 @@
+//! RabbitMQ's definitions.json at start: users and permissions go into the configuration of each run, and what is durable (virtual hosts,
+//! policies, exchanges, queues, bindings) is made where it is not there yet.
+
+mod apply;
+mod json;
+mod read;
+#[cfg(test)]
+mod tests;
+
+pub use apply::apply;
+
+use broker::{Policy, PolicyKind};
+use broker_api::{Bind, ExchangeName, ExchangeSpec, QueueName, QueueSpec};
+use std::collections::BTreeSet;
+
+/// What a file says, checked, with what is made of it.
+#[derive(Default)]
+pub struct Definitions {
+    pub users: Vec<broker::auth::User>,
+    pub permissions: Vec<broker::auth::Permission>,
+    pub vhosts: Vec<String>,
+    /// By virtual host.
+    pub default_queue_types: Vec<(String, String)>,
+    policies: Vec<Placed<(PolicyKind, Policy)>>,
+    exchanges: Vec<Placed<(ExchangeName, ExchangeSpec)>>,
+    queues: Vec<Placed<(QueueName, QueueSpec)>>,
+    bindings: Vec<Placed<Bind>>,
+    /// What an operator should hear: keys and parts that have no effect.
+    pub notes: Vec<String>,
+}
+
+impl Definitions {
+    /// Users and permissions of the configuration file come first: whom it names is as it says.
+    pub fn add_users(&mut self, auth: &mut broker::auth::Config) {
+        let configured: BTreeSet<String> = auth.users.iter().map(|user| user.name.clone()).collect();
+        for user in std::mem::take(&mut self.users) {
+            if configured.contains(&user.name) {
+                self.notes.push(format!("users: '{}' stands in the configuration file and is as it says there", user.name));
+                continue;
+            }
+            // Everybody knows this name, and mostly its password too: RabbitMQ's own setting.
+            if user.name == "guest" {
+                auth.loopback_users.push(user.name.clone());
+            }
+            auth.users.push(user);
+        }
+        let taken: BTreeSet<(String, String)> = auth.permissions.iter().map(|p| (p.user().to_owned(), p.vhost().to_owned())).collect();
+        let own = std::mem::take(&mut self.permissions).into_iter();
+        auth.permissions.extend(own.filter(|p| !taken.contains(&(p.user().to_owned(), p.vhost().to_owned()))));
+    }
+}
+
+/// Lines that are said one by one.
+const LINES_MAX: usize = 200;
+
+pub fn tell(notes: &[String]) {
+    for note in notes.iter().take(LINES_MAX) {
+        tracing::warn!("definitions: {note}");
+    }
+    if notes.len() > LINES_MAX {
+        tracing::warn!("definitions: and {} more", notes.len() - LINES_MAX);
+    }
+}
+
+/// Where in the file it stands, and in which virtual host it belongs.
+struct Placed<T> {
+    path: String,
+    vhost: String,
+    what: T,
+}
