@@ -4,6 +4,7 @@ use broker_api::{ExchangeName, ExchangeSpec, QueueSpec};
 
 use crate::codec::{Field, Table, TableWriter};
 use crate::error::{inequivalent_text, Code, Fault, MethodId};
+use crate::mapping::EXPIRY_MS_MAX;
 use crate::FORMAT;
 
 const DECLARE: MethodId = (50, 10);
@@ -35,10 +36,9 @@ fn expiry(field: &Field<'_>) -> Result<u64, Wrong> {
     }
 }
 
-/// Timers of RabbitMQ end here.
 fn bounded(value: u64) -> Result<u64, Wrong> {
-    match value > u64::from(u32::MAX) {
-        true => Err(format!("{{value_too_big,{value}}}")),
+    match value > EXPIRY_MS_MAX {
+        true => Err(format!("{{value_too_large,{value}}}")),
         false => Ok(value),
     }
 }

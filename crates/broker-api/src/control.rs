@@ -264,6 +264,7 @@ pub enum Control {
         if_empty: bool,
     },
     Bind(Bind),
+    /// No error if there is no such binding, or not even what it would bind.
     Unbind(Bind),
     Purge {
         owner: OwnerIx,

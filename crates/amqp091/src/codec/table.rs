@@ -1,7 +1,7 @@
 //! Field tables (4.2.5.5) with RabbitMQ's types: read in place, kept byte for byte.
 //!
 //! ```text
-//!   t bool   b i8   B u8   s i16   u u16   I i32   i u32   l i64   f f32   d f64
+//!   t bool   b i8   B u8   s i16   u u16   I i32   i u32   l L i64   f f32   d f64
 //!   D decimal (scale, u32)   S long string   x bytes   T timestamp   A array   F table   V void
 //! ```
 //!
@@ -133,7 +133,8 @@ fn read_field<'a>(reader: &mut Reader<'a>) -> Result<Field<'a>, CodecError> {
         b'u' => Field::U16(reader.u16()?),
         b'I' => Field::I32(reader.u32()? as i32),
         b'i' => Field::U32(reader.u32()?),
-        b'l' => Field::I64(reader.u64()? as i64),
+        // 0-9-1 has `L` for it, RabbitMQ and most clients `l`; py-amqp sends `L`.
+        b'l' | b'L' => Field::I64(reader.u64()? as i64),
         b'f' => Field::F32(f32::from_bits(reader.u32()?)),
         b'd' => Field::F64(f64::from_bits(reader.u64()?)),
         b'D' => Field::Decimal { scale: reader.u8()?, value: reader.u32()? },

@@ -14,6 +14,9 @@ use crate::error::{Code, Fault, MethodId};
 /// A limit over all consumers of a channel that acknowledge (basic.qos with global).
 pub(super) struct Window {
     pub(super) group: u32,
+    pub(super) limit: u32,
+    /// Consumers that are still leaving an earlier window: the credit comes when all have, and what is out is known.
+    pub(super) moving: u32,
     /// Deliveries that are out beyond the limit: their acknowledgements give no credit.
     pub(super) debt: u32,
     /// Credit to be given at the end of the call.
@@ -45,6 +48,8 @@ pub(super) struct Channel {
     pub(super) prefetch: u16,
     pub(super) window: Option<Window>,
     pub(super) consumers: HashMap<Box<[u8]>, u32>,
+    /// Those that have a successor in `consumers`, while the core may still have deliveries under way to them.
+    pub(super) moved: Vec<u32>,
     /// What an empty queue name stands for.
     pub(super) last_queue: Box<str>,
     /// The queue behind `amq.rabbitmq.reply-to`, and its consumer's tag.
@@ -66,6 +71,7 @@ impl Channel {
             prefetch: 0,
             window: None,
             consumers: HashMap::new(),
+            moved: Vec::new(),
             last_queue: Box::default(),
             reply_to: None,
         }
@@ -172,7 +178,7 @@ impl Session {
         let Some(channel) = self.channels.get_mut(usize::from(number)).and_then(Option::take) else { return };
         self.open_channels = self.open_channels.saturating_sub(1);
         self.parts_held -= channel.content.map_or(0, |content| content.weight());
-        for ix in channel.consumers.values() {
+        for ix in channel.consumers.values().chain(&channel.moved) {
             self.consumers.remove(ix);
         }
     }
@@ -183,7 +189,7 @@ impl Session {
         let owner = channel.owner;
         let ended = std::mem::replace(channel, Channel { closing: true, ..Channel::new(number, owner) });
         self.parts_held -= ended.content.map_or(0, |content| content.weight());
-        for ix in ended.consumers.values() {
+        for ix in ended.consumers.values().chain(&ended.moved) {
             self.consumers.remove(ix);
         }
         for request in self.requests.iter_mut().filter(|request| request.owner == owner) {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use broker_api::{
-    Batch, Consume, ConsumerIx, Control, Declare, Delivery, GroupIx, Head, Mode, Out, OwnerIx, QueueId, QueueName, QueueSpec, Take,
-    DELIVERY_COUNTED, DELIVERY_REDELIVERED,
+    Batch, Consume, ConsumerIx, Control, CreditTo, Declare, Delivery, GroupIx, Head, Mode, Out, OwnerIx, QueueId, QueueName, QueueSpec,
+    Take, DELIVERY_COUNTED, DELIVERY_REDELIVERED,
 };
 
 use super::channel::At;
@@ -31,6 +31,10 @@ pub(super) struct Consumer {
     pub(super) limited: bool,
     prefetch: u16,
     pub(super) owed: u32,
+    /// Who has taken its place; 0 = nobody.
+    successor: u32,
+    /// It has taken the place of one that is not gone yet, and gets its credit then.
+    pub(super) moving: bool,
 }
 
 impl Session {
@@ -74,6 +78,8 @@ impl Session {
             limited: prefetch != 0 && !no_ack,
             prefetch,
             owed: 0,
+            successor: 0,
+            moving: false,
         };
         self.start_consumer(at, tag, consumer, nowait, step);
         Ok(())
@@ -106,30 +112,48 @@ impl Session {
         })
     }
 
-    /// A consumer that was there before its channel's window becomes another one in it; the client does not notice.
-    pub(super) fn move_consumer(&mut self, at: At, old: u32, step: &mut Step<'_>) {
-        let Some(mut consumer) = self.consumers.remove(&old) else { return };
-        if consumer.no_ack {
-            self.consumers.insert(old, consumer);
-            return;
-        }
+    /// A consumer that was there before its channel's window becomes another one in it; the client does not notice. The old one stays
+    /// until the core has answered: what it was sent before that is the client's, too.
+    pub(super) fn move_consumer(&mut self, at: At, old: u32, group: u32, step: &mut Step<'_>) -> bool {
         let ix = next(&mut self.numbers.consumer);
-        let out = self.unsettled_of(at.channel, old);
-        consumer.owed = 0;
-        let credit = if consumer.limited { u32::from(consumer.prefetch).saturating_sub(out) } else { u32::MAX };
+        let Some(before) = self.consumers.get_mut(&old).filter(|before| !before.no_ack) else { return false };
+        let consumer = Consumer { tag: before.tag.clone(), queue: before.queue.clone(), owed: 0, moving: true, ..*before };
+        (before.successor, before.owed) = (ix, 0);
+        let credit = if consumer.limited { 0 } else { u32::MAX };
         let start = self.consume_control(at, ix, &consumer, credit);
         let stop = Control::Cancel { consumer: ConsumerIx(old) };
         // The new one first, or an auto-delete queue would go; but nobody joins an exclusive one.
+        let (start, stop) = ((start, Asked::Silent), (stop, Asked::Moved { old, group }));
         let both = if consumer.exclusive { [stop, start] } else { [start, stop] };
-        for control in both {
+        for (control, asked) in both {
             let token = self.command(control, step);
-            self.requests.push_back(Request::of_channel(token, at.channel, at.owner, at.method, Asked::Silent));
+            self.requests.push_back(Request::of_channel(token, at.channel, at.owner, at.method, asked));
         }
         if let Some(channel) = self.channel(at.channel) {
             channel.consumers.insert(consumer.tag[1..].into(), ix);
+            channel.moved.push(old);
             channel.unacked.rename(old, ix);
         }
         self.consumers.insert(ix, consumer);
+        true
+    }
+
+    /// Nothing comes for the old consumer any more: credit for its successor, and for the window when it was the last one.
+    pub(super) fn moved(&mut self, number: u16, owner: u32, old: u32, group: u32, step: &mut Step<'_>) {
+        let successor = self.consumers.remove(&old).map_or(0, |before| before.successor);
+        let out = self.unsettled_of(number, successor);
+        let Some(channel) = self.live(number, owner) else { return };
+        channel.moved.retain(|ix| *ix != old);
+        if let Some(window) = channel.window.as_mut().filter(|window| window.group == group) {
+            window.moving = window.moving.saturating_sub(1);
+        }
+        if let Some(consumer) = self.consumers.get_mut(&successor).filter(|consumer| consumer.successor == 0) {
+            consumer.moving = false;
+            if consumer.limited {
+                step.turn.credit(CreditTo::Consumer(ConsumerIx(successor)), u32::from(consumer.prefetch).saturating_sub(out));
+            }
+        }
+        self.open_window(number, group, step);
     }
 
     /// Direct reply-to: a queue of this channel that goes with its consumer, and whose name is the reply address.
@@ -158,6 +182,8 @@ impl Session {
             limited: false,
             prefetch: 0,
             owed: 0,
+            successor: 0,
+            moving: false,
         };
         self.start_consumer(at, tag, consumer, nowait, step);
         Ok(())
@@ -204,7 +230,8 @@ impl Session {
 
     /// Its queue is gone (RabbitMQ's consumer cancel notification).
     pub(super) fn consumer_ended(&mut self, ix: u32, step: &mut Step<'_>) {
-        let Some(consumer) = self.consumers.get(&ix) else { return };
+        // Of one that has a successor nothing is said: that one ends with the queue as well.
+        let Some(consumer) = self.consumers.get(&ix).filter(|consumer| consumer.successor == 0) else { return };
         let number = consumer.channel;
         if self.peer.capabilities.cancel_notify {
             step.say(number, &Method::BasicCancel { consumer_tag: &consumer.tag[1..], nowait: true });
@@ -245,10 +272,12 @@ impl Session {
         let number = consumer.channel;
         let Some(channel) = self.channels.get_mut(usize::from(number)).and_then(Option::as_deref_mut) else { return };
         let (first_tag, no_ack) = (channel.last_tag + 1, consumer.no_ack);
+        // What was under way to a consumer as it was replaced counts for who has its place now.
+        let counts_for = if consumer.successor == 0 { to } else { channel.consumers.get(&consumer.tag[1..]).copied().unwrap_or(to) };
         for delivery in run {
             channel.last_tag += 1;
             if !no_ack {
-                channel.unacked.push(Unsettled { tag: channel.last_tag, queue, seq: delivery.seq, consumer: to });
+                channel.unacked.push(Unsettled { tag: channel.last_tag, queue, seq: delivery.seq, consumer: counts_for });
             }
         }
         for (tag, delivery) in (first_tag..).zip(run) {

@@ -33,6 +33,11 @@ pub(super) enum Asked {
         consumer: u32,
         nowait: bool,
     },
+    /// The end of a consumer that has a successor, in a window's group.
+    Moved {
+        old: u32,
+        group: u32,
+    },
     Get {
         no_ack: bool,
         taken: Option<Box<Taken>>,
@@ -67,7 +72,7 @@ impl Request {
 impl Session {
     /// An answer of our own, behind those that are still to come.
     pub(super) fn answer(&mut self, channel: u16, method: Method<'static>, step: &mut Step<'_>) {
-        if self.requests.iter().all(|request| matches!(request.asked, Asked::Silent)) {
+        if self.requests.iter().all(|request| matches!(request.asked, Asked::Silent | Asked::Moved { .. })) {
             return step.say(channel, &method);
         }
         let owner = self.channel(channel).map_or(0, |channel| channel.owner);
@@ -103,6 +108,10 @@ impl Session {
             Asked::Enter => return self.entered(result, step),
             Asked::UpdateSecret => return self.secret_answered(result, step),
             Asked::Declare(declared) => return self.declared(*declared, channel, owner, result, step),
+            Asked::Moved { old, group } => {
+                self.moved(channel, owner, old, group, step);
+                return Ok(());
+            }
             Asked::Consume { consumer, .. } if result.is_err() => self.drop_consumer(channel, consumer),
             _ => {}
         }

@@ -174,13 +174,15 @@ impl Session {
         if consumer == 0 {
             return;
         }
-        if let Some(found) = self.consumers.get_mut(&consumer).filter(|found| found.limited) {
+        if let Some(found) = self.consumers.get_mut(&consumer).filter(|found| found.limited && !found.moving) {
             if found.owed == 0 {
                 self.owed_consumers.push(consumer);
             }
             found.owed += count;
         }
-        let Some(window) = self.channel(channel).and_then(|channel| channel.window.as_mut()) else { return };
+        let Some(window) = self.channel(channel).and_then(|channel| channel.window.as_mut()).filter(|window| window.moving == 0) else {
+            return;
+        };
         let paid = window.debt.min(count);
         window.debt -= paid;
         if count > paid {
@@ -226,19 +228,28 @@ impl Session {
         if limit == 0 && channel.window.is_none() {
             return;
         }
-        let out = u32::try_from(channel.unacked.of_consumers()).unwrap_or(u32::MAX);
-        let limit = u32::from(limit);
-        channel.window = (limit != 0).then(|| Window { group, debt: out.saturating_sub(limit), owed: 0 });
+        channel.window = (limit != 0).then(|| Window { group, limit: limit.into(), moving: 0, debt: 0, owed: 0 });
         let mut consumers: Vec<u32> = channel.consumers.values().copied().collect();
         consumers.sort_unstable();
         if limit != 0 {
-            let control = Control::Group { group: GroupIx(group), credit: limit.saturating_sub(out) };
+            let control = Control::Group { group: GroupIx(group), credit: 0 };
             let token = self.command(control, step);
             self.requests.push_back(Request::of_channel(token, at.channel, at.owner, at.method, Asked::Silent));
         }
-        for consumer in consumers {
-            self.move_consumer(at, consumer, step);
+        let moving = consumers.into_iter().filter(|consumer| self.move_consumer(at, *consumer, group, step)).count();
+        if let Some(window) = self.channel(at.channel).and_then(|channel| channel.window.as_mut()) {
+            window.moving = moving as u32;
         }
+        self.open_window(at.channel, group, step);
+    }
+
+    /// Its credit, once no delivery from before it is under way any more.
+    pub(super) fn open_window(&mut self, number: u16, group: u32, step: &mut Step<'_>) {
+        let Some(channel) = self.channel(number) else { return };
+        let out = u32::try_from(channel.unacked.of_consumers()).unwrap_or(u32::MAX);
+        let Some(window) = channel.window.as_mut().filter(|window| window.group == group && window.moving == 0) else { return };
+        window.debt = out.saturating_sub(window.limit);
+        step.turn.credit(CreditTo::Group(GroupIx(group)), window.limit.saturating_sub(out));
     }
 
     /// Everything that is unacknowledged comes again.

@@ -76,17 +76,26 @@ impl Link {
         Some(self.fill_with_callback(slot, records))
     }
 
-    pub(super) fn bind(&mut self, bind: Bind, on: bool) -> Answer {
-        let vhost = self.vhost.clone();
-        let missing = || Refusal::NotFound { what: "exchange", name: bind.source.to_string() };
+    /// The queue or exchange that is bound, and the exchange it is bound to.
+    fn ends(&self, vhost: &Vhost, bind: &Bind) -> Result<(Dest, Arc<Exchange>), Refusal> {
+        let exchange = |name: &ExchangeName| {
+            let not_found = || Refusal::NotFound { what: "exchange", name: name.to_string() };
+            vhost.exchange(name.as_str()).ok_or_else(not_found)
+        };
         let to = match &bind.destination {
             Destination::Queue(name) => Dest::Queue(self.named_queue(name)?),
-            Destination::Exchange(name) => {
-                let not_found = || Refusal::NotFound { what: "exchange", name: name.to_string() };
-                Dest::Exchange(vhost.exchange(name.as_str()).ok_or_else(not_found)?)
-            }
+            Destination::Exchange(name) => Dest::Exchange(exchange(name)?),
         };
-        let source = vhost.exchange(bind.source.as_str()).ok_or_else(missing)?;
+        Ok((to, exchange(&bind.source)?))
+    }
+
+    pub(super) fn bind(&mut self, bind: Bind, on: bool) -> Answer {
+        let vhost = self.vhost.clone();
+        let (to, source) = match self.ends(&vhost, &bind) {
+            // What is not there has no binding.
+            Err(Refusal::NotFound { .. }) if !on => return Ok((Reply::Ok, None, None)),
+            ends => ends?,
+        };
         if source.is_default() || matches!(&to, Dest::Exchange(x) if x.is_default()) {
             return Err(Refusal::AccessRefused("operation not permitted on the default exchange".into()));
         }
