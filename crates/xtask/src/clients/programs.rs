@@ -43,6 +43,10 @@ pub const PROGRAMS: &[Program] = &[
     Program { name: "amqp091-go", needs: &[Need::Go], speaks: Speaks::Amqp { without: &[], more: AMQP091_GO }, prepare: go },
     Program { name: "php-amqplib", needs: &[Need::PhpAmqplib], speaks: Speaks::Amqp { without: &[], more: PHP_AMQPLIB }, prepare: php },
     Program { name: "amqp-tools", needs: &[Need::AmqpTools, Need::Python], speaks: AMQP_TOOLS, prepare: script },
+    Program { name: "celery", needs: &[Need::Python], speaks: Speaks::Amqp { without: &[], more: CELERY }, prepare: python },
+    Program { name: "aio-pika", needs: &[Need::Python], speaks: Speaks::Amqp { without: &[], more: AIO_PIKA }, prepare: python },
+    Program { name: "rabbitmq-java", needs: JAVA, speaks: Speaks::Amqp { without: &[], more: RABBITMQ_JAVA }, prepare: maven },
+    Program { name: "spring-amqp", needs: JAVA, speaks: Speaks::Amqp { without: &[], more: SPRING_AMQP }, prepare: maven },
 ];
 
 /// AMQP 0-9-1: what every client does.
@@ -60,6 +64,10 @@ const AMQP: &[&str] = &[
     "dirty-close",
     "restart-kill9",
 ];
+const JAVA: &[Need] = &[Need::Java, Need::Maven];
+const AIO_PIKA: &[&str] = &["properties", "tx", "workers", "errors"];
+const RABBITMQ_JAVA: &[&str] = &["properties", "tx", "cancel-notify", "channel-error", "wrong-password"];
+const SPRING_AMQP: &[&str] = &["direct-container", "tx"];
 const PIKA: &[&str] = &["tx", "reject-publish", "channel-error", "cancel-notify", "wrong-password", "no-vhost", "heartbeat"];
 const AMQP091_GO: &[&str] = &["tx", "properties", "channels", "cancel-notify", "wrong-password", "recovery"];
 /// Programs for the command line: no confirms and returns, no arguments of queues, no nack, and no properties of what they receive.
@@ -70,6 +78,25 @@ const AMQP_TOOLS: Speaks = Speaks::Amqp {
 const LAPIN: &[&str] = &["tx", "reject-publish", "priority", "single-active", "quorum", "cancel-notify", "wrong-password"];
 const PHP_AMQPLIB: &[&str] = &["properties", "tx", "channel-error", "cancel-notify", "wrong-password", "heartbeat"];
 const AMQPLIB: &[&str] = &["properties", "exchange-bind", "recover", "channel-error", "cancel-notify", "wrong-password"];
+/// kombu's own, and those of Celery's workers.
+const CELERY: &[&str] = &[
+    "simple-queue",
+    "pools",
+    "errors",
+    "heartbeat",
+    "task-result",
+    "chain",
+    "retry",
+    "eta",
+    "eta-many",
+    "control",
+    "events",
+    "priority",
+    "acks-late",
+    "native-delay",
+    "worker-survives-restart",
+    "warm-shutdown",
+];
 
 /// MQTT: what every client does in each version.
 const SCENARIOS: &[&str] = &[
