@@ -1,6 +1,7 @@
 """aio-pika against a broker: a line of TAP for each scenario. AMQP_PORT says where; AMQP_CONTROL is a line protocol that restarts the broker."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -20,9 +21,9 @@ PORT = int(os.environ["AMQP_PORT"])
 WAIT = 20
 
 
-def url(user="guest", password="guest", **query):
+def url(user="guest", password="guest", port=PORT, **query):
     more = "&".join(f"{key}={value}" for key, value in query.items())
-    return f"amqp://{user}:{password}@{HOST}:{PORT}/?{more}"
+    return f"amqp://{user}:{password}@{HOST}:{port}/?{more}"
 
 
 async def connect(**query):
@@ -51,6 +52,34 @@ async def take(queue, count, **more):
 async def get(queue, **more):
     """basic.get; None if there is nothing."""
     return await queue.get(timeout=WAIT, fail=False, **more)
+
+
+class Wire:
+    """Stands between a client and the broker, so that the connection can be cut."""
+
+    async def __aenter__(self):
+        self.writers = []
+        self.server = await asyncio.start_server(self.join, "127.0.0.1")
+        self.port = self.server.sockets[0].getsockname()[1]
+        return self
+
+    async def join(self, reader, writer):
+        to_broker = await asyncio.open_connection(HOST, PORT)
+        self.writers += [writer, to_broker[1]]
+        with contextlib.suppress(OSError):
+            await asyncio.gather(self.pump(reader, to_broker[1]), self.pump(to_broker[0], writer))
+
+    async def pump(self, reader, writer):
+        while data := await reader.read(65536):
+            writer.write(data)
+
+    def cut(self):
+        for writer in self.writers:
+            writer.transport.abort()
+
+    async def __aexit__(self, *_):
+        self.cut()
+        self.server.close()
 
 
 async def control(command):
@@ -103,14 +132,15 @@ async def consume_ack():
 
 
 async def redelivery():
-    first = await connect()
-    channel = await first.channel()
-    queue = await channel.declare_queue(name("redelivery"))
-    await channel.default_exchange.publish(Message(b"again"), queue.name)
-    message = await get(queue)
-    assert not message.redelivered
-    # The connection is lost with the delivery in hand.
-    first.transport.connection.writer.transport.abort()
+    async with Wire() as wire:
+        first = await connect(port=wire.port)
+        channel = await first.channel()
+        queue = await channel.declare_queue(name("redelivery"))
+        await channel.default_exchange.publish(Message(b"again"), queue.name)
+        message = await get(queue)
+        assert not message.redelivered
+        # The connection is lost with the delivery in hand.
+        wire.cut()
     async with await connect() as second:
         channel = await second.channel()
         queue = await channel.get_queue(queue.name)
