@@ -25,7 +25,7 @@ fn unacceptable(field: &Field<'_>) -> Wrong {
 }
 
 fn natural(field: &Field<'_>) -> Result<u64, Wrong> {
-    let value = field.integer().ok_or_else(|| unacceptable(field))?;
+    let value = field.integer().ok_or_else(|| format!("\"expected integer, got {}\"", field.type_name()))?;
     u64::try_from(value).map_err(|_| format!("{{value_negative,{value}}}"))
 }
 
@@ -83,6 +83,11 @@ pub fn queue_spec(name: &str, vhost: &str, flags: QueueFlags, arguments: Table<'
     };
     for (argument, field) in arguments.iter() {
         let argument = String::from_utf8_lossy(argument);
+        if argument == "x-dead-letter-exchange" && field.text().is_none() {
+            let kind = field.type_name();
+            let text = format!("invalid type '{kind}' for arg 'x-dead-letter-exchange' in queue '{name}' in vhost '{vhost}'");
+            return Err(Fault::precondition(text, DECLARE));
+        }
         if let Err(why) = apply(&mut spec, &argument, &field, &arguments) {
             let text = format!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}': {why}");
             return Err(Fault::precondition(text, DECLARE));
@@ -118,9 +123,20 @@ fn apply(spec: &mut QueueSpec, argument: &str, field: &Field<'_>, all: &Table<'_
         // -1 means none, and quorum queues of 3.13 have none without it.
         "x-delivery-limit" => match field.integer() {
             Some(-1) => {}
-            _ => spec.delivery_limit = Some(u32::try_from(natural(field)?).unwrap_or(u32::MAX)),
+            // RabbitMQ takes what is no number, and means nothing by it.
+            None => {}
+            Some(_) => spec.delivery_limit = Some(u32::try_from(natural(field)?).unwrap_or(u32::MAX)),
         },
-        "x-queue-mode" => drop(one_of(field, &["default", "lazy"], "invalid_queue_mode")?),
+        "x-queue-mode" => {
+            let mode = text(field)?;
+            if !["default", "lazy"].contains(&mode.as_str()) {
+                return Err(format!("\"unsupported queue mode '{mode}'\""));
+            }
+        }
+        "x-queue-version" => match natural(field)? {
+            1 | 2 => {}
+            version => return Err(format!("\"unsupported queue version '{version}'\"")),
+        },
         "x-queue-type" => {
             let kind = text(field)?;
             if !["classic", "quorum", "stream", "undefined"].contains(&kind.as_str()) {
@@ -129,7 +145,7 @@ fn apply(spec: &mut QueueSpec, argument: &str, field: &Field<'_>, all: &Table<'_
             spec.counts_attempts = kind == "quorum";
         }
         "x-dead-letter-strategy" => drop(one_of(field, &["at-most-once", "at-least-once"], "invalid_dlx_strategy")?),
-        "x-queue-version" | "x-max-in-memory-length" | "x-max-in-memory-bytes" | "x-quorum-initial-group-size" => drop(natural(field)?),
+        "x-max-in-memory-length" | "x-max-in-memory-bytes" | "x-quorum-initial-group-size" => drop(natural(field)?),
         "x-queue-master-locator" | "x-queue-leader-locator" => drop(text(field)?),
         _ => {}
     }
@@ -302,7 +318,7 @@ mod tests {
             ("x-max-priority", Field::I32(256), "{max_value_exceeded,256}"),
             ("x-overflow", Field::LongStr(b"bad"), "invalid_overflow"),
             ("x-queue-type", Field::LongStr(b"wat"), "\"unsupported queue type 'wat'\""),
-            ("x-max-length", Field::LongStr(b"5"), "{unacceptable_type,longstr}"),
+            ("x-max-length", Field::LongStr(b"5"), "\"expected integer, got longstr\""),
             ("x-dead-letter-routing-key", Field::LongStr(b"k"), "routing_key_but_no_dlx_defined"),
             ("x-single-active-consumer", Field::I32(1), "{unacceptable_type,signedint}"),
         ];

@@ -99,6 +99,12 @@ pub fn of_codec(error: CodecError, method: MethodId) -> Fault {
     }
 }
 
+/// The fields of a method that do not fit it, as RabbitMQ shows them.
+pub fn undecodable(fields: &[u8], method: MethodId) -> Fault {
+    let shown: Vec<String> = fields.iter().take(48).map(u8::to_string).collect();
+    Fault::new(Code::FrameError, format!("cannot decode <<{}>>", shown.join(",")), method)
+}
+
 /// The table. `vhost` is the connection's.
 pub fn of_refusal(refusal: &Refusal, vhost: &str, method: MethodId) -> Fault {
     let (code, text) = match refusal {
@@ -114,6 +120,8 @@ pub fn of_refusal(refusal: &Refusal, vhost: &str, method: MethodId) -> Fault {
         Refusal::NotImplemented(what) => (Code::NotImplemented, (*what).to_owned()),
         // In RabbitMQ 3.x the one argument whose error closes the connection.
         Refusal::Invalid { what: "exchange type", why } => (Code::CommandInvalid, why.clone()),
+        // RabbitMQ says only what is wrong with it.
+        Refusal::Invalid { what: "binding", why } => (Code::PreconditionFailed, why.clone()),
         Refusal::Invalid { what, why } => (Code::PreconditionFailed, format!("invalid {what}: {why}")),
         Refusal::QueueFull => (Code::ResourceError, "the queue is full".to_owned()),
         Refusal::OwnerEnded => (Code::ChannelError, "the channel has ended".to_owned()),
@@ -140,8 +148,14 @@ fn locked(name: &str, vhost: &str) -> String {
 
 /// `received 'true' but current is 'false'`.
 fn inequivalent(what: &Inequivalent, vhost: &str) -> String {
-    let quoted = |value: &str| if value.is_empty() { "none".to_owned() } else { format!("'{value}'") };
-    inequivalent_text(what.property, what.what, &what.name, vhost, &quoted(&what.given), &quoted(&what.current))
+    let one_is_missing = what.given.is_empty() != what.current.is_empty();
+    let shown = |value: &str| match value {
+        "" => "none".to_owned(),
+        // An argument: where the other has none, its type is said too.
+        value if what.property == "alternate-exchange" && one_is_missing => format!("the value '{value}' of type 'longstr'"),
+        value => format!("'{value}'"),
+    };
+    inequivalent_text(what.property, what.what, &what.name, vhost, &shown(&what.given), &shown(&what.current))
 }
 
 pub fn inequivalent_text(property: &str, what: &str, name: &str, vhost: &str, given: &str, current: &str) -> String {

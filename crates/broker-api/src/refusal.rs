@@ -36,6 +36,9 @@ pub struct Inequivalent {
     pub format: u8,
 }
 
+/// Of [`Refusal::NotImplemented`]: a credit group over consumers of a queue that counts attempts, as RabbitMQ's quorum queues do.
+pub const GLOBAL_QOS: &str = "global qos on this queue";
+
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum Refusal {
     #[error("no {what} '{name}'")]

@@ -207,7 +207,12 @@ impl Shared {
     }
 
     pub fn session_bound(&self) -> Bound {
-        Bound { messages: self.config.session_queue_messages, bytes: self.config.session_queue_bytes, then: AtBound::DropNewest }
+        Bound {
+            messages: self.config.session_queue_messages,
+            bytes: self.config.session_queue_bytes,
+            then: AtBound::DropNewest,
+            in_flight: true,
+        }
     }
 
     /// Tells the timer when a queue's heads are to be looked at, if something came that expires earlier than it knows. Under the queue's lock.

@@ -126,7 +126,8 @@ impl Exchange {
     /// The exchanges that are always there.
     pub fn fixed() -> impl Iterator<Item = Arc<Exchange>> {
         FIXED_EXCHANGES.iter().enumerate().filter_map(|(n, (name, kind))| {
-            let spec = ExchangeSpec { kind: (*kind).to_owned(), durable: true, ..ExchangeSpec::default() };
+            let internal = *name == "amq.rabbitmq.trace";
+            let spec = ExchangeSpec { kind: (*kind).to_owned(), durable: true, internal, ..ExchangeSpec::default() };
             Exchange::new(FIXED + n as u64, ExchangeName::new(name), spec, &Arguments::NONE)
         })
     }

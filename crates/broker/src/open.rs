@@ -65,7 +65,12 @@ impl Core {
         let auth = Auth::new(&config.auth)?;
         let stepped = journal_config.simulated;
         let vhost = Vhost::new(0, VhostName::new("/"));
-        let bound = Bound { messages: config.session_queue_messages, bytes: config.session_queue_bytes, then: AtBound::DropNewest };
+        let bound = Bound {
+            messages: config.session_queue_messages,
+            bytes: config.session_queue_bytes,
+            then: AtBound::DropNewest,
+            in_flight: true,
+        };
         let mut recovery = Recovery::new(vec![vhost.clone()], bound, config.header_views.clone());
         let clock = journal_config.clock.clone();
         let keep_free = journal_config.min_free_bytes.saturating_add(journal_config.segment_bytes);

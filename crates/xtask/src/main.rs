@@ -7,6 +7,7 @@ mod check;
 mod clients;
 mod context;
 mod counts;
+mod differential;
 mod fuzz;
 mod needs;
 mod process;
@@ -27,7 +28,8 @@ usage: cargo xtask test  [--only SUITE,..] [--list]
        cargo xtask soak  [--duration 10m] [--only SUITE,..] [--list]
        cargo xtask check [--only STEP,..] [--list]
        cargo xtask tidy
-       cargo xtask clients [--broker carrick|mosquitto|rabbitmq] [--only CLIENT,..] [--list]";
+       cargo xtask clients [--broker carrick|mosquitto|rabbitmq] [--only CLIENT,..] [--list]
+       cargo xtask differential [--only WORDS OF A TITLE,..] [--record]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -62,6 +64,10 @@ fn dispatch(args: &[String]) -> Result<bool> {
             let options = Options::parse(rest, &["--only", "--list", "--broker"])?;
             clients::clients(&context, &options)
         }
+        "differential" => {
+            let options = Options::parse(rest, &["--only", "--record"])?;
+            differential::differential(&context, &options)
+        }
         "fuzz" => {
             Options::parse(rest, &[])?;
             fuzz::fuzz(&context)
@@ -85,6 +91,7 @@ pub struct Options {
     pub list: bool,
     pub duration: Option<Duration>,
     pub broker: Option<String>,
+    pub record: bool,
 }
 
 impl Options {
@@ -99,8 +106,12 @@ impl Options {
             if !allowed.contains(&name) {
                 bail!("no option '{arg}' here\n{USAGE}");
             }
-            if name == "--list" {
-                options.list = true;
+            match name {
+                "--list" => options.list = true,
+                "--record" => options.record = true,
+                _ => {}
+            }
+            if matches!(name, "--list" | "--record") {
                 continue;
             }
             let value = inline.or_else(|| args.next().cloned()).with_context(|| format!("{name} needs a value\n{USAGE}"))?;

@@ -54,6 +54,15 @@ pub const SUITES: &[Suite] = &[
         soak: None,
     },
     Suite {
+        name: "differential",
+        about: "the same conversations with RabbitMQ (of Debian) and with Carrick, compared frame by frame",
+        needs: &[Need::RabbitMq],
+        binary: true,
+        limit: minutes(8),
+        test: Some(|_| Ok(vec![ourselves(&["differential"])?])),
+        soak: None,
+    },
+    Suite {
         name: "durability",
         about: "kill -9, power cuts, failing, full and stalled disks under live load; mutants",
         needs: &[],

@@ -10,7 +10,7 @@
 //! The first eight bytes of a connection are the protocol header instead. A frame that is too large is refused by its header, before its
 //! payload has arrived.
 
-use super::error::FrameError;
+use super::error::{FrameError, Octets};
 use super::wire::{put_u16, put_u32};
 
 pub const FRAME_METHOD: u8 = 1;
@@ -131,7 +131,11 @@ impl Splitter {
                 return Split { whole: at, lacks: total - rest.len(), error: None };
             };
             if last != FRAME_END {
-                return Split { whole: at, lacks: 0, error: Some(FrameError::End { kind, channel, size, found: last }) };
+                return Split {
+                    whole: at,
+                    lacks: 0,
+                    error: Some(FrameError::End { kind, channel, size, found: last, first: Octets::of(&rest[HEADER..total - 1]) }),
+                };
             }
             at += total;
         }
@@ -206,7 +210,7 @@ mod tests {
         *bytes.last_mut().unwrap() = 0;
         let split = Splitter::of_client(4096).split(&bytes);
         assert_eq!(split.whole, 16);
-        assert_eq!(split.error, Some(FrameError::End { kind: FRAME_METHOD, channel: 7, size: 5, found: 0 }));
+        assert_eq!(split.error, Some(FrameError::End { kind: FRAME_METHOD, channel: 7, size: 5, found: 0, first: Octets::of(b"hello") }));
         let large = [1, 0, 1, 0, 0, 0x10, 0x01];
         let split = Splitter::of_server(4096).split(&large);
         assert_eq!(split.error, Some(FrameError::TooLarge { kind: 1, channel: 1, size: 4097, max: 4088 }));

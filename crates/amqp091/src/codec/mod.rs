@@ -12,7 +12,7 @@ mod method;
 mod properties;
 
 pub use content::{put_body_frames, put_content_head, put_deliver, ContentHead, Publish, PublishView};
-pub use error::{CodecError, FrameError};
+pub use error::{CodecError, FrameError, Octets};
 pub use frame::{
     begin_frame, end_frame, frame_at, put_frame_head, put_heartbeat, Frame, Split, Splitter, FRAME_BODY, FRAME_END, FRAME_HEADER,
     FRAME_HEARTBEAT, FRAME_METHOD, FRAME_MIN_SIZE, FRAME_OVERHEAD, PROTOCOL_HEADER,

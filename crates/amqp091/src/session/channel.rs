@@ -35,6 +35,8 @@ pub(super) struct Channel {
     pub(super) owner: u32,
     /// We have said channel.close and wait for the answer.
     pub(super) closing: bool,
+    /// The client has said it and waits for ours: what it said before may still fail.
+    leaving: bool,
     /// Publishes so far in confirm mode.
     pub(super) confirms: Option<u64>,
     /// Tags that are done and not yet confirmed to the client: from, through. 0 = none.
@@ -62,6 +64,7 @@ impl Channel {
             number,
             owner,
             closing: false,
+            leaving: false,
             confirms: None,
             confirmed: (0, 0),
             tx: None,
@@ -110,6 +113,11 @@ impl Session {
         if channel.closing {
             return self.still_closing(payload, frame, step);
         }
+        if channel.leaving {
+            // Whoever opens it again without waiting for the answer gets a new one, anything else finds none.
+            self.forget_channel(frame.channel);
+            return self.unopened(block, frame, step);
+        }
         match frame.kind {
             FRAME_METHOD if channel.content.is_some() => {
                 let expected = channel.content.as_ref().map_or("", |content| content.expected());
@@ -147,7 +155,7 @@ impl Session {
         if self.open_channels >= self.channel_max {
             let (open, most) = (self.open_channels, self.channel_max);
             let text = format!("number of channels opened ({open}) has reached the negotiated channel_max ({most})");
-            return Err(failed(0, Code::NotAllowed, text, (20, 10)));
+            return Err(failed(0, Code::NotAllowed, text, (0, 0)));
         }
         let owner = next(&mut self.numbers.owner);
         let place = usize::from(number);
@@ -164,9 +172,25 @@ impl Session {
 
     /// The client is done with a channel: close-ok when the core has taken everything back.
     fn close_by_client(&mut self, at: At, step: &mut Step<'_>) {
-        self.forget_channel(at.channel);
+        let Some(channel) = self.live(at.channel, at.owner) else { return };
+        channel.leaving = true;
+        let half = channel.content.take().map_or(0, |content| content.weight());
+        let consumers = std::mem::take(&mut channel.consumers);
+        self.parts_held -= half;
+        for ix in consumers.values() {
+            self.consumers.remove(ix);
+        }
         let token = self.end_owner(at.owner, step);
-        self.requests.push_back(Request::of_channel(token, at.channel, at.owner, at.method, Asked::Say(Method::ChannelCloseOk {})));
+        self.requests.push_back(Request::of_channel(token, at.channel, at.owner, at.method, Asked::Closed));
+    }
+
+    /// Nothing of the channel is on its way any more.
+    pub(super) fn closed_by_client(&mut self, number: u16, owner: u32, step: &mut Step<'_>) {
+        self.say_confirm(number, step);
+        if self.live(number, owner).is_some_and(|channel| channel.leaving) {
+            self.forget_channel(number);
+        }
+        step.say(number, &Method::ChannelCloseOk {});
     }
 
     fn end_owner(&mut self, owner: u32, step: &mut Step<'_>) -> broker_api::Token {
@@ -186,17 +210,22 @@ impl Session {
     /// An error of this channel: it is over, and what the client still sends on it is not looked at until it has answered.
     pub(super) fn close_channel(&mut self, number: u16, fault: &Fault, step: &mut Step<'_>) {
         let Some(channel) = self.channel(number).filter(|channel| !channel.closing) else { return };
-        let owner = channel.owner;
+        let (owner, leaving) = (channel.owner, channel.leaving);
         let ended = std::mem::replace(channel, Channel { closing: true, ..Channel::new(number, owner) });
         self.parts_held -= ended.content.map_or(0, |content| content.weight());
         for ix in ended.consumers.values().chain(&ended.moved) {
             self.consumers.remove(ix);
         }
-        for request in self.requests.iter_mut().filter(|request| request.owner == owner) {
+        for request in self.requests.iter_mut().filter(|request| request.owner == owner && !matches!(request.asked, Asked::Closed)) {
             request.asked = Asked::Silent;
         }
-        let token = self.end_owner(owner, step);
-        self.requests.push_back(Request::of_channel(token, number, owner, (20, 40), Asked::Silent));
+        if leaving {
+            // Its end is under way, and the client's own close is answered in its place.
+            self.forget_channel(number);
+        } else {
+            let token = self.end_owner(owner, step);
+            self.requests.push_back(Request::of_channel(token, number, owner, (20, 40), Asked::Silent));
+        }
         let text = fault.reply_text();
         let (class_id, method_id) = fault.method;
         let reply_code = fault.code.number();

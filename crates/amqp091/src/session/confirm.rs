@@ -125,7 +125,7 @@ impl Session {
         }
     }
 
-    fn say_confirm(&mut self, number: u16, step: &mut Step<'_>) {
+    pub(super) fn say_confirm(&mut self, number: u16, step: &mut Step<'_>) {
         let Some(channel) = self.channel(number) else { return };
         let (from, through) = std::mem::take(&mut channel.confirmed);
         if from != 0 {

@@ -23,7 +23,7 @@ pub(super) struct Consumer {
     channel: u16,
     /// With its length before it, as deliveries carry it.
     tag: Box<[u8]>,
-    queue: QueueName,
+    pub(super) queue: QueueName,
     no_ack: bool,
     exclusive: bool,
     priority: i32,
@@ -59,7 +59,7 @@ impl Session {
                 Some(priority) => priority.clamp(i32::MIN.into(), i32::MAX.into()) as i32,
                 None => {
                     let text = format!(
-                        "invalid arg 'x-priority' for queue '{queue}' in vhost '{}': {{unacceptable_type,{}}}",
+                        "invalid arg 'x-priority' for queue '{queue}' in vhost '{}': \"expected integer, got {}\"",
                         self.peer.vhost,
                         field.type_name()
                     );

@@ -30,7 +30,7 @@ use tracing::debug;
 use crate::codec::{
     frame_at, put_heartbeat, CodecError, Frame, FrameError, Method, Splitter, FRAME_END, FRAME_HEARTBEAT, FRAME_METHOD, PROTOCOL_HEADER,
 };
-use crate::error::{of_codec, Code, Fault, MethodId};
+use crate::error::{of_codec, undecodable, Code, Fault, MethodId};
 use crate::protocol::Amqp;
 
 use channel::Channel;
@@ -343,15 +343,26 @@ impl Session {
 
 fn codec_failed(channel: u16, error: CodecError, payload: &[u8]) -> Failed {
     let number = |at: usize| payload.get(at..at + 2).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
-    on(channel)(of_codec(error, (number(0), number(2))))
+    let method = (number(0), number(2));
+    on(channel)(match error {
+        CodecError::Truncated | CodecError::TrailingBytes => undecodable(payload.get(4..).unwrap_or_default(), method),
+        other => of_codec(other, method),
+    })
 }
 
 /// As RabbitMQ shows what it did not expect.
 fn unexpected(frame: Frame, block: &[u8]) -> Failed {
     let payload = frame.payload(block);
-    let (which, shown) = if payload.len() <= 16 { ("all", payload) } else { ("first 16", &payload[..16]) };
-    let text = format!("type {}, {which} octets = {}", frame.kind, erlang_binary(shown));
+    let text = octets(frame.kind, payload, payload.len());
+    if ![FRAME_METHOD, crate::codec::FRAME_HEADER, crate::codec::FRAME_BODY, FRAME_HEARTBEAT].contains(&frame.kind) {
+        return failed(0, Code::FrameError, format!("{text}: unknown_frame"), (0, 0));
+    }
     failed(0, Code::UnexpectedFrame, text, (0, 0))
+}
+
+fn octets(kind: u8, first: &[u8], size: usize) -> String {
+    let (which, shown) = if size <= 16 { ("all", first) } else { ("first 16", &first[..first.len().min(16)]) };
+    format!("type {kind}, {which} octets = {}", erlang_binary(shown))
 }
 
 fn erlang_binary(bytes: &[u8]) -> String {
@@ -364,8 +375,10 @@ fn erlang_binary(bytes: &[u8]) -> String {
 
 fn frame_fault(error: FrameError) -> Fault {
     let text = match error {
-        FrameError::TooLarge { kind, size, max, .. } => format!("type {kind}, first 16 octets = <<>>: {{frame_too_large,{size},{max}}}"),
-        FrameError::End { kind, found, .. } => format!("type {kind}: {{invalid_frame_end_marker,{found}}}"),
+        FrameError::TooLarge { kind, size, max, .. } => format!("type {kind}, all octets = <<>>: {{frame_too_large,{size},{max}}}"),
+        FrameError::End { kind, found, size, first, .. } => {
+            format!("{}: {{invalid_frame_end_marker,{found}}}", octets(kind, first.as_bytes(), size as usize))
+        }
         FrameError::Header(_) => "not the protocol header".to_owned(),
     };
     Fault::new(Code::FrameError, text, (0, 0))

@@ -156,7 +156,7 @@ impl Session {
         let payload = frame.payload(block);
         let unexpected = |text: &str| failed(number, Code::UnexpectedFrame, text, PUBLISH);
         let Some(mut content) = self.take_content(number) else {
-            return Err(unexpected("expected method frame, got non method frame instead"));
+            return Err(failed(number, Code::UnexpectedFrame, "expected method frame, got non method frame instead", (0, 0)));
         };
         match (&content.properties, frame.kind) {
             (None, FRAME_HEADER) => {

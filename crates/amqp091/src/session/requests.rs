@@ -5,9 +5,9 @@ use std::sync::Arc;
 use broker_api::{Batch, Delivery, QueueId, Refusal, Reply, Token};
 use tracing::debug;
 
-use super::{on, Handled, Session, Step};
+use super::{failed, on, Handled, Session, Step};
 use crate::codec::Method;
-use crate::error::{of_refusal, MethodId};
+use crate::error::{of_refusal, Code, MethodId};
 
 use super::queues::Declared;
 
@@ -22,6 +22,8 @@ pub(super) enum Asked {
     /// To say so.
     Say(Method<'static>),
     Declare(Box<Declared>),
+    /// A channel, by the client.
+    Closed,
     Purged,
     Deleted,
     Consume {
@@ -112,7 +114,14 @@ impl Session {
                 self.moved(channel, owner, old, group, step);
                 return Ok(());
             }
-            Asked::Consume { consumer, .. } if result.is_err() => self.drop_consumer(channel, consumer),
+            Asked::Consume { consumer, .. } if result.is_err() => {
+                let queue = self.consumers.get(&consumer).map_or_else(String::new, |consumer| consumer.queue.to_string());
+                self.drop_consumer(channel, consumer);
+                if matches!(result, Err(Refusal::NotImplemented(broker_api::GLOBAL_QOS))) {
+                    let text = format!("queue '{queue}' in vhost '{}' does not support global qos", self.peer.vhost);
+                    return Err(failed(channel, Code::NotImplemented, text, method));
+                }
+            }
             _ => {}
         }
         let reply = match result {
@@ -123,6 +132,7 @@ impl Session {
         };
         match (asked, reply) {
             (Asked::Say(method), _) => step.say(channel, &method),
+            (Asked::Closed, _) => self.closed_by_client(channel, owner, step),
             (Asked::Purged, Reply::Messages(count)) => step.say(channel, &Method::QueuePurgeOk { message_count: narrow(count) }),
             (Asked::Deleted, Reply::Messages(count)) => step.say(channel, &Method::QueueDeleteOk { message_count: narrow(count) }),
             (Asked::Consume { consumer, nowait: false }, _) => self.say_consume_ok(channel, consumer, step),

@@ -261,8 +261,11 @@ impl Session {
         let mut owed = Runs::default();
         channel.unacked.take_through(u64::MAX, |entry| owed.add(entry.consumer));
         let token = self.command(Control::Recover { owner: OwnerIx(at.owner) }, step);
-        let asked = if answer { Asked::Say(Method::BasicRecoverOk {}) } else { Asked::Silent };
-        self.requests.push_back(Request::of_channel(token, at.channel, at.owner, at.method, asked));
+        // The answer does not wait: what comes again comes behind it.
+        if answer {
+            self.answer(at.channel, Method::BasicRecoverOk {}, step);
+        }
+        self.requests.push_back(Request::of_channel(token, at.channel, at.owner, at.method, Asked::Silent));
         for (consumer, count) in owed.0 {
             self.owe_for(at.channel, consumer, count);
         }

@@ -2,7 +2,8 @@
 
 use amqp091::codec::fuzz::{self, Sampler};
 use amqp091::codec::{
-    put_body_frames, put_content_head, put_heartbeat, ContentHead, FrameError, Method, Properties, Splitter, TableWriter, PROTOCOL_HEADER,
+    put_body_frames, put_content_head, put_heartbeat, ContentHead, FrameError, Method, Octets, Properties, Splitter, TableWriter,
+    PROTOCOL_HEADER,
 };
 use proptest::prelude::*;
 use std::path::Path;
@@ -60,7 +61,7 @@ fn a_refused_frame_names_what_is_wrong_with_it() {
     put_body_frames(&mut stream, 4, &[0; 100], 4096);
     stream[107] = 7;
     let error = Splitter::of_server(4096).split(&stream).error;
-    assert_eq!(error, Some(FrameError::End { kind: 3, channel: 4, size: 100, found: 7 }));
+    assert_eq!(error, Some(FrameError::End { kind: 3, channel: 4, size: 100, found: 7, first: Octets::of(&[0; 100]) }));
 }
 
 /// The corpus of the fuzz targets, and what goes into it: `CARRICK_RECORD=1 cargo test -p amqp091` writes the seeds anew.

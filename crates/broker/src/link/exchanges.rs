@@ -15,13 +15,13 @@ impl Link {
     pub(super) fn declare_exchange(&mut self, name: ExchangeName, spec: ExchangeSpec, passive: bool) -> Answer {
         let vhost = self.vhost.clone();
         let _order = vhost.bindings.lock();
+        if name.as_str().is_empty() {
+            return Err(Refusal::AccessRefused("operation not permitted on the default exchange".into()));
+        }
         let found = vhost.exchange(name.as_str());
         if passive {
             let missing = Refusal::NotFound { what: "exchange", name: name.to_string() };
             return found.ok_or(missing).and_then(|_| done(Reply::Ok));
-        }
-        if name.as_str().is_empty() {
-            return Err(Refusal::AccessRefused("operation not permitted on the default exchange".into()));
         }
         if let Some(found) = found {
             return equivalent(&found, &spec).and_then(|()| done(Reply::Ok));
@@ -30,7 +30,10 @@ impl Link {
             return Err(Refusal::AccessRefused(format!("exchange name '{name}' contains reserved prefix 'amq.*'")));
         }
         if by_name::<Dest>(&spec.kind).is_none() {
-            return Err(Refusal::Invalid { what: "exchange type", why: format!("unknown exchange type '{}'", spec.kind) });
+            return Err(Refusal::Invalid {
+                what: "exchange type",
+                why: format!("{} exchange type '{}'", if spec.kind.is_empty() { "invalid" } else { "unknown" }, spec.kind),
+            });
         }
         let arguments = self.core.arguments(spec.format, &spec.arguments);
         crate::routing::exchange::check(&spec.kind, &arguments).map_err(Refusal::PreconditionFailed)?;

@@ -70,7 +70,7 @@ impl Link {
             if if_unused && !state.consumers.is_empty() {
                 return Err(Refusal::PreconditionFailed(format!("queue '{name}' in vhost '{}' in use", vhost.name)));
             }
-            if if_empty && state.ready + state.leased > 0 {
+            if if_empty && state.ready > 0 {
                 return Err(Refusal::PreconditionFailed(format!("queue '{name}' in vhost '{}' not empty", vhost.name)));
             }
             Ok(())
@@ -103,6 +103,9 @@ impl Link {
     pub(super) fn consume(&mut self, consume: Consume) -> Answer {
         let queue = self.named_queue(&consume.queue)?;
         let group = consume.group.and_then(|ix| self.group(ix));
+        if group.is_some() && queue.spec.counts_attempts {
+            return Err(Refusal::NotImplemented(broker_api::GLOBAL_QOS));
+        }
         let owner = self.lease_owner(consume.owner).ok_or(Refusal::OwnerEnded)?;
         let consumer = Consumer {
             outbox: self.outbox.clone(),

@@ -25,7 +25,8 @@ impl Queue {
     /// Is there no room for `more` messages? (Count what this turn has appended already.)
     pub fn is_full(&self, state: &State, bytes: u32) -> bool {
         let bound = &state.rules.bound;
-        state.ready + state.leased + 1 > bound.messages || state.bytes + u64::from(bytes) > bound.bytes
+        let (messages, counted) = state.counted();
+        messages + 1 > bound.messages || counted + u64::from(bytes) > bound.bytes
     }
 
     /// Appends a reference and answers its place.
@@ -105,13 +106,22 @@ impl Queue {
 }
 
 /// Messages that one look takes out of a queue whose bound was lowered: its lock is held meanwhile.
-const TRIM_MAX: u32 = 256;
+pub(super) const TRIM_MAX: u32 = 256;
 
 impl State {
+    /// Messages and bytes that count for the bound.
+    fn counted(&self) -> (u64, u64) {
+        match self.rules.bound.in_flight {
+            true => (self.ready + self.leased, self.bytes),
+            false => (self.ready, self.bytes - self.leased_bytes),
+        }
+    }
+
     /// Is more in it than is allowed, and should it go? A queue that refuses at its bound keeps what it has, as in RabbitMQ.
     pub fn is_over(&self) -> bool {
         let bound = &self.rules.bound;
-        let over = self.ready + self.leased > bound.messages || self.bytes > bound.bytes;
+        let (messages, bytes) = self.counted();
+        let over = messages > bound.messages || bytes > bound.bytes;
         over && bound.then == super::AtBound::DropOldest && self.ready > 0
     }
 }

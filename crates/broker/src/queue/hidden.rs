@@ -26,8 +26,8 @@ impl State {
         let Some(entry) = self.lanes.get_mut(level).and_then(|lane| lane.get_mut(position)) else { return };
         entry.status = Status::Leased;
         entry.owner = owner;
-        self.ready -= 1;
-        self.leased += 1;
+        let bytes = entry.bytes;
+        self.leases(bytes);
         if !self.barriers.iter().any(|b| b.owner == owner && b.level == level) {
             self.barriers.push(Barrier { owner, level, position });
         }
@@ -39,11 +39,11 @@ impl State {
         let Some(entry) = lane.get_mut(position).filter(|e| e.status == Status::Leased && e.owner == owner) else { return };
         entry.status = Status::Ready;
         entry.owner = 0;
+        let bytes = entry.bytes;
         if position < lane.cursor {
             lane.returned.insert(position);
         }
-        self.leased -= 1;
-        self.ready += 1;
+        self.unleases(bytes);
     }
 }
 

@@ -222,7 +222,10 @@ impl State {
         let Some(entry) = lane.get_mut(position) else { return false };
         match entry.status {
             Status::Ready => self.ready -= 1,
-            Status::Leased => self.leased -= 1,
+            Status::Leased => {
+                self.leased -= 1;
+                self.leased_bytes -= u64::from(entry.bytes);
+            }
             Status::Moving | Status::Gone => return false,
         }
         entry.status = Status::Moving;

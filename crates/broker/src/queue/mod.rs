@@ -51,6 +51,8 @@ pub(crate) struct Bound {
     pub messages: u64,
     pub bytes: u64,
     pub then: AtBound,
+    /// Whether what is handed out and not settled counts, too. In named queues it does not, as in RabbitMQ.
+    pub in_flight: bool,
 }
 
 #[derive(Default)]
@@ -67,6 +69,8 @@ pub(crate) struct State {
     pub moving: u64,
     /// Of what is ready or leased.
     pub bytes: u64,
+    /// Of what is leased.
+    leased_bytes: u64,
     /// The tick at which the timer looks at this queue's heads next; 0: it does not.
     pub alarm: u32,
     pub wants_alarm: bool,
@@ -158,5 +162,5 @@ pub(crate) fn session_spec(durable: bool) -> Arc<QueueSpec> {
 /// The bound that a queue's own description asks for.
 pub(crate) fn bound_of(spec: &QueueSpec) -> Bound {
     let then = if spec.reject_at_bound { AtBound::Reject } else { AtBound::DropOldest };
-    Bound { messages: spec.max_length.unwrap_or(u64::MAX), bytes: spec.max_length_bytes.unwrap_or(u64::MAX), then }
+    Bound { messages: spec.max_length.unwrap_or(u64::MAX), bytes: spec.max_length_bytes.unwrap_or(u64::MAX), then, in_flight: false }
 }

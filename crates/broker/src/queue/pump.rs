@@ -1,5 +1,6 @@
 //! From the queue to its consumers: ready messages to those that have credit and room, turn by turn.
 
+use super::append::TRIM_MAX;
 use super::lane::Next;
 use super::tick::is_due;
 use super::{Fill, Follow, Gone, Queue, State, Status};
@@ -14,6 +15,12 @@ const CHUNK: u32 = 64;
 impl Queue {
     pub fn pump(self: &Arc<Queue>, log: &Log, now: u32, follow: &mut Follow) {
         let mut state = self.lock();
+        // What was given back may be more than there is room for, and then the oldest goes.
+        for _ in 0..TRIM_MAX {
+            if !state.is_over() || !self.evict_oldest(&mut state, log, follow) {
+                break;
+            }
+        }
         self.pump_locked(&mut state, log, now, follow);
     }
 
@@ -101,6 +108,10 @@ impl Queue {
                 return false;
             }
         }
+        if state.turn >= to {
+            // The turn of the first of them, not of one who comes meanwhile.
+            state.turn = from;
+        }
         true
     }
 
@@ -167,7 +178,8 @@ impl Queue {
             });
             entry.status = Status::Leased;
             entry.owner = owner;
-            state.taken(level, position);
+            let bytes = entry.bytes;
+            state.taken(level, position, bytes);
             if settled {
                 self.take_out(state, level, position, &mut gone);
             }

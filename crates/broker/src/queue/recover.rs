@@ -88,6 +88,7 @@ impl Queue {
     pub fn recount(&self) -> Result<(), String> {
         let state = self.lock();
         let (mut ready, mut leased, mut moving, mut bytes, mut held) = (0u64, 0u64, 0u64, 0u64, 0u64);
+        let mut leased_bytes = 0;
         for (level, lane) in state.lanes.iter() {
             for page in &lane.pages {
                 ready += u64::from(page.away);
@@ -100,7 +101,10 @@ impl Queue {
                 match entry.status {
                     Status::Ready => ready += 1,
                     Status::Moving => moving += 1,
-                    _ => leased += 1,
+                    _ => {
+                        leased += 1;
+                        leased_bytes += u64::from(entry.bytes);
+                    }
                 }
                 let reachable = position >= lane.cursor || returned;
                 if entry.status == Status::Ready && !reachable {
@@ -117,6 +121,9 @@ impl Queue {
             return Err(format!("{}: ready, leased, moving, bytes, depth are {found:?} but are counted as {kept:?}", self.name));
         }
         state.recount_unspilled().map_err(|wrong| format!("{}: {wrong}", self.name))?;
+        if leased_bytes != state.leased_bytes {
+            return Err(format!("{}: {leased_bytes} bytes are leased but {} are counted", self.name, state.leased_bytes));
+        }
         if held > state.held_bytes {
             return Err(format!("{}: {held} bytes are held in memory but {} are counted", self.name, state.held_bytes));
         }

@@ -17,7 +17,10 @@ impl Queue {
                 state.ready -= 1;
                 lane.returned.remove(&position);
             }
-            Status::Leased => state.leased -= 1,
+            Status::Leased => {
+                state.leased -= 1;
+                state.leased_bytes -= u64::from(entry.bytes);
+            }
             Status::Moving => state.moving -= 1,
             Status::Gone => {}
         }
@@ -157,13 +160,14 @@ impl Queue {
     }
 
     /// Takes everything out and lets nothing in any more. The slot is reserved last and under the lock, so that every reference that was
-    /// ever made here has a lower ticket; the caller fills it with the record that ends the queue.
+    /// ever made here has a lower ticket; the caller fills it with the record that ends the queue. Answers how many were ready.
     pub fn end(self: &Arc<Queue>, log: &Log) -> (u64, Fill) {
         let mut gone = Fill::new(self.id, Gone::Purged);
         let mut state = self.lock();
         state.deleted = true;
         self.read_all(&mut state, log);
-        let n = self.take_all(&mut state, |_| true, &mut gone);
+        let n = state.ready;
+        self.take_all(&mut state, |_| true, &mut gone);
         gone.slot = Some(log.reserve());
         (n, gone)
     }

@@ -41,7 +41,7 @@ impl State {
         })
     }
 
-    pub(super) fn taken(&mut self, level: u8, position: u64) {
+    pub(super) fn taken(&mut self, level: u8, position: u64, bytes: u32) {
         if let Some(lane) = self.lanes.get_mut(level) {
             if position >= lane.cursor {
                 lane.cursor = position + 1;
@@ -49,8 +49,21 @@ impl State {
                 lane.returned.remove(&position);
             }
         }
+        self.leases(bytes);
+    }
+
+    /// So many bytes are no longer ready but leased.
+    pub(super) fn leases(&mut self, bytes: u32) {
         self.ready -= 1;
         self.leased += 1;
+        self.leased_bytes += u64::from(bytes);
+    }
+
+    /// The other way.
+    pub(super) fn unleases(&mut self, bytes: u32) {
+        self.leased -= 1;
+        self.ready += 1;
+        self.leased_bytes -= u64::from(bytes);
     }
 
     pub(super) fn return_one(&mut self, level: u8, position: u64, owner: u64, counted: bool) -> bool {
@@ -66,13 +79,13 @@ impl State {
         } else {
             entry.flags |= DELIVERY_REDELIVERED;
         }
+        let bytes = entry.bytes;
         lane.touch(position);
         // Before the cursor; what lies beyond (a lease pinned in recovery) is met there.
         if position < lane.cursor {
             lane.returned.insert(position);
         }
-        self.leased -= 1;
-        self.ready += 1;
+        self.unleases(bytes);
         true
     }
 
@@ -90,9 +103,9 @@ impl State {
         }
         entry.status = Status::Leased;
         entry.owner = owner;
+        let bytes = entry.bytes;
         lane.returned.remove(&seq.position());
-        self.ready -= 1;
-        self.leased += 1;
+        self.leases(bytes);
         true
     }
 

@@ -74,7 +74,8 @@ impl Queue {
             let (index, side, attempts, granted) = (entry.head, entry.side.clone(), entry.attempts, entry.level);
             entry.status = Status::Leased;
             entry.owner = owner;
-            state.taken(level, position);
+            let bytes = entry.bytes;
+            state.taken(level, position, bytes);
             if settled {
                 self.take_out(&mut state, level, position, &mut gone);
             }

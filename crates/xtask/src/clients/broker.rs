@@ -29,7 +29,7 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ports {
     mqtt: u16,
-    amqp: u16,
+    pub amqp: u16,
 }
 
 impl Speaks {
@@ -82,6 +82,19 @@ impl Kind {
     }
 }
 
+const CARRICK_CONFIG: &str = "carrick.toml";
+const DEFINITIONS: &str = "definitions.json";
+
+/// In RabbitMQ's format.
+fn definitions(vhosts: &[String]) -> String {
+    let all = || std::iter::once("/").chain(vhosts.iter().map(String::as_str));
+    let hosts: Vec<String> = all().map(|name| format!("{{\"name\":\"{name}\"}}")).collect();
+    let may = |name| format!("{{\"user\":\"guest\",\"vhost\":\"{name}\",\"configure\":\".*\",\"write\":\".*\",\"read\":\".*\"}}");
+    let permissions: Vec<String> = all().map(may).collect();
+    let guest = "{\"name\":\"guest\",\"password\":\"guest\",\"tags\":\"administrator\"}";
+    format!("{{\"users\":[{guest}],\"vhosts\":[{}],\"permissions\":[{}]}}", hosts.join(","), permissions.join(","))
+}
+
 pub struct Broker {
     kind: Kind,
     dir: PathBuf,
@@ -111,6 +124,17 @@ impl Drop for NameServer {
 impl Broker {
     /// Starts one on free ports, with an empty store below `dir`.
     pub fn start(kind: Kind, dir: &Path, log: &Path) -> Result<Broker> {
+        Broker::with_vhosts(kind, dir, log, &[])
+    }
+
+    /// With virtual hosts beside `/` that `guest` may do everything in.
+    pub fn with_vhosts(kind: Kind, dir: &Path, log: &Path, vhosts: &[String]) -> Result<Broker> {
+        fs::create_dir_all(dir)?;
+        if !vhosts.is_empty() {
+            let toml: String = vhosts.iter().map(|name| format!("[[vhost]]\nname = \"{name}\"\n")).collect();
+            fs::write(dir.join(CARRICK_CONFIG), toml)?;
+            fs::write(dir.join(DEFINITIONS), definitions(vhosts))?;
+        }
         let mut broker = Broker { kind, dir: dir.to_path_buf(), log: log.to_path_buf(), ports: Ports::default(), group: None, names: None };
         fs::create_dir_all(dir)?;
         broker.up()?;
@@ -173,6 +197,10 @@ fn start_carrick(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<
     let out = process::open_log(log)?;
     let mut command = Command::new(binary);
     command.arg("serve").arg("--data-dir").arg(dir.join("data"));
+    let config = dir.join(CARRICK_CONFIG);
+    if config.exists() {
+        command.arg("--config").arg(config);
+    }
     command.arg("--listen").arg(format!("mqtt://127.0.0.1:{}", ports.mqtt)).arg("--listen").arg(format!("amqp://127.0.0.1:{}", ports.amqp));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(out.try_clone()?);
     let mut group = Group::spawn(command)?;
@@ -213,7 +241,11 @@ fn start_rabbitmq(binary: &Path, dir: &Path, log: &Path, ports: Ports, names: u1
     let distribution = free_port()?;
     let home = dir.join("rabbitmq");
     fs::create_dir_all(&home)?;
-    fs::write(home.join("rabbitmq.conf"), format!("listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = true\nlog.file = false\n"))?;
+    let mut conf = format!("listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = true\nlog.file = false\n");
+    if dir.join(DEFINITIONS).exists() {
+        conf += &format!("load_definitions = {}\n", dir.join(DEFINITIONS).display());
+    }
+    fs::write(home.join("rabbitmq.conf"), conf)?;
     fs::write(home.join("enabled_plugins"), "[].\n")?;
     let mut command = Command::new(binary);
     command.env("HOME", &home).env("RABBITMQ_NODENAME", format!("client{port}@localhost"));

@@ -1,0 +1,147 @@
+//! Conversations over AMQP 0-9-1, had with two brokers and compared: codes, texts, orders, counts (`cargo xtask differential`).
+//!
+//! The conversations are the transcripts of `crates/amqp091`, which so are held against the original, and those in `scenes/`. What stands
+//! behind a step, indented, says how many answers to wait for. `allowed.txt` lists the differences that we want, each with its reason.
+
+mod allowed;
+mod peer;
+mod scene;
+#[path = "../../../crates/amqp091/tests/it/words.rs"]
+mod words;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{bail, Context, Result};
+
+use crate::allowed::Allowed;
+use crate::scene::{Said, Scene};
+
+struct Options {
+    only: Vec<String>,
+    /// Writes what RabbitMQ says into the files of `scenes/`.
+    record: bool,
+}
+
+fn options() -> Result<Options> {
+    let mut options = Options { only: Vec::new(), record: false };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--only" => options.only.push(args.next().context("--only WORDS OF A TITLE")?),
+            "--record" => options.record = true,
+            other => bail!("unknown option {other}; there are --only WORDS and --record"),
+        }
+    }
+    Ok(options)
+}
+
+fn port(name: &str) -> Result<u16> {
+    std::env::var(name).with_context(|| format!("{name} must say the broker's port"))?.parse().with_context(|| format!("{name} is no port"))
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("differential: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run() -> Result<bool> {
+    let options = options()?;
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let theirs = port("DIFFERENTIAL_RABBITMQ_PORT")?;
+    let ours = port("DIFFERENTIAL_CARRICK_PORT")?;
+    let vhosts =
+        std::env::var("DIFFERENTIAL_VHOSTS").context("DIFFERENTIAL_VHOSTS must name virtual hosts, one for each conversation at a time")?;
+    let vhosts: Vec<&str> = vhosts.split(',').collect();
+    let mut allowed = Allowed::read(&here.join("allowed.txt"))?;
+    let (mut good, mut compared) = (true, 0u64);
+    for folder in [here.join("../../crates/amqp091/tests/it/transcripts"), here.join("scenes")] {
+        for path in files(&folder)? {
+            let mut scenes = Scene::read(&path)?;
+            let wanted = |scene: &Scene| options.only.is_empty() || options.only.iter().any(|words| scene.title.contains(words));
+            for (n, both) in all(&scenes, &wanted, &vhosts, theirs, ours) {
+                let (left, right) = both.with_context(|| scenes[n].title.clone())?;
+                compared += 1;
+                good &= judge(&scenes[n], &left, &right, &mut allowed);
+                if options.record {
+                    scenes[n].record(&left);
+                }
+            }
+            if options.record && options.only.is_empty() && path.starts_with(here.join("scenes")) {
+                Scene::write(&path, &scenes)?;
+            }
+        }
+    }
+    println!("# {compared} conversations compared, {} differences allowed", allowed.used());
+    // A reason that explains nothing any more is out of date.
+    if options.only.is_empty() {
+        for unused in allowed.unused() {
+            println!("not ok - allowed.txt:{unused}: nothing differs there any more");
+            good = false;
+        }
+    }
+    Ok(good && compared > 0)
+}
+
+/// What the two brokers said, RabbitMQ first.
+type Both = Result<(Vec<Said>, Vec<Said>)>;
+
+/// Has each conversation with both, as many at a time as there are virtual hosts.
+fn all(scenes: &[Scene], wanted: &(dyn Fn(&Scene) -> bool + Sync), vhosts: &[&str], theirs: u16, ours: u16) -> BTreeMap<usize, Both> {
+    let next = AtomicUsize::new(0);
+    let found = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for vhost in vhosts {
+            let (next, found) = (&next, &found);
+            scope.spawn(move || loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                let Some(scene) = scenes.get(n) else { return };
+                if !wanted(scene) {
+                    continue;
+                }
+                let both = (|| {
+                    let left = scene.play(theirs, vhost).context("rabbitmq")?;
+                    Ok((left, scene.play(ours, vhost).context("carrick")?))
+                })();
+                found.lock().unwrap_or_else(PoisonError::into_inner).insert(n, both);
+            });
+        }
+    });
+    found.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn judge(scene: &Scene, theirs: &[Said], ours: &[Said], allowed: &mut Allowed) -> bool {
+    let mut wrong = Vec::new();
+    if allowed.skips(&scene.title) {
+        println!("ok - {} # not compared, see allowed.txt", scene.title);
+        return true;
+    }
+    for (step, (left, right)) in scene.steps.iter().zip(theirs.iter().zip(ours)) {
+        for (name, their, our) in scene::pairs(left, right) {
+            if their != our && !allowed.allows(&scene.title, &their, &our) {
+                wrong
+                    .push(format!("# {}\n#   connection {name}, rabbitmq: {}\n#   connection {name}, carrick:  {}", step.text, their, our));
+            }
+        }
+    }
+    println!("{}ok - {}", if wrong.is_empty() { "" } else { "not " }, scene.title);
+    wrong.iter().for_each(|wrong| println!("{wrong}"));
+    wrong.is_empty()
+}
+
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
+    files.sort();
+    Ok(files)
+}
