@@ -2,6 +2,7 @@
 
 mod apply;
 pub(crate) mod exchanges;
+mod page;
 pub(crate) mod policies;
 pub(crate) mod records;
 mod snapshot;
@@ -177,8 +178,8 @@ impl Log {
     /// The references of a page that only the page file has.
     pub fn read_page(&self, queue: QueueId, level: u8, number: u64) -> Result<Vec<(u64, Entry)>, ObjectError> {
         let mut bytes = Vec::new();
-        self.journal.get_object(snapshot::page_key(queue, level, number), &mut bytes)?;
-        apply::read_page(&mut wire::Reader::new(&bytes)).ok_or_else(|| ObjectError::Damaged("not a page of references".into()))
+        self.journal.get_object(page::page_key(queue, level, number), &mut bytes)?;
+        page::read_page(&mut wire::Reader::new(&bytes)).ok_or_else(|| ObjectError::Damaged("not a page of references".into()))
     }
 
     /// Messages read back from the log or from spill files, in the order asked for: all in one batch, with each one's head.

@@ -4,15 +4,14 @@
 //! bindings between two ends, 8 the policies of a virtual host. An object is copied under its own lock; what
 //! happens meanwhile is redone from the log, and redoing what an object already contains changes nothing.
 
-use super::apply::page_before;
+use super::page::{page_before, page_key, write_page, Front};
 use super::wire::Writer;
 use super::{records, write_queue, write_session, write_subscription};
 use crate::core::Shared;
 use crate::mutants::{self, Mutant};
-use crate::queue::{Page, Queue, State, PAGE};
+use crate::queue::{Page, Queue, State};
 use crate::session::Session;
 use crate::vhost::Vhost;
-use broker_api::{QueueId, Seq};
 use journal::{ObjectError, ObjectKey, ObjectSink, Snapshot, SnapshotError};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
@@ -190,13 +189,6 @@ struct Pass<'a> {
 type Fronts = Vec<((u8, u64), Option<Vec<u8>>)>;
 /// Level, number, entries, bytes of their messages.
 type PageLine = (u8, u64, u16, u64);
-
-/// The part of a page that is away, as it was written.
-#[derive(Default)]
-struct Front {
-    entries: u16,
-    bytes: Vec<u8>,
-}
 
 impl Pass<'_> {
     fn all(&mut self, lists: &Lists) -> Result<(), SnapshotError> {
@@ -442,41 +434,4 @@ impl Pass<'_> {
             }
         }
     }
-}
-
-pub(super) fn page_key(queue: QueueId, level: u8, number: u64) -> ObjectKey {
-    ObjectKey::new(class::PAGE, queue.0, Seq::new(level, number * PAGE).0)
-}
-
-/// A page, behind what of it is away. Answers whether every durable entry had its place (one without is left out: its record is redone),
-/// and what was written: entries and the bytes of their messages.
-fn write_page(w: &mut Writer<'_>, page: &Page, front: &Front) -> (bool, u16, u64) {
-    let mut complete = true;
-    let at = w.0.len();
-    let (mut n, mut bytes) = (front.entries, page.away_bytes);
-    w.u32(0);
-    w.0.extend_from_slice(&front.bytes);
-    for (position, entry) in page.live_entries().filter(|(_, e)| e.durable) {
-        let lsn = entry.known_lsn();
-        if lsn == 0 {
-            complete = false;
-            continue;
-        }
-        n += 1;
-        bytes += u64::from(entry.bytes);
-        w.u64(position);
-        w.u64(lsn);
-        w.u32(entry.bytes);
-        w.u32(entry.expires);
-        w.u16(entry.attempts);
-        w.u16(entry.ordinal);
-        w.u8(entry.level);
-        w.u8(entry.flags);
-        w.u8(u8::from(entry.side.is_some()));
-        if let Some(side) = &entry.side {
-            records::write_side(w, side);
-        }
-    }
-    w.0[at..at + 4].copy_from_slice(&u32::from(n).to_le_bytes());
-    (complete, n, bytes)
 }
