@@ -240,7 +240,7 @@ fn without_chance(line: &str) -> String {
 /// Properties with the types of what is in the headers: clients' languages tell an int from a long.
 fn in_words(properties: &Properties<'_>) -> String {
     let headers = properties.headers;
-    let mut out = show::properties(&Properties { headers: None, ..properties.clone() });
+    let mut out = show::properties(&Properties { headers: None, ..*properties });
     if let Some(headers) = headers {
         out.push_str(" headers=");
         put_table(&mut out, headers);

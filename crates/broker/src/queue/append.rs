@@ -113,7 +113,7 @@ impl State {
     fn counted(&self) -> (u64, u64) {
         match self.rules.bound.in_flight {
             true => (self.ready + self.leased, self.bytes),
-            false => (self.ready, self.bytes - self.leased_bytes),
+            false => (self.ready + self.hidden.0, self.bytes - self.leased_bytes + self.hidden.1),
         }
     }
 

@@ -28,6 +28,8 @@ impl State {
         entry.owner = owner;
         let bytes = entry.bytes;
         self.leases(bytes);
+        self.hidden.0 += 1;
+        self.hidden.1 += u64::from(bytes);
         if !self.barriers.iter().any(|b| b.owner == owner && b.level == level) {
             self.barriers.push(Barrier { owner, level, position });
         }
@@ -44,6 +46,8 @@ impl State {
             lane.returned.insert(position);
         }
         self.unleases(bytes);
+        self.hidden.0 -= 1;
+        self.hidden.1 -= u64::from(bytes);
     }
 }
 

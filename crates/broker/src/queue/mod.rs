@@ -71,6 +71,8 @@ pub(crate) struct State {
     pub bytes: u64,
     /// Of what is leased.
     leased_bytes: u64,
+    /// Messages and bytes of transactions that are being committed: leased, but they are to stay and count for every bound.
+    hidden: (u64, u64),
     /// The tick at which the timer looks at this queue's heads next; 0: it does not.
     pub alarm: u32,
     pub wants_alarm: bool,

@@ -53,7 +53,8 @@ fn deleting_a_queue_tells_its_consumers() {
     let rig = Rig::new();
     let (mut c, mut other) = (rig.client(), rig.client());
     c.queue(&rig, "q", durable());
-    other.consume(&rig, "q", 7, 10);
+    // What a consumer has in hand is in use, but the queue is empty without it: this one takes nothing.
+    other.consume(&rig, "q", 7, 0);
     let delete = |if_unused, if_empty| Control::DeleteQueue { owner: OwnerIx(1), name: "q".into(), if_unused, if_empty };
     assert!(matches!(c.ask(&rig, delete(true, false)), Err(Refusal::PreconditionFailed(_))));
     c.publish(&rig, "", "q", "m");
@@ -151,4 +152,23 @@ fn priorities_go_first_and_a_consumer_starts_after_its_reply() {
     c.submit(&rig);
     assert!(matches!(c.got[0], Got::Reply(500, Ok(_))), "{:?}", c.got);
     assert_eq!(c.bodies(&rig), ["high", "over", "middle", "low"]);
+}
+
+/// As RabbitMQ counts: what is handed out does not fill a queue, and what comes back to a full one pushes the oldest out.
+#[test]
+fn a_bound_counts_what_is_ready() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    c.queue(&rig, "two", QueueSpec { max_length: Some(2), ..durable() });
+    c.publish(&rig, "", "two", "1");
+    c.publish(&rig, "", "two", "2");
+    c.consume(&rig, "two", 7, 2);
+    c.publish(&rig, "", "two", "3");
+    c.publish(&rig, "", "two", "4");
+    assert_eq!(c.counts(&rig, "two"), Some((2, 1)), "two are ready beside the two that are handed out");
+    c.ok(&rig, Control::Cancel { consumer: ConsumerIx(7) });
+    c.ok(&rig, Control::Recover { owner: OwnerIx(1) });
+    let left: Vec<String> = std::iter::from_fn(|| c.take(&rig, "two").map(|m| m.1)).collect();
+    assert_eq!(left, ["3", "4"]);
+    rig.core.recount().expect("counters are right");
 }
