@@ -46,6 +46,11 @@ impl Close {
     pub fn clean(why: impl Into<String>) -> Close {
         Close { why: why.into(), clean: true, answer: b"" }
     }
+    /// The peer is to close the connection itself: our end stays open until it does, unless it takes too long.
+    pub fn ended_by_peer(self) -> Close {
+        // No protocol ends like this.
+        Close { answer: &[0xff; 32], ..self }
+    }
     pub fn answered_by(self, answer: &'static [u8]) -> Close {
         Close { answer, ..self }
     }

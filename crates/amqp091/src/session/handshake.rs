@@ -109,7 +109,8 @@ impl Session {
                 step.say(0, &Method::ConnectionCloseOk {});
                 self.phase = Phase::Ended;
                 let text = String::from_utf8_lossy(reply_text);
-                return Ok(Some(Close::clean(format!("closed by the client: {reply_code} {text}"))));
+                // As RabbitMQ: a client may take the end of the stream behind close-ok for an error.
+                return Ok(Some(Close::clean(format!("closed by the client: {reply_code} {text}")).ended_by_peer()));
             }
             (_, Method::ConnectionCloseOk {}) => return Ok(Some(Close::clean("closed"))),
             (Phase::Start, Method::ConnectionStartOk { client_properties, mechanism, response, .. }) => {
