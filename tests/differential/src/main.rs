@@ -63,7 +63,7 @@ fn run() -> Result<bool> {
         std::env::var("DIFFERENTIAL_VHOSTS").context("DIFFERENTIAL_VHOSTS must name virtual hosts, one for each conversation at a time")?;
     let vhosts: Vec<&str> = vhosts.split(',').collect();
     let mut allowed = Allowed::read(&here.join("allowed.txt"))?;
-    let (mut good, mut compared) = (true, 0u64);
+    let (mut wrong, mut compared) = (Vec::new(), 0u64);
     for folder in [here.join("../../crates/amqp091/tests/it/transcripts"), here.join("scenes")] {
         for path in files(&folder)? {
             let mut scenes = Scene::read(&path)?;
@@ -71,7 +71,7 @@ fn run() -> Result<bool> {
             for (n, both) in all(&scenes, &wanted, &vhosts, theirs, ours) {
                 let (left, right) = both.with_context(|| scenes[n].title.clone())?;
                 compared += 1;
-                good &= judge(&scenes[n], &left, &right, &mut allowed);
+                wrong.extend(judge(&scenes[n], &left, &right, &mut allowed));
                 if options.record {
                     scenes[n].record(&left);
                 }
@@ -86,10 +86,12 @@ fn run() -> Result<bool> {
     if options.only.is_empty() {
         for unused in allowed.unused() {
             println!("not ok - allowed.txt:{unused}: nothing differs there any more");
-            good = false;
+            wrong.push(format!("# allowed.txt:{unused}"));
         }
     }
-    Ok(good && compared > 0)
+    // Once more where they are looked for, at the end.
+    wrong.iter().for_each(|wrong| println!("{wrong}"));
+    Ok(wrong.is_empty() && compared > 0)
 }
 
 /// What the two brokers said, RabbitMQ first.
@@ -119,11 +121,12 @@ fn all(scenes: &[Scene], wanted: &(dyn Fn(&Scene) -> bool + Sync), vhosts: &[&st
     found.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn judge(scene: &Scene, theirs: &[Said], ours: &[Said], allowed: &mut Allowed) -> bool {
+/// What differs, in words.
+fn judge(scene: &Scene, theirs: &[Said], ours: &[Said], allowed: &mut Allowed) -> Option<String> {
     let mut wrong = Vec::new();
     if allowed.skips(&scene.title) {
         println!("ok - {} # not compared, see allowed.txt", scene.title);
-        return true;
+        return None;
     }
     for (step, (left, right)) in scene.steps.iter().zip(theirs.iter().zip(ours)) {
         for (name, their, our) in scene::pairs(left, right) {
@@ -135,7 +138,7 @@ fn judge(scene: &Scene, theirs: &[Said], ours: &[Said], allowed: &mut Allowed) -
     }
     println!("{}ok - {}", if wrong.is_empty() { "" } else { "not " }, scene.title);
     wrong.iter().for_each(|wrong| println!("{wrong}"));
-    wrong.is_empty()
+    (!wrong.is_empty()).then(|| format!("# {}:\n{}", scene.title, wrong.join("\n")))
 }
 
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
