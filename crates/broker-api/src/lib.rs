@@ -73,6 +73,6 @@ pub use event::{
 };
 pub use headers::{HeaderView, Value};
 pub use names::{ConsumerIx, ExchangeName, GroupIx, OwnerIx, QueueId, QueueName, Seq, Serial, SessionName, Token, TxIx, VhostName};
-pub use refusal::{Inequivalent, Limit, Refusal, GLOBAL_QOS};
-pub use session::{Close, Context, Flow, Out, Piece, Protocol, ProtocolSession, Split, Verdict};
+pub use refusal::{Inequivalent, Limit, Refusal};
+pub use session::{Close, Context, Flow, Out, Piece, Protocol, ProtocolSession, Split, Then, Verdict};
 pub use turn::{Credit, CreditTo, Entry, Outcome, Settle, StateEdit, StateValue, Turn};

@@ -35,24 +35,28 @@ pub struct Close {
     pub why: String,
     /// The peer said good-bye properly; anything else is a lost connection.
     pub clean: bool,
-    /// The last bytes of a peer whose protocol has it answer the last words: it does not see our end close before, unless it takes too long.
-    pub answer: &'static [u8],
+    pub then: Then,
+}
+
+/// When our end closes, the last words written. A peer that takes too long is not waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Then {
+    AtOnce,
+    /// When what the peer sends ends with these bytes: its protocol has it answer the last words.
+    Answered(&'static [u8]),
+    /// When the peer has closed its own end.
+    PeerEnded,
 }
 
 impl Close {
     pub fn dirty(why: impl Into<String>) -> Close {
-        Close { why: why.into(), clean: false, answer: b"" }
+        Close { why: why.into(), clean: false, then: Then::AtOnce }
     }
     pub fn clean(why: impl Into<String>) -> Close {
-        Close { why: why.into(), clean: true, answer: b"" }
+        Close { why: why.into(), clean: true, then: Then::AtOnce }
     }
-    /// The peer is to close the connection itself: our end stays open until it does, unless it takes too long.
-    pub fn ended_by_peer(self) -> Close {
-        // No protocol ends like this.
-        Close { answer: &[0xff; 32], ..self }
-    }
-    pub fn answered_by(self, answer: &'static [u8]) -> Close {
-        Close { answer, ..self }
+    pub fn then(self, then: Then) -> Close {
+        Close { then, ..self }
     }
 }
 

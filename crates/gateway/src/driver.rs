@@ -22,7 +22,7 @@ use crate::output::Output;
 use crate::scratch::Scratch;
 use crate::slots::Slot;
 use crate::timer::{now, Timer};
-use broker_api::{Close, CoreSession, Event, Flow, ProtocolSession, Turn};
+use broker_api::{Close, CoreSession, Event, Flow, ProtocolSession, Then, Turn};
 use bytes::Bytes;
 use std::future::Future;
 use std::io;
@@ -41,7 +41,7 @@ const OUT_PAUSE: usize = 256 * 1024;
 const OUT_STOP: usize = 1024 * 1024;
 /// How long the last words may take to leave.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
-/// How long a peer has to answer a close (`Close::answer`) before our end is closed.
+/// How long a peer has to answer a close ([`Then`]) before our end is closed.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// How long, and how much, we listen after our end has been closed.
 const LINGER_LIMIT: Duration = Duration::from_secs(1);
@@ -66,24 +66,21 @@ struct Closing {
     until: Instant,
     /// Bytes that are listened to.
     left: usize,
-    /// What the peer says last, if it is waited for.
-    answer: &'static [u8],
-    /// The last bytes that came, as many as the answer has.
+    then: Then,
+    /// The last bytes that came, as many as the answer has that is waited for.
     heard: Vec<u8>,
 }
 
 impl Closing {
     /// Whether what came so far ends with the answer; there is nothing to wait for then.
     fn hears_answer(&mut self, bytes: &[u8]) -> bool {
-        if self.answer.is_empty() {
-            return false;
-        }
-        let new = &bytes[bytes.len().saturating_sub(self.answer.len())..];
+        let Then::Answered(answer) = self.then else { return false };
+        let new = &bytes[bytes.len().saturating_sub(answer.len())..];
         self.heard.extend_from_slice(new);
-        self.heard.drain(..self.heard.len().saturating_sub(self.answer.len()));
-        let answered = self.heard == self.answer;
+        self.heard.drain(..self.heard.len().saturating_sub(answer.len()));
+        let answered = self.heard == answer;
         if answered {
-            self.answer = b"";
+            self.then = Then::AtOnce;
         }
         answered
     }
@@ -400,7 +397,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.held = None;
         self.input.clear();
         self.phase = Phase::Flushing;
-        self.closing = Some(Box::new(Closing { until: now + FLUSH_LIMIT, left: LINGER_BYTES, answer: close.answer, heard: Vec::new() }));
+        self.closing = Some(Box::new(Closing { until: now + FLUSH_LIMIT, left: LINGER_BYTES, then: close.then, heard: Vec::new() }));
     }
 
     /// The socket is dead: nothing can be said to the peer any more.
@@ -426,7 +423,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         self.slot.stats().bytes_sent.fetch_add(count as u64, Relaxed);
         if self.output.unwritten() == 0 {
-            if let Some(closing) = self.closing.as_mut().filter(|closing| !closing.answer.is_empty() && !self.peer_ended) {
+            if let Some(closing) = self.closing.as_mut().filter(|closing| closing.then != Then::AtOnce && !self.peer_ended) {
                 self.phase = Phase::Answering;
                 closing.until = now + ANSWER_LIMIT;
                 return true;
@@ -435,7 +432,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Poll::Ready(Ok(())) if !self.peer_ended => {
                     self.phase = Phase::Lingering;
                     self.closing =
-                        Some(Box::new(Closing { until: now + LINGER_LIMIT, left: LINGER_BYTES, answer: b"", heard: Vec::new() }));
+                        Some(Box::new(Closing { until: now + LINGER_LIMIT, left: LINGER_BYTES, then: Then::AtOnce, heard: Vec::new() }));
                     return true;
                 }
                 Poll::Ready(_) => {

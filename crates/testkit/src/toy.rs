@@ -11,8 +11,8 @@
 //! ```
 
 use broker_api::{
-    Close, Context, Control, Event, EventBatch, Flow, GroupIx, Head, Out, Protocol, ProtocolSession, Signal, Span, Split, Token, Turn,
-    Verdict,
+    Close, Context, Control, Event, EventBatch, Flow, GroupIx, Head, Out, Protocol, ProtocolSession, Signal, Span, Split, Then, Token,
+    Turn, Verdict,
 };
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -107,7 +107,7 @@ impl Session {
             }
             b"leave" => {
                 out.buffer().extend_from_slice(b"go?\n");
-                return Some(Flow::Close(Close::clean("leave").answered_by(b"gone\n")));
+                return Some(Flow::Close(Close::clean("leave").then(Then::Answered(b"gone\n"))));
             }
             b"bang" => return Some(Flow::Close(Close::dirty("bang"))),
             line if line.starts_with(b"echo ") => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_api::{Close, Context, Control, Login, LoginStep, Refusal, Reply, VhostName};
+use broker_api::{Close, Context, Control, Login, LoginStep, Refusal, Reply, Then, VhostName};
 use tracing::debug;
 
 use super::requests::{Asked, Request};
@@ -110,7 +110,7 @@ impl Session {
                 self.phase = Phase::Ended;
                 let text = String::from_utf8_lossy(reply_text);
                 // As RabbitMQ: a client may take the end of the stream behind close-ok for an error.
-                return Ok(Some(Close::clean(format!("closed by the client: {reply_code} {text}")).ended_by_peer()));
+                return Ok(Some(Close::clean(format!("closed by the client: {reply_code} {text}")).then(Then::PeerEnded)));
             }
             (_, Method::ConnectionCloseOk {}) => return Ok(Some(Close::clean("closed"))),
             (Phase::Start, Method::ConnectionStartOk { client_properties, mechanism, response, .. }) => {

@@ -22,7 +22,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use broker_api::{
-    Close, Context, Control, DeliverTo, Delivery, Entry, Event, EventBatch, Flow, Out, ProtocolSession, Signal, Split, Token, Turn, TxIx,
+    Close, Context, Control, DeliverTo, Delivery, Entry, Event, EventBatch, Flow, Out, ProtocolSession, Signal, Split, Then, Token, Turn,
+    TxIx,
 };
 use bytes::Bytes;
 use tracing::debug;
@@ -279,7 +280,7 @@ impl Session {
         }
         self.phase = Phase::Ended;
         // 1.4.2.10: close-ok says that it is safe to let go. Some libraries do not send it once our end has closed.
-        Close::dirty(text).answered_by(if said { &CLOSE_OK } else { b"" })
+        Close::dirty(text).then(if said { Then::Answered(&CLOSE_OK) } else { Then::AtOnce })
     }
 
     fn event(&mut self, event: Event, deliveries: &[Delivery], step: &mut Step<'_>) -> Result<(), Failed> {

@@ -4,7 +4,9 @@ use crate::words;
 use amqp091::codec::{frame_at, show, ContentHead, Method, Properties, FRAME_BODY, FRAME_HEADER, FRAME_HEARTBEAT, FRAME_METHOD};
 use amqp091::{Amqp, Config, Headers, FORMAT};
 use broker::{Core, Steps};
-use broker_api::{Broker, ConnectionInfo, Context, CoreSession, EventBatch, Flow, Out, Peer, Protocol, ProtocolSession, Turn, VhostName};
+use broker_api::{
+    Broker, ConnectionInfo, Context, CoreSession, EventBatch, Flow, Out, Peer, Protocol, ProtocolSession, Then, Turn, VhostName,
+};
 use bytes::Bytes;
 use journal::sim::SimStorage;
 use std::collections::BTreeMap;
@@ -209,14 +211,14 @@ impl Rig {
         if let Flow::Close(close) = flow {
             // Who is told why is waited for until it has answered, and who went by itself until it closes the socket.
             let last = self.lines.last().map_or("", String::as_str);
-            let expected = if last.starts_with(&format!("{name}< 0 connection.close ")) {
-                broker_api::Close::dirty("").answered_by(words::encode("connection.close_ok", 4096).leak())
+            let then = if last.starts_with(&format!("{name}< 0 connection.close ")) {
+                Then::Answered(words::encode("connection.close_ok", 4096).leak())
             } else if last.starts_with(&format!("{name}< 0 connection.close_ok")) {
-                broker_api::Close::clean("").ended_by_peer()
+                Then::PeerEnded
             } else {
-                broker_api::Close::dirty("")
+                Then::AtOnce
             };
-            assert_eq!(close.answer, expected.answer, "{}", close.why);
+            assert_eq!(close.then, then, "{}", close.why);
             self.lines.push(format!("{name}| closed{}", if close.clean { "" } else { " by us" }));
             self.end(name, close.clean);
         }
