@@ -36,9 +36,6 @@ pub struct Inequivalent {
     pub format: u8,
 }
 
-/// Of [`Refusal::NotImplemented`]: a credit group over consumers of a queue that counts attempts, as RabbitMQ's quorum queues do.
-pub const GLOBAL_QOS: &str = "global qos on this queue";
-
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum Refusal {
     #[error("no {what} '{name}'")]
@@ -58,6 +55,9 @@ pub enum Refusal {
     Locked(String),
     #[error("limit reached: {0:?}")]
     LimitReached(Limit),
+    /// Consumers of this queue do not share credit: it counts attempts, as RabbitMQ's quorum queues do.
+    #[error("consumers of '{0}' do not share credit")]
+    SharedCredit(String),
     #[error("not implemented: {0}")]
     NotImplemented(&'static str),
     #[error("invalid {what}: {why}")]

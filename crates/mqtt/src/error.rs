@@ -51,7 +51,9 @@ pub fn answer(refusal: &Refusal) -> Answer {
         Refusal::Inequivalent(_) => Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close),
         Refusal::Locked(_) => Answer::new(ServerBusy, ImplementationSpecific, ImplementationSpecific, Close),
         Refusal::LimitReached(limit) => limit_reached(*limit),
-        Refusal::NotImplemented(_) => Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close),
+        Refusal::SharedCredit(_) | Refusal::NotImplemented(_) => {
+            Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close)
+        }
         // The only names an MQTT client gives are its client id, topic names and topic filters.
         Refusal::Invalid { .. } => Answer::new(ClientIdNotValid, TopicNameInvalid, TopicFilterInvalid, Close),
         Refusal::QueueFull => Answer::new(QuotaExceeded, QuotaExceeded, QuotaExceeded, Withhold),

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use broker_api::{Batch, Delivery, QueueId, Refusal, Reply, Token};
 use tracing::debug;
 
-use super::{failed, on, Handled, Session, Step};
+use super::{on, Handled, Session, Step};
 use crate::codec::Method;
-use crate::error::{of_refusal, Code, MethodId};
+use crate::error::{of_refusal, MethodId};
 
 use super::queues::Declared;
 
@@ -115,12 +115,7 @@ impl Session {
                 return Ok(());
             }
             Asked::Consume { consumer, .. } if result.is_err() => {
-                let queue = self.consumers.get(&consumer).map_or_else(String::new, |consumer| consumer.queue.to_string());
                 self.drop_consumer(channel, consumer);
-                if matches!(result, Err(Refusal::NotImplemented(broker_api::GLOBAL_QOS))) {
-                    let text = format!("queue '{queue}' in vhost '{}' does not support global qos", self.peer.vhost);
-                    return Err(failed(channel, Code::NotImplemented, text, method));
-                }
             }
             _ => {}
         }

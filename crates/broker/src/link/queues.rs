@@ -104,7 +104,7 @@ impl Link {
         let queue = self.named_queue(&consume.queue)?;
         let group = consume.group.and_then(|ix| self.group(ix));
         if group.is_some() && queue.spec.counts_attempts {
-            return Err(Refusal::NotImplemented(broker_api::GLOBAL_QOS));
+            return Err(Refusal::SharedCredit(queue.name.to_string()));
         }
         let owner = self.lease_owner(consume.owner).ok_or(Refusal::OwnerEnded)?;
         let consumer = Consumer {
