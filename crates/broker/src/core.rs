@@ -83,6 +83,12 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    pub(crate) fn session_bound(&self) -> Bound {
+        Bound { messages: self.session_queue_messages, bytes: self.session_queue_bytes, then: AtBound::DropNewest, in_flight: true }
+    }
+}
+
 /// Counters that `$SYS` and metrics show. Bumped once per batch.
 #[derive(Default)]
 pub(crate) struct Counters {
@@ -207,12 +213,7 @@ impl Shared {
     }
 
     pub fn session_bound(&self) -> Bound {
-        Bound {
-            messages: self.config.session_queue_messages,
-            bytes: self.config.session_queue_bytes,
-            then: AtBound::DropNewest,
-            in_flight: true,
-        }
+        self.config.session_bound()
     }
 
     /// Tells the timer when a queue's heads are to be looked at, if something came that expires earlier than it knows. Under the queue's lock.

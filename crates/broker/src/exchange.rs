@@ -18,14 +18,15 @@ use std::sync::Arc;
 
 /// Ids of the exchanges that every virtual host has; no counter reaches them.
 const FIXED: u64 = 1 << 63;
-const FIXED_EXCHANGES: [(&str, &str); 7] = [
-    ("", "direct"),
-    ("amq.topic", "topic"),
-    ("amq.direct", "direct"),
-    ("amq.fanout", "fanout"),
-    ("amq.headers", "headers"),
-    ("amq.match", "headers"),
-    ("amq.rabbitmq.trace", "topic"),
+/// Name, kind, and whether only the broker publishes to it.
+const FIXED_EXCHANGES: [(&str, &str, bool); 7] = [
+    ("", "direct", false),
+    ("amq.topic", "topic", false),
+    ("amq.direct", "direct", false),
+    ("amq.fanout", "fanout", false),
+    ("amq.headers", "headers", false),
+    ("amq.match", "headers", false),
+    ("amq.rabbitmq.trace", "topic", true),
 ];
 
 /// Slots for the versions of an exchange's bindings, by key.
@@ -125,9 +126,8 @@ impl Exchange {
 
     /// The exchanges that are always there.
     pub fn fixed() -> impl Iterator<Item = Arc<Exchange>> {
-        FIXED_EXCHANGES.iter().enumerate().filter_map(|(n, (name, kind))| {
-            let internal = *name == "amq.rabbitmq.trace";
-            let spec = ExchangeSpec { kind: (*kind).to_owned(), durable: true, internal, ..ExchangeSpec::default() };
+        FIXED_EXCHANGES.iter().enumerate().filter_map(|(n, &(name, kind, internal))| {
+            let spec = ExchangeSpec { kind: kind.to_owned(), durable: true, internal, ..ExchangeSpec::default() };
             Exchange::new(FIXED + n as u64, ExchangeName::new(name), spec, &Arguments::NONE)
         })
     }

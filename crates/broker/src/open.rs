@@ -2,7 +2,7 @@
 
 use crate::auth::{Auth, ConfigError};
 use crate::core::{Config, Core, Counters, DeliveryPoint, Job, Shared};
-use crate::queue::{AtBound, Bound, Follow, Queue, Wanted};
+use crate::queue::{Follow, Queue, Wanted};
 use crate::session::{Session, Subscription};
 use crate::spill::{is_spilled, name_of, spill_backlogs, Limits, Spill, Spiller};
 use crate::store::{push_handed, Dirty, Log, Recovery};
@@ -65,13 +65,7 @@ impl Core {
         let auth = Auth::new(&config.auth)?;
         let stepped = journal_config.simulated;
         let vhost = Vhost::new(0, VhostName::new("/"));
-        let bound = Bound {
-            messages: config.session_queue_messages,
-            bytes: config.session_queue_bytes,
-            then: AtBound::DropNewest,
-            in_flight: true,
-        };
-        let mut recovery = Recovery::new(vec![vhost.clone()], bound, config.header_views.clone());
+        let mut recovery = Recovery::new(vec![vhost.clone()], config.session_bound(), config.header_views.clone());
         let clock = journal_config.clock.clone();
         let keep_free = journal_config.min_free_bytes.saturating_add(journal_config.segment_bytes);
         let journal = Journal::open(storage.clone(), journal_config, &mut recovery)?;

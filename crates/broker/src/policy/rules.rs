@@ -6,7 +6,7 @@
 use super::definition::Overflow;
 use super::{Policies, PolicyKind, Settings, Thing};
 use crate::queue::{bound_of, AtBound, Bound};
-use crate::routing::exchange::{Arguments, Value};
+use crate::routing::exchange::Arguments;
 use broker_api::QueueSpec;
 use parking_lot::Mutex;
 use std::sync::{Arc, LazyLock};
@@ -52,7 +52,7 @@ impl Rules {
         if policies.is_empty() {
             return rules;
         }
-        let thing = thing_of(arguments);
+        let thing = thing_of(spec);
         let user = policies.find(PolicyKind::User, thing, name);
         let operator = policies.find(PolicyKind::Operator, thing, name);
         let nothing = Settings::default();
@@ -112,9 +112,11 @@ impl Default for Rules {
     }
 }
 
-fn thing_of(arguments: &Arguments) -> Thing {
-    match arguments.get(b"x-queue-type") {
-        Some(Value::Bytes(kind)) if &**kind == b"quorum" => Thing::QuorumQueue,
-        _ => Thing::ClassicQueue,
+/// Quorum queues are those that count attempts.
+fn thing_of(spec: &QueueSpec) -> Thing {
+    if spec.counts_attempts {
+        Thing::QuorumQueue
+    } else {
+        Thing::ClassicQueue
     }
 }

@@ -67,11 +67,10 @@ pub enum Bound {
 pub enum BindError {
     #[error(transparent)]
     Pattern(#[from] TopicError),
-    /// RabbitMQ's text, which clients show to their users.
-    #[error("Invalid x-match field value <<\"{0}\">>; expected all, any, all-with-x, or any-with-x")]
+    #[error("Invalid x-match field value {0:?}; expected all, any, all-with-x, or any-with-x")]
     MatchKind(String),
-    #[error("Invalid x-match field type {0}; expected longstr")]
-    MatchKindType(String),
+    #[error("Invalid x-match field type; expected a string")]
+    MatchKindType,
     /// The binding key of a consistent-hash exchange is a weight.
     #[error("The binding key must be an integer: {0:?}")]
     Weight(String),

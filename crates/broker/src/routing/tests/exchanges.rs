@@ -143,10 +143,7 @@ fn headers_bindings_that_ask_nothing() {
     assert_eq!(routed(&exchange, &Key::amqp(b""), &NoHeaders), [1]);
     let wrong = exchange.bind(BindKey::amqp(b""), &arguments(&[("x-match", bytes("some"))]), 3, 3);
     assert_eq!(wrong, Err(BindError::MatchKind("some".into())));
-    assert_eq!(
-        exchange.bind(BindKey::amqp(b""), &arguments(&[("x-match", Value::Int(1))]), 3, 3),
-        Err(BindError::MatchKindType("signedint (value 1)".into()))
-    );
+    assert_eq!(exchange.bind(BindKey::amqp(b""), &arguments(&[("x-match", Value::Int(1))]), 3, 3), Err(BindError::MatchKindType));
     assert_eq!(exchange.len(), 2);
 }
 
