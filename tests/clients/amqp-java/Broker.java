@@ -8,7 +8,7 @@ import java.util.UUID;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.TimeUnit;
 
-/** Where the broker is, and what every scenario needs. */
+/** Where the broker is, and what every scenario of the Java programs that speak AMQP needs. */
 final class Broker {
     static final String HOST = System.getenv().getOrDefault("AMQP_HOST", "127.0.0.1");
     static final int PORT = Integer.parseInt(System.getenv("AMQP_PORT"));
@@ -39,7 +39,7 @@ final class Broker {
     }
 
     static String name(String what) {
-        return "spring." + what + "." + UUID.randomUUID().toString().substring(0, 8);
+        return "java." + what + "." + UUID.randomUUID().toString().substring(0, 8);
     }
 
     static byte[] bytes(Object text) {
