@@ -13,6 +13,8 @@ struct Row {
     title: String,
     theirs: String,
     ours: String,
+    /// It depends on who wins a race.
+    sometimes: bool,
     used: bool,
 }
 
@@ -26,7 +28,8 @@ impl Allowed {
             if why.is_empty() {
                 bail!("{}:{}: no reason", path.display(), n + 1);
             }
-            rows.push(Row { line: n + 1, title: title.into(), theirs: theirs.into(), ours: ours.into(), used: false });
+            let sometimes = why.starts_with("sometimes: ");
+            rows.push(Row { line: n + 1, title: title.into(), theirs: theirs.into(), ours: ours.into(), sometimes, used: false });
         }
         Ok(Allowed { rows })
     }
@@ -75,7 +78,7 @@ impl Allowed {
     }
 
     pub fn unused(&self) -> impl Iterator<Item = usize> + '_ {
-        self.rows.iter().filter(|row| !row.used).map(|row| row.line)
+        self.rows.iter().filter(|row| !row.used && !row.sometimes).map(|row| row.line)
     }
 }
 

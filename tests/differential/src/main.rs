@@ -20,6 +20,9 @@ use anyhow::{bail, Context, Result};
 use crate::allowed::Allowed;
 use crate::scene::{Said, Scene};
 
+/// Conversations that may differ once and not the second time: two brokers on a busy machine do not always win the same races.
+const UNSTABLE_MAX: usize = 3;
+
 struct Options {
     only: Vec<String>,
     /// Writes what RabbitMQ says into the files of `scenes/`.
@@ -63,15 +66,24 @@ fn run() -> Result<bool> {
         std::env::var("DIFFERENTIAL_VHOSTS").context("DIFFERENTIAL_VHOSTS must name virtual hosts, one for each conversation at a time")?;
     let vhosts: Vec<&str> = vhosts.split(',').collect();
     let mut allowed = Allowed::read(&here.join("allowed.txt"))?;
-    let (mut wrong, mut compared) = (Vec::new(), 0u64);
+    let (mut wrong, mut once, mut compared) = (Vec::new(), Vec::new(), 0u64);
     for folder in [here.join("../../crates/amqp091/tests/it/transcripts"), here.join("scenes")] {
         for path in files(&folder)? {
             let mut scenes = Scene::read(&path)?;
             let wanted = |scene: &Scene| options.only.is_empty() || options.only.iter().any(|words| scene.title.contains(words));
             for (n, both) in all(&scenes, &wanted, &vhosts, theirs, ours) {
-                let (left, right) = both.with_context(|| scenes[n].title.clone())?;
+                let (mut left, right) = both.with_context(|| scenes[n].title.clone())?;
                 compared += 1;
-                wrong.extend(judge(&scenes[n], &left, &right, &mut allowed));
+                let mut differs = differences(&scenes[n], &left, &right, &mut allowed);
+                if differs.is_some() {
+                    // What a busy machine or a race in one of the brokers did is not there again.
+                    let (again, ours) = play(&scenes[n], vhosts[0], theirs, ours).with_context(|| scenes[n].title.clone())?;
+                    let still = differences(&scenes[n], &again, &ours, &mut allowed);
+                    once.extend(differs.filter(|_| still.is_none()));
+                    (left, differs) = (again, still);
+                }
+                println!("{}ok - {}", if differs.is_some() { "not " } else { "" }, scenes[n].title);
+                wrong.extend(differs);
                 if options.record {
                     scenes[n].record(&left);
                 }
@@ -89,13 +101,23 @@ fn run() -> Result<bool> {
             wrong.push(format!("# allowed.txt:{unused}"));
         }
     }
-    // Once more where they are looked for, at the end.
+    for text in &once {
+        println!("# differed once, and not when it was had again\n{text}");
+    }
+    if once.len() > UNSTABLE_MAX {
+        println!("not ok - {} conversations differed once; {UNSTABLE_MAX} at most may", once.len());
+    }
     wrong.iter().for_each(|wrong| println!("{wrong}"));
-    Ok(wrong.is_empty() && compared > 0)
+    Ok(wrong.is_empty() && once.len() <= UNSTABLE_MAX && compared > 0)
 }
 
 /// What the two brokers said, RabbitMQ first.
 type Both = Result<(Vec<Said>, Vec<Said>)>;
+
+fn play(scene: &Scene, vhost: &str, theirs: u16, ours: u16) -> Both {
+    let left = scene.play(theirs, vhost).context("rabbitmq")?;
+    Ok((left, scene.play(ours, vhost).context("carrick")?))
+}
 
 /// Has each conversation with both, as many at a time as there are virtual hosts.
 fn all(scenes: &[Scene], wanted: &(dyn Fn(&Scene) -> bool + Sync), vhosts: &[&str], theirs: u16, ours: u16) -> BTreeMap<usize, Both> {
@@ -110,10 +132,7 @@ fn all(scenes: &[Scene], wanted: &(dyn Fn(&Scene) -> bool + Sync), vhosts: &[&st
                 if !wanted(scene) {
                     continue;
                 }
-                let both = (|| {
-                    let left = scene.play(theirs, vhost).context("rabbitmq")?;
-                    Ok((left, scene.play(ours, vhost).context("carrick")?))
-                })();
+                let both = play(scene, vhost, theirs, ours);
                 found.lock().unwrap_or_else(PoisonError::into_inner).insert(n, both);
             });
         }
@@ -122,10 +141,9 @@ fn all(scenes: &[Scene], wanted: &(dyn Fn(&Scene) -> bool + Sync), vhosts: &[&st
 }
 
 /// What differs, in words.
-fn judge(scene: &Scene, theirs: &[Said], ours: &[Said], allowed: &mut Allowed) -> Option<String> {
+fn differences(scene: &Scene, theirs: &[Said], ours: &[Said], allowed: &mut Allowed) -> Option<String> {
     let mut wrong = Vec::new();
     if allowed.skips(&scene.title) {
-        println!("ok - {} # not compared, see allowed.txt", scene.title);
         return None;
     }
     for (step, (left, right)) in scene.steps.iter().zip(theirs.iter().zip(ours)) {
@@ -136,8 +154,6 @@ fn judge(scene: &Scene, theirs: &[Said], ours: &[Said], allowed: &mut Allowed) -
             }
         }
     }
-    println!("{}ok - {}", if wrong.is_empty() { "" } else { "not " }, scene.title);
-    wrong.iter().for_each(|wrong| println!("{wrong}"));
     (!wrong.is_empty()).then(|| format!("# {}:\n{}", scene.title, wrong.join("\n")))
 }
 
