@@ -5,6 +5,7 @@
 //! * `session`: the conversation with one client, a file for each concern.
 //! * `mapping`, `arguments`: what a message and a queue are here, and what they are to the core.
 //! * `error`: the table from the core's refusals to codes and texts.
+//! * `foreign`: what messages of other protocols say of themselves, in AMQP's words.
 //! * [`Headers`]: how exchanges read headers and arguments of this protocol.
 
 pub mod codec;
@@ -12,6 +13,7 @@ pub mod codec;
 mod arguments;
 mod config;
 mod error;
+mod foreign;
 mod headers;
 mod mapping;
 mod protocol;
@@ -21,5 +23,5 @@ pub use arguments::{exchange_spec, queue_spec, ExchangeFlags, QueueFlags};
 pub use config::{Config, ConfigError};
 pub use error::{Code, Fault};
 pub use headers::Headers;
-pub use mapping::{Views, FORMAT};
+pub use mapping::FORMAT;
 pub use protocol::Amqp;

@@ -2,20 +2,18 @@
 //! other protocols made of it.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use broker_api::{Batch, Death, Delivery, Head, HeaderView, Moved, Value, DELIVERY_COUNTED, HEAD_DURABLE};
+use broker_api::spelling::key_of_topic;
+use broker_api::{view_of, Batch, Death, Delivery, Head, Moved, Views, DELIVERY_COUNTED};
 
 use crate::codec::{ArrayWriter, Field, Properties, Table, TableWriter};
+use crate::foreign;
 
 /// `Head::format` of messages published here: `origin` is the property flags and values of the content header.
 pub const FORMAT: u8 = 3;
 
 pub(crate) const SEPARATOR: u8 = b'.';
 const TOPIC_EXCHANGE: &[u8] = b"amq.topic";
-
-/// How other protocols' headers are read, by format.
-pub type Views = Vec<(u8, Arc<dyn HeaderView>)>;
 
 /// Exchange and routing key as a consumer is told them.
 #[inline]
@@ -25,20 +23,7 @@ pub(crate) fn address<'a>(batch: &'a Batch, head: &Head, delivery: &'a Delivery)
     if head.separator == SEPARATOR || delivery.moved().is_some_and(|moved| moved.key_replaced) {
         return (exchange, Cow::Borrowed(key));
     }
-    (exchange, Cow::Owned(foreign_key(key, head.separator)))
-}
-
-/// Segments keep their borders; a dot inside one is escaped.
-pub(crate) fn foreign_key(key: &[u8], separator: u8) -> Vec<u8> {
-    let mut out = Vec::with_capacity(key.len());
-    for &byte in key {
-        match byte {
-            byte if byte == separator => out.push(SEPARATOR),
-            SEPARATOR => out.extend_from_slice(b"%2E"),
-            byte => out.push(byte),
-        }
-    }
-    out
+    (exchange, Cow::Owned(key_of_topic(key)))
 }
 
 /// Flags and values of a message that was published here.
@@ -48,30 +33,33 @@ pub(crate) fn own_properties<'a>(batch: &'a Batch, head: &Head) -> &'a [u8] {
 }
 
 /// Flags and values of a content header that cannot be passed on as they came.
-pub(crate) fn properties(batch: &Batch, head: &Head, delivery: &Delivery, now_ms: u64, views: &Views) -> Vec<u8> {
+pub(crate) fn properties(batch: &Batch, head: &Head, delivery: &Delivery, views: &Views) -> Vec<u8> {
     let moved = delivery.moved();
     let origin = batch.bytes(head.origin);
     let own = if head.format == FORMAT { Properties::parse(origin).ok() } else { None };
+    let view = if own.is_none() { view_of(views, head.format) } else { None };
+    let neutral = view.map(|view| view.neutral(origin)).unwrap_or_default();
+    let counted = delivery.flags & DELIVERY_COUNTED != 0;
     let mut headers = TableWriter::default();
+    let expiration;
     let mut properties = match own {
         Some(own) => {
-            if let Some(table) = own.headers {
-                copy_headers(table, moved, delivery.flags & DELIVERY_COUNTED != 0, &mut headers);
-            }
+            own.headers.into_iter().for_each(|table| copy_headers(table.iter(), moved, counted, &mut headers));
             own
         }
-        None => foreign(head, origin, views, &mut headers),
+        None => {
+            copy_headers(foreign::headers(&neutral).into_iter(), moved, counted, &mut headers);
+            expiration = neutral.expiration_ms.map(|ms| ms.to_string());
+            Properties { expiration: expiration.as_ref().map(String::as_bytes), ..foreign::properties(&neutral, head) }
+        }
     };
-    let left;
     if let Some(moved) = moved {
         // Or it would expire again where it now is.
         properties.expiration = None;
-        put_deaths(moved, &further_keys(own.and_then(|own| own.headers)), &mut headers);
-    } else if own.is_none() && head.expires_ms != 0 {
-        left = head.expires_ms.saturating_sub(now_ms).to_string();
-        properties.expiration = Some(left.as_bytes());
+        let topic = view.is_some_and(|view| view.separator() != SEPARATOR);
+        put_deaths(moved, topic, &further_keys(own.and_then(|own| own.headers)), &mut headers);
     }
-    if delivery.flags & DELIVERY_COUNTED != 0 {
+    if counted {
         // Quorum queues say it from the first delivery on.
         headers.put(b"x-delivery-count", &Field::I64(delivery.attempts.into()));
     }
@@ -79,45 +67,6 @@ pub(crate) fn properties(batch: &Batch, head: &Head, delivery: &Delivery, now_ms
     let mut out = Vec::new();
     properties.put(&mut out);
     out
-}
-
-/// RabbitMQ says delivery mode 2 for what its publisher wanted kept (QoS 1 and above), 1 otherwise.
-fn foreign<'a>(head: &Head, origin: &'a [u8], views: &Views, headers: &mut TableWriter) -> Properties<'a> {
-    let delivery_mode = Some(if head.has(HEAD_DURABLE) { 2 } else { 1 });
-    let Some((_, view)) = views.iter().find(|(format, _)| *format == head.format) else {
-        return Properties { delivery_mode, ..Properties::default() };
-    };
-    view.headers(origin, &mut |name, value| put_value(headers, name, &value));
-    let text = |name: &str| match view.property(origin, name.as_bytes()) {
-        Some(Value::Bytes(Cow::Borrowed(text))) if text.len() <= 255 => Some(text),
-        _ => None,
-    };
-    Properties {
-        content_type: text("content_type"),
-        content_encoding: text("content_encoding"),
-        delivery_mode,
-        correlation_id: text("correlation_id"),
-        reply_to: text("reply_to"),
-        message_id: text("message_id"),
-        kind: text("type"),
-        app_id: text("app_id"),
-        ..Properties::default()
-    }
-}
-
-fn put_value(headers: &mut TableWriter, name: &[u8], value: &Value<'_>) {
-    let field = match value {
-        Value::Void => Field::Void,
-        Value::Bool(value) => Field::Bool(*value),
-        Value::Int(value) => Field::I64(*value),
-        Value::Uint(value) => Field::F64(*value as f64),
-        Value::Float(value) => Field::F64(*value),
-        Value::Bytes(bytes) => Field::LongStr(bytes),
-        Value::Timestamp(secs) => Field::Timestamp(*secs),
-        // Another protocol's encoding.
-        Value::Encoded(_) => return,
-    };
-    headers.put(name, &field);
 }
 
 const DEATH_HEADERS: [&[u8]; 7] = [
@@ -131,8 +80,8 @@ const DEATH_HEADERS: [&[u8]; 7] = [
 ];
 
 /// Without what dead-lettering and counting write themselves, without BCC, and without CC where a dead-letter key took the keys' place.
-fn copy_headers(table: Table<'_>, moved: Option<&Moved>, counted: bool, headers: &mut TableWriter) {
-    for (name, field) in table.iter() {
+fn copy_headers<'a>(all: impl Iterator<Item = (&'a [u8], Field<'a>)>, moved: Option<&Moved>, counted: bool, headers: &mut TableWriter) {
+    for (name, field) in all {
         let ours = name == b"BCC" || counted && name == b"x-delivery-count";
         let dropped = ours || moved.is_some_and(|moved| DEATH_HEADERS.contains(&name) || moved.key_replaced && name == b"CC");
         if !dropped {
@@ -149,13 +98,16 @@ fn further_keys(headers: Option<Table<'_>>) -> Vec<&[u8]> {
     }
 }
 
-fn put_deaths(moved: &Moved, further: &[&[u8]], headers: &mut TableWriter) {
+/// `topic`: the message was published to a topic name.
+fn put_deaths(moved: &Moved, topic: bool, further: &[&[u8]], headers: &mut TableWriter) {
     let mut deaths = ArrayWriter::default();
-    let first_key = moved.deaths.last().map(|death| &death.key);
+    let first_key = moved.deaths.iter().rev().min_by_key(|death| death.time_ms).map(|death| &death.key);
     for death in &moved.deaths {
-        // The message had its further keys as long as it had its first.
-        let further = if Some(&death.key) == first_key { further } else { &[] };
-        deaths.table(&death_table(death, further));
+        // The message had its further keys, and its own spelling, as long as it had its first key; later ones are spelled as the
+        // queues' dead-letter keys are.
+        let first = Some(&death.key) == first_key;
+        let key = if first && topic { Cow::Owned(key_of_topic(&death.key)) } else { Cow::Borrowed(&*death.key) };
+        deaths.table(&death_table(death, &key, if first { further } else { &[] }));
     }
     headers.array("x-death", &deaths);
     let (queue, reason, exchange) = &moved.first;
@@ -166,9 +118,9 @@ fn put_deaths(moved: &Moved, further: &[&[u8]], headers: &mut TableWriter) {
     }
 }
 
-fn death_table(death: &Death, further: &[&[u8]]) -> TableWriter {
+fn death_table(death: &Death, key: &[u8], further: &[&[u8]]) -> TableWriter {
     let mut keys = ArrayWriter::default();
-    keys.put(&Field::LongStr(&death.key));
+    keys.put(&Field::LongStr(key));
     further.iter().for_each(|key| {
         keys.put(&Field::LongStr(key));
     });
@@ -213,6 +165,7 @@ pub(crate) fn expiration(text: &[u8]) -> Result<u64, String> {
 mod tests {
     use super::*;
     use broker_api::DeathReason;
+    use std::sync::Arc;
 
     #[test]
     fn expirations_are_read_as_rabbitmq_reads_them() {
@@ -227,11 +180,6 @@ mod tests {
         for long in ["315360000001", "99999999999999999999999"] {
             assert_eq!(refused(long), format!("invalid expiration '{long}': {{value_too_large,{long}}}"));
         }
-    }
-
-    #[test]
-    fn keys_of_other_protocols_keep_their_segments() {
-        assert_eq!(foreign_key(b"a/b.c/d", b'/'), b"a.b%2Ec.d");
     }
 
     #[test]
@@ -260,7 +208,7 @@ mod tests {
         let moved = Moved { exchange: "g.dlx".into(), key: b"g.src".as_slice().into(), key_replaced: false, deaths: vec![death], first };
         let side = broker_api::Side { subscriptions: Vec::new(), moved: Some(Box::new(moved)) };
         let delivery = Delivery { seq: broker_api::Seq(1), index: 0, side: Some(Arc::new(side)), attempts: 0, level: 1, flags: 0 };
-        let written = super::properties(&batch, &head, &delivery, 0, &Views::new());
+        let written = super::properties(&batch, &head, &delivery, &Views::new());
         let read = Properties::parse(&written).unwrap();
         assert_eq!(read.expiration, None);
         let headers = read.headers.unwrap();

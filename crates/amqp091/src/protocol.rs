@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use broker_api::{Context, Protocol, ProtocolSession, Verdict};
+use broker_api::{Context, Protocol, ProtocolSession, Verdict, Views};
 
 use crate::codec::PROTOCOL_HEADER;
 use crate::config::Config;
-use crate::mapping::Views;
 use crate::session::Session;
 
 /// The protocol object: what all sessions share.
@@ -17,7 +16,7 @@ pub struct Amqp {
 }
 
 impl Amqp {
-    /// With a config that [`Config::check`] has passed, and the readers of other protocols' headers.
+    /// With a config that [`Config::check`] has passed, and the readers of other protocols' messages.
     pub fn new(config: Config, views: Views) -> Arc<Amqp> {
         Arc::new(Amqp { config, views })
     }

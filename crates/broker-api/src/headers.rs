@@ -1,6 +1,9 @@
-//! Header values as exchanges and selectors compare them, and how the core asks a protocol for those of a message.
+//! Header values as exchanges and selectors compare them, and how the core and other protocols ask a protocol for those of a message.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::Neutral;
 
 /// A field value. Equality is identity, type included, as it tells bindings apart; [`Value::matches`] is what routing asks.
 #[derive(Clone, Debug)]
@@ -76,8 +79,8 @@ fn equals_float(integer: i128, float: f64) -> bool {
     float.fract() == 0.0 && float.abs() < 1e30 && float as i128 == integer
 }
 
-/// Reads what a protocol encoded: given to the core once per format, asked only where an exchange looks at headers or arguments.
-/// What cannot be read is left out; a view never fails and never panics.
+/// Reads what a protocol encoded: given to the core and to the other protocols once per format, asked only where an exchange looks at
+/// headers or arguments, and for consumers of another protocol. What cannot be read is left out; a view never fails and never panics.
 pub trait HeaderView: Send + Sync {
     /// The headers among a message's encoded properties (`Head.origin`), in their order.
     fn headers<'a>(&self, origin: &'a [u8], each: &mut dyn FnMut(&'a [u8], Value<'a>));
@@ -89,4 +92,22 @@ pub trait HeaderView: Send + Sync {
 
     /// Encoded arguments of a binding, an exchange or a queue.
     fn arguments<'a>(&self, encoded: &'a [u8], each: &mut dyn FnMut(&'a [u8], Value<'a>));
+
+    /// All that other protocols may have a word for.
+    fn neutral<'a>(&self, origin: &'a [u8]) -> Neutral<'a> {
+        Neutral::read(self, origin)
+    }
+
+    /// What divides the words of a routing key where messages of this format are published; see [`crate::spelling`].
+    fn separator(&self) -> u8 {
+        b'.'
+    }
+}
+
+/// The views of all protocols, by [`crate::Head::format`].
+pub type Views = Vec<(u8, Arc<dyn HeaderView>)>;
+
+/// Of a format that nobody reads there is none.
+pub fn view_of(views: &Views, format: u8) -> Option<&dyn HeaderView> {
+    views.iter().find(|(known, _)| *known == format).map(|(_, view)| &**view)
 }

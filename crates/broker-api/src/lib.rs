@@ -55,8 +55,10 @@ mod control;
 mod event;
 mod headers;
 mod names;
+mod neutral;
 mod refusal;
 mod session;
+pub mod spelling;
 mod turn;
 
 pub use batch::{
@@ -71,8 +73,9 @@ pub use event::{
     Death, DeathReason, DeliverTo, Delivery, EndReason, Event, EventBatch, Moved, Side, Signal, DELIVERY_AS_PUBLISHED, DELIVERY_COUNTED,
     DELIVERY_REDELIVERED, DELIVERY_RESUMED, DELIVERY_RETAINED,
 };
-pub use headers::{HeaderView, Value};
+pub use headers::{view_of, HeaderView, Value, Views};
 pub use names::{ConsumerIx, ExchangeName, GroupIx, OwnerIx, QueueId, QueueName, Seq, Serial, SessionName, Token, TxIx, VhostName};
+pub use neutral::Neutral;
 pub use refusal::{Inequivalent, Limit, Refusal};
 pub use session::{Close, Context, Flow, Out, Piece, Protocol, ProtocolSession, Split, Then, Verdict};
 pub use turn::{Credit, CreditTo, Entry, Outcome, Settle, StateEdit, StateValue, Turn};

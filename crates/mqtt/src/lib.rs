@@ -6,12 +6,14 @@
 //! * [`Mqtt`] is what the gateway is given: a recogniser, and a session for each connection.
 //! * `session`: the conversation with one client, a file for each concern.
 //! * `mapping`: the one file that knows both MQTT's words and the core's.
+//! * `foreign`: properties from and to other protocols; [`Headers`] is how these, and exchanges, read ours.
 //! * `error`: the table from the core's refusals to reason codes.
 
 pub mod codec;
 
 mod config;
 mod error;
+mod foreign;
 mod fuzz;
 mod mapping;
 mod protocol;
@@ -21,5 +23,6 @@ mod session;
 pub use fuzz::session_fuzz;
 
 pub use config::{Config, ConfigError, Overrun, ServerReference, Unauthorized};
+pub use foreign::Headers;
 pub use mapping::{FORMAT_V3, FORMAT_V5};
 pub use protocol::{Counters, Mqtt};

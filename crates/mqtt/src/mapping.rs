@@ -1,4 +1,4 @@
-//! MQTT's words on one side, the core's on the other. No other file of this crate knows both.
+//! MQTT's words on one side, the core's on the other. No other file of this crate knows both, but for `foreign`, which has the properties.
 //!
 //! What outlives a connection stands in the session's state map, under these keys (the high half says what, the low half is the packet
 //! identifier):
@@ -13,14 +13,16 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use broker_api::spelling::topic_of_key;
 use broker_api::{
-    Attach, Batch, ConsumerIx, Expiry, Filter, GroupIx, Head, Login, LoginStep, OwnerIx, Parting, QueueId, RetainedOn, Seq, SessionName,
-    Span, StateEdit, StateValue, HEAD_CONFIRM, HEAD_DURABLE, HEAD_MANDATORY, HEAD_RETAIN, HEAD_VERBATIM,
+    view_of, Attach, Batch, ConsumerIx, Expiry, Filter, GroupIx, Head, Login, LoginStep, OwnerIx, Parting, QueueId, RetainedOn, Seq,
+    SessionName, Span, StateEdit, StateValue, Views, HEAD_CONFIRM, HEAD_DURABLE, HEAD_MANDATORY, HEAD_RETAIN, HEAD_VERBATIM,
 };
 
 use crate::codec::{
     self, Connect, PacketId, PropertyId, PropertySet, PublishView, Qos, RetainHandling, StoredProperties, SubscribeFilter, Version, Will,
 };
+use crate::foreign;
 
 /// `Head::format` of publishes from 3.1 and 3.1.1: no properties.
 pub const FORMAT_V3: u8 = broker_api::FORMAT_PLAIN;
@@ -111,30 +113,28 @@ pub(crate) fn topic<'a>(batch: &'a Batch, head: &Head) -> Option<Cow<'a, [u8]>> 
     if head.separator == SEPARATOR {
         return Some(Cow::Borrowed(key));
     }
-    foreign_topic(key, head.separator).map(Cow::Owned)
+    foreign_topic(key).map(Cow::Owned)
 }
 
-/// Segments keep their borders; what would be a border or a wildcard of ours inside a segment is escaped.
-fn foreign_topic(key: &[u8], separator: u8) -> Option<Vec<u8>> {
-    let mut topic = Vec::with_capacity(key.len());
-    for &byte in key {
-        match byte {
-            byte if byte == separator => topic.push(SEPARATOR),
-            b'/' => topic.extend_from_slice(b"%2F"),
-            b'+' => topic.extend_from_slice(b"%2B"),
-            b'#' => topic.extend_from_slice(b"%23"),
-            byte => topic.push(byte),
-        }
-    }
+fn foreign_topic(key: &[u8]) -> Option<Vec<u8>> {
+    let topic = topic_of_key(key);
     codec::topic::check_name(&topic, None).ok()?;
     (topic.len() <= usize::from(u16::MAX)).then_some(topic)
 }
 
-/// The properties to pass on. Other protocols' are not ours to read; a conversion goes through the neutral form.
-pub(crate) fn properties<'a>(batch: &'a Batch, head: &Head) -> StoredProperties<'a> {
+/// The properties to pass on: ours as they came, others' converted into `converted`.
+#[inline]
+pub(crate) fn properties<'a>(batch: &'a Batch, head: &Head, views: &Views, converted: &'a mut Vec<u8>) -> StoredProperties<'a> {
     match head.format {
-        FORMAT_V5 if !head.origin.is_empty() => StoredProperties::scan(batch.bytes(head.origin)),
-        _ => StoredProperties::default(),
+        _ if head.origin.is_empty() => StoredProperties::default(),
+        FORMAT_V5 => StoredProperties::scan(batch.bytes(head.origin)),
+        FORMAT_V3 => StoredProperties::default(),
+        format => {
+            if let Some(view) = view_of(views, format) {
+                *converted = foreign::properties(&view.neutral(batch.bytes(head.origin)));
+            }
+            StoredProperties::scan(converted)
+        }
     }
 }
 
@@ -400,10 +400,11 @@ mod tests {
 
     #[test]
     fn foreign_keys_become_topics_or_nothing() {
-        let topic = |key: &[u8]| foreign_topic(key, b'.').map(|topic| String::from_utf8(topic).unwrap());
+        let topic = |key: &[u8]| foreign_topic(key).map(|topic| String::from_utf8(topic).unwrap());
         assert_eq!(topic(b"a.b").as_deref(), Some("a/b"));
         assert_eq!(topic(b"a/b.c").as_deref(), Some("a%2Fb/c"));
         assert_eq!(topic(b"a.#.+").as_deref(), Some("a/%23/%2B"));
+        assert_eq!(topic(b"a.b%2Ec").as_deref(), Some("a/b.c"));
         assert_eq!(topic(b""), None);
         assert_eq!(topic(b"\xff"), None);
         assert_eq!(topic(b"a\0"), None);

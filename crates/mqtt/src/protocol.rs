@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 use std::time::Instant;
 
-use broker_api::{Context, Protocol, ProtocolSession, Verdict};
+use broker_api::{Context, Protocol, ProtocolSession, Verdict, Views};
 
 use crate::config::Config;
 use crate::session::Session;
@@ -29,20 +29,30 @@ impl Counters {
 }
 
 /// The protocol object: settings and counters that all sessions share.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Mqtt {
     config: Config,
     counters: Counters,
+    views: Views,
 }
 
 impl Mqtt {
     /// With a config that [`Config::check`] has passed.
     pub fn new(config: Config) -> Arc<Mqtt> {
-        Arc::new(Mqtt { config, counters: Counters::default() })
+        Mqtt::among(config, Views::new())
+    }
+
+    /// The same with the readers of other protocols' messages.
+    pub fn among(config: Config, views: Views) -> Arc<Mqtt> {
+        Arc::new(Mqtt { config, counters: Counters::default(), views })
     }
 
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    pub(crate) fn views(&self) -> &Views {
+        &self.views
     }
 
     pub fn counters(&self) -> &Counters {

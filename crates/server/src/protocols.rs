@@ -3,7 +3,7 @@
 use crate::config::file;
 use crate::config::Settings;
 use anyhow::{Context, Result};
-use broker_api::{HeaderView, Protocol};
+use broker_api::{Protocol, Views};
 use std::num::NonZeroU16;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -18,14 +18,18 @@ pub struct List {
 pub fn all(settings: &Settings) -> Result<List> {
     let config = mqtt_config(&settings.mqtt);
     config.check().context("in [mqtt]")?;
-    let mqtt = mqtt::Mqtt::new(config);
+    let mqtt = mqtt::Mqtt::among(config, header_views());
     let amqp: Arc<dyn Protocol> = amqp091::Amqp::new(amqp091::Config::default(), header_views());
     Ok(List { speakers: vec![("mqtt", mqtt.clone()), ("unix", mqtt.clone()), ("amqp", amqp)], mqtt })
 }
 
-/// How the headers of each protocol's messages are read by exchanges and by the other protocols.
-pub fn header_views() -> Vec<(u8, Arc<dyn HeaderView>)> {
-    vec![(amqp091::FORMAT, Arc::new(amqp091::Headers))]
+/// How each protocol's messages are read by exchanges and by the other protocols.
+pub fn header_views() -> Views {
+    vec![
+        (mqtt::FORMAT_V3, Arc::new(mqtt::Headers)),
+        (mqtt::FORMAT_V5, Arc::new(mqtt::Headers)),
+        (amqp091::FORMAT, Arc::new(amqp091::Headers)),
+    ]
 }
 
 impl List {

@@ -297,7 +297,7 @@ impl Session {
                 put_content_head(step.out.buffer(), channel, body_size as u64, mapping::own_properties(batch, head));
             }
             _ => {
-                let properties = mapping::properties(batch, head, delivery, step.now_ms, &self.amqp.views);
+                let properties = mapping::properties(batch, head, delivery, &self.amqp.views);
                 put_content_head(step.out.buffer(), channel, body_size as u64, &properties);
             }
         }

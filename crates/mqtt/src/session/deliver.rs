@@ -317,7 +317,9 @@ impl Session {
         let counters = self.mqtt.counters();
         let Some(topic) = mapping::topic(batch, head) else { return dropped(&counters.unsayable, "its topic is not a topic name") };
         let v5 = self.is_v5();
-        let mut edits = PropertyEdits::default();
+        // What has no expiry any more has lost it to a dead-letter exchange.
+        let mut edits = PropertyEdits { expiry: ExpiryEdit::Drop, ..PropertyEdits::default() };
+        let mut converted = Vec::new();
         let mut properties = StoredProperties::default();
         let mut new_alias = false;
         let mut sent_topic: &[u8] = &topic;
@@ -330,7 +332,7 @@ impl Session {
             edits.expiry = ExpiryEdit::Set(u32::try_from(left_ms.div_ceil(1000)).unwrap_or(u32::MAX));
         }
         if v5 {
-            properties = mapping::properties(batch, head);
+            properties = mapping::properties(batch, head, self.mqtt.views(), &mut converted);
             edits.subscription_ids = manner.side.map_or(&[], |side| &side.subscriptions);
             if let Some(aliases) = &self.outgoing.aliases {
                 (edits.topic_alias, new_alias) = aliases.find(&topic);
