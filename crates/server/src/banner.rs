@@ -29,16 +29,45 @@ fn who(settings: &Settings) -> String {
     }
 }
 
+/// A command that needs no file: of MQTT if it is spoken, else of the first protocol that a command speaks.
 fn attempt(urls: &[ListenUrl]) -> String {
-    let tcp = urls.iter().find_map(|url| match &url.endpoint {
-        Endpoint::Tcp { host, port } => Some((host, port)),
-        Endpoint::Unix(_) => None,
-    });
-    match tcp {
-        Some((host, port)) => {
-            let at = if host == "127.0.0.1" || host == "0.0.0.0" { String::new() } else { format!(" -h {host}") };
-            format!("mosquitto_sub{at} -p {port} -t 'demo/#' -v   and, elsewhere,   mosquitto_pub{at} -p {port} -t demo/hello -m hi")
-        }
-        None => "connect a client to the socket".to_owned(),
+    let tcp = |scheme: &str| {
+        urls.iter().find_map(|url| match &url.endpoint {
+            Endpoint::Tcp { host, port } if url.scheme == scheme => Some((reachable(host), *port)),
+            _ => None,
+        })
+    };
+    if let Some((host, port)) = tcp("mqtt") {
+        let at = if host == "127.0.0.1" { String::new() } else { format!(" -h {host}") };
+        return format!("mosquitto_sub{at} -p {port} -t 'demo/#' -v   and, elsewhere,   mosquitto_pub{at} -p {port} -t demo/hello -m hi");
+    }
+    if let Some((host, port)) = tcp("amqp") {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let url = format!("-u amqp://{host}:{port}");
+        return format!("amqp-declare-queue {url} -q demo; amqp-publish {url} -r demo -b hi; amqp-get {url} -q demo");
+    }
+    "connect a client to one of these".to_owned()
+}
+
+/// Where a client of this machine finds what listens at this address.
+fn reachable(host: &str) -> &str {
+    match host {
+        "0.0.0.0" => "127.0.0.1",
+        "::" => "::1",
+        host => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_try_fits_what_listens() {
+        let tried = |urls: &[&str]| attempt(&urls.iter().map(|url| url.parse().expect("a URL")).collect::<Vec<ListenUrl>>());
+        assert!(tried(&["amqp://127.0.0.1:5672", "mqtt://0.0.0.0:1884"]).starts_with("mosquitto_sub -p 1884 "));
+        assert!(tried(&["mqtt://[::]:1884"]).starts_with("mosquitto_sub -h ::1 -p 1884 "));
+        assert!(tried(&["amqp://[::1]:5672"]).starts_with("amqp-declare-queue -u amqp://[::1]:5672 -q demo;"));
+        assert_eq!(tried(&["unix:/tmp/carrick"]), "connect a client to one of these");
     }
 }
