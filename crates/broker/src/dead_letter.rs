@@ -8,12 +8,13 @@
 use crate::core::{Counters, Shared};
 use crate::exchange::LazyHeaders;
 use crate::link::{append_one, copy_out, one_run, targets_of, write_records, Bundle, Hidden, RouteRun, Target};
+use crate::mutants::{self, Mutant};
 use crate::queue::{Fill, Follow, Gone, Held, Leaving, Peek, Queue};
 use crate::route::{compute, syntax};
 use crate::routing::exchange::Key;
 use crate::spill::is_spilled;
 use crate::store::records::{Move, LEVEL};
-use crate::store::{kind, reason};
+use crate::store::{kind, reason, settle_filled};
 use broker_api::{Batch, Death, DeathReason, Moved, Side, Span};
 use journal::{Filled, Slot};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ impl How<'_> {
     fn dropped(&mut self, gone: Fill) {
         match self {
             How::Own(fill) => {
-                if let Some((slot, filled)) = crate::store::settle_filled(gone, &[]) {
+                if let Some((slot, filled)) = settle_filled(gone, &[]) {
                     fill(slot, filled);
                 }
             }
@@ -197,7 +198,12 @@ impl Shared {
             How::Own(fill) => {
                 let mut bundle = Bundle::default();
                 self.put_copy(plan, batch, head, next, &mut bundle, None);
-                bundle.gone(gone);
+                if mutants::active(Mutant::CopyDeadLetter) {
+                    let late = Fill { slot: Some(self.log.reserve()), ..gone };
+                    settle_filled(late, &[]).into_iter().for_each(|(slot, filled)| mutants::fill_late(slot, filled));
+                } else {
+                    bundle.gone(gone);
+                }
                 if let Some(slot) = slot {
                     fill(slot, bundle.filled());
                 }

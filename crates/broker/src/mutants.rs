@@ -1,5 +1,7 @@
-//! Deliberate faults of the core. In a build with debug assertions `CARRICK_MUTANT` names one of them, and the simulation in tests/it must
-//! notice. In every other build nothing here is ever active.
+//! Deliberate faults of the core. In a build with debug assertions `CARRICK_MUTANT` names one of them, and the simulation in tests/it or the
+//! fault rig (tests/durability) must notice. In every other build nothing here is ever active.
+
+use journal::{Filled, Slot};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutant {
@@ -9,18 +11,32 @@ pub enum Mutant {
     ExpireOnStep,
     /// A checkpoint that writes a page anew leaves out what of it is not in memory.
     ForgetFront,
+    /// What a transaction settles is logged behind it, in slots of its own. For the fault rig.
+    TornCommit,
+    /// A dead letter that goes to several queues is logged there first, and leaves its own queue by a later slot. For the fault rig.
+    CopyDeadLetter,
 }
 
 /// By the names that `CARRICK_MUTANT` knows.
-pub const ALL: [(&str, Mutant); 3] = [
+pub const ALL: [(&str, Mutant); 5] = [
     ("settle_before_publish", Mutant::SettleBeforePublish),
     ("expire_on_step", Mutant::ExpireOnStep),
     ("forget_front", Mutant::ForgetFront),
+    ("torn_commit", Mutant::TornCommit),
+    ("copy_dead_letter", Mutant::CopyDeadLetter),
 ];
 
 /// Never in a release build: there this is a constant and costs nothing.
 pub(crate) fn active(mutant: Mutant) -> bool {
     cfg!(debug_assertions) && chosen() == Some(mutant)
+}
+
+/// Fills a slot so late that a crash may well come before it.
+pub(crate) fn fill_late(slot: Slot, filled: Filled) {
+    std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        slot.fill(filled);
+    });
 }
 
 /// One for the whole process: a test that tries a mutant starts itself again with the environment's choice.

@@ -21,6 +21,8 @@ pub struct Recipe {
     pub scratch: PathBuf,
     pub toml: String,
     pub env: Vec<(String, String)>,
+    /// The protocol of the clients.
+    pub protocol: &'static str,
 }
 
 /// Small files, so that a second of load turns the log over, checkpoints and evacuates.
@@ -42,7 +44,8 @@ impl Recipe {
         let log = File::options().create(true).append(true).open(&stderr)?;
         let begin = Instant::now();
         let mut child = Command::new(&self.binary)
-            .args(["serve", "--listen", "mqtt://127.0.0.1:0", "--log", "info"])
+            .args(["serve", "--log", "info", "--listen"])
+            .arg(format!("{}://127.0.0.1:0", self.protocol))
             .arg("--config")
             .arg(&config)
             .arg("--data-dir")
@@ -62,7 +65,7 @@ impl Recipe {
             }
         });
         let mut broker = Broker { child, addr: ([127, 0, 0, 1], 0).into(), stderr, started_in: Duration::ZERO };
-        match broker.wait_ready(&receiver, begin + READY_WITHIN) {
+        match broker.wait_ready(self.protocol, &receiver, begin + READY_WITHIN) {
             Ok(addr) => {
                 broker.addr = addr;
                 broker.started_in = begin.elapsed();
@@ -77,12 +80,13 @@ impl Recipe {
 }
 
 impl Broker {
-    fn wait_ready(&mut self, lines: &mpsc::Receiver<String>, deadline: Instant) -> Result<SocketAddr> {
+    fn wait_ready(&mut self, protocol: &str, lines: &mpsc::Receiver<String>, deadline: Instant) -> Result<SocketAddr> {
+        let listening = format!("listening {protocol}://");
         let mut addr = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let line = lines.recv_timeout(left).context("no line `ready`")?;
-            if let Some(url) = line.strip_prefix("listening mqtt://") {
+            if let Some(url) = line.strip_prefix(&listening) {
                 addr = Some(url.parse().with_context(|| format!("no address in '{line}'"))?);
             } else if line == "ready" {
                 return addr.context("`ready` came before `listening`");

@@ -9,12 +9,12 @@ use std::fmt;
 pub enum Event {
     /// A PUBLISH of message `n` left; again when it is sent again.
     Sent { producer: u16, n: u64 },
-    /// PUBACK, or at QoS 2 PUBREC (from there on the broker owns the message) came for it.
+    /// PUBACK, or at QoS 2 PUBREC (from there on the broker owns the message) came for it; in AMQP its confirm, or tx.commit-ok.
     Confirmed { producer: u16, n: u64 },
     /// A message was handed to the consumer's application.
     Received { consumer: u16, producer: u16, n: u64, dup: bool, connection: u32 },
     /// What the consumer received on this connection, up to its `count`-th message over all, is settled durably: the acknowledgements were
-    /// sent before a publish on the same connection that has been confirmed. What it received on earlier ones may have died with them.
+    /// sent before a publish on the same connection that has been confirmed, or in a transaction that is committed. What it received on earlier ones may have died with them.
     Settled { consumer: u16, connection: u32, count: u64 },
     /// Something arrived that nobody sent: wrong bytes, wrong run.
     Garbage { consumer: u16 },
@@ -25,22 +25,50 @@ pub enum Event {
 #[derive(Clone, Copy, Debug)]
 pub struct Producer {
     pub id: u16,
+    /// 2: each of its messages is published once.
     pub qos: u8,
+    /// So many of its messages at a time, from the first on, are one transaction: all of them are everywhere, or none is anywhere.
+    pub group: u64,
+}
+
+impl Producer {
+    pub const fn new(id: u16, qos: u8) -> Producer {
+        Producer { id, qos, group: 1 }
+    }
+}
+
+/// In which order the messages of one producer come.
+#[derive(Clone, Copy, Debug)]
+pub enum Order {
+    Sent,
+    /// By what this says of their number; those of which it says the same, as they were sent.
+    Lanes(fn(u64) -> u8),
+    /// The same, and all there is of a higher lane comes before a lower one.
+    Ranked(fn(u64) -> u8),
+    /// None: they came another way.
+    Any,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Consumer {
     pub id: u16,
+    /// 2: what is published once comes once.
     pub qos: u8,
-    /// Which of a producer's messages its subscription takes.
+    /// Which of a producer's messages come to it: every so manieth, with this rest.
     pub every: u64,
+    pub rest: u64,
     /// Takes the messages of this producer only.
     pub only: Option<u16>,
+    pub order: Order,
 }
 
 impl Consumer {
-    fn wants(&self, producer: u16, n: u64) -> bool {
-        n % self.every == 0 && self.only.is_none_or(|only| only == producer)
+    pub const fn new(id: u16, qos: u8) -> Consumer {
+        Consumer { id, qos, every: 1, rest: 0, only: None, order: Order::Sent }
+    }
+
+    pub fn wants(&self, producer: u16, n: u64) -> bool {
+        n % self.every == self.rest && self.only.is_none_or(|only| only == producer)
     }
 }
 
@@ -73,6 +101,8 @@ pub struct Verdict {
     pub duplicates: Breaches,
     pub resurrected: Breaches,
     pub sessions_lost: Breaches,
+    /// Transactions of which a part happened.
+    pub torn: Breaches,
     /// Repeats that at-least-once allows: flagged DUP, published again by the producer, or on a new connection after a crash.
     pub repeats: u64,
     /// Of these, the ones on a new connection that neither the DUP flag nor the producer explains: the mark of what had been delivered
@@ -83,7 +113,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    fn rules(&self) -> [(&'static str, &Breaches); 6] {
+    fn rules(&self) -> [(&'static str, &Breaches); 7] {
         [
             ("lost", &self.lost),
             ("unexpected", &self.unexpected),
@@ -91,6 +121,7 @@ impl Verdict {
             ("duplicates", &self.duplicates),
             ("resurrected", &self.resurrected),
             ("sessions lost", &self.sessions_lost),
+            ("torn", &self.torn),
         ]
     }
 
@@ -144,7 +175,10 @@ struct Seen {
     received: u64,
     /// By connection: up to which position.
     settled: HashMap<u32, u64>,
-    newest: HashMap<u16, u64>,
+    /// By producer and lane.
+    newest: HashMap<(u16, u8), u64>,
+    /// By connection: the lane of the last arrival.
+    lane: HashMap<u32, u8>,
 }
 
 pub fn check(events: &[Event], producers: &[Producer], consumers: &[Consumer]) -> Verdict {
@@ -167,7 +201,7 @@ pub fn check(events: &[Event], producers: &[Producer], consumers: &[Consumer]) -
                     verdict.unexpected.add(|| format!("an unknown consumer {consumer}"));
                     continue;
                 };
-                // MQTT 5.0, 3.8.4: a delivery has the lower of the two levels.
+                // MQTT 5.0, 3.8.4: a delivery has the lower of the two levels. In AMQP a queue that one client empties has the higher.
                 let once = plan.qos == 2 && producers.iter().any(|plan| plan.id == producer && plan.qos == 2);
                 let resends = producers.iter().any(|plan| plan.id == producer && plan.qos < 2);
                 match messages.get_mut(&(producer, n)).filter(|message| message.sent > 0 && plan.wants(producer, n)) {
@@ -204,7 +238,36 @@ pub fn check(events: &[Event], producers: &[Producer], consumers: &[Consumer]) -
             }
         }
     }
+    for producer in producers.iter().filter(|producer| producer.group > 1) {
+        torn(&mut verdict, producer, consumers, &messages, &seen);
+    }
     verdict
+}
+
+/// Each transaction of this producer is everywhere or nowhere.
+fn torn(
+    verdict: &mut Verdict,
+    producer: &Producer,
+    consumers: &[Consumer],
+    messages: &BTreeMap<(u16, u64), Message>,
+    seen: &HashMap<u16, Seen>,
+) {
+    let mut groups: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for (_, n) in messages.range((producer.id, 0)..=(producer.id, u64::MAX)).map(|(key, _)| key) {
+        let (wanted, arrived) = groups.entry((n - 1) / producer.group).or_default();
+        for plan in consumers.iter().filter(|plan| plan.wants(producer.id, *n)) {
+            *wanted += 1;
+            *arrived += u64::from(seen[&plan.id].arrivals.contains_key(&(producer.id, *n)));
+        }
+    }
+    for (group, (wanted, arrived)) in groups {
+        if arrived != 0 && arrived != wanted {
+            let first = group * producer.group + 1;
+            verdict
+                .torn
+                .add(|| format!("{arrived} of {wanted} copies of the transaction from message {first} of producer {} on", producer.id));
+        }
+    }
 }
 
 struct Delivery {
@@ -225,12 +288,7 @@ fn arrival(verdict: &mut Verdict, seen: &mut Seen, plan: &Consumer, delivery: &D
     let position = seen.received;
     let Some(known) = seen.arrivals.get_mut(&(producer, n)) else {
         seen.arrivals.insert((producer, n), Arrivals { position, connection, times: 1, done: 0 });
-        let newest = seen.newest.entry(producer).or_insert(0);
-        if n < *newest {
-            let newest = *newest;
-            verdict.reordered.add(|| format!("message {n} of producer {producer} after {newest} at consumer {}", plan.id));
-        }
-        *newest = n.max(*newest);
+        in_order(verdict, seen, plan, delivery);
         return;
     };
     if seen.settled.get(&known.connection).is_some_and(|settled| known.position <= *settled) {
@@ -249,6 +307,28 @@ fn arrival(verdict: &mut Verdict, seen: &mut Seen, plan: &Consumer, delivery: &D
         verdict.repeats += 1;
         verdict.unflagged += u64::from(!dup && copies == 1);
     }
+}
+
+fn in_order(verdict: &mut Verdict, seen: &mut Seen, plan: &Consumer, delivery: &Delivery) {
+    let Delivery { producer, n, connection, .. } = *delivery;
+    let lane = match plan.order {
+        Order::Any => return,
+        Order::Sent => 0,
+        Order::Lanes(of) => of(n),
+        Order::Ranked(of) => {
+            let last = seen.lane.insert(connection, of(n));
+            if last.is_some_and(|last| of(n) > last) {
+                verdict.reordered.add(|| format!("message {n} of producer {producer} after lower ones at consumer {}", plan.id));
+            }
+            of(n)
+        }
+    };
+    let newest = seen.newest.entry((producer, lane)).or_insert(0);
+    if n < *newest {
+        let newest = *newest;
+        verdict.reordered.add(|| format!("message {n} of producer {producer} after {newest} at consumer {}", plan.id));
+    }
+    *newest = n.max(*newest);
 }
 
 #[cfg(test)]

@@ -47,8 +47,9 @@ impl Plan {
         Plan { id, qos, version, receive_maximum: 0, partial: false, only: None, presence: Presence::Always, fences: true }
     }
 
-    pub fn for_checker(&self, world: &World) -> checker::Consumer {
-        checker::Consumer { id: self.id, qos: self.qos, every: if self.partial { world.keep_every } else { 1 }, only: self.only }
+    pub fn for_checker(&self, keep_every: u64) -> checker::Consumer {
+        let every = if self.partial { keep_every } else { 1 };
+        checker::Consumer { every, only: self.only, ..checker::Consumer::new(self.id, self.qos) }
     }
 }
 
@@ -222,12 +223,7 @@ impl Consumer {
         };
         self.received += 1;
         self.pen.note(Event::Received { consumer, producer, n, dup, connection: self.connection });
-        self.world.received.fetch_add(1, Ordering::Relaxed);
-        self.world.progress(consumer, |progress| {
-            progress.received = self.received;
-            let newest = progress.newest.entry(producer).or_insert(0);
-            *newest = n.max(*newest);
-        });
+        self.world.note_received(consumer, producer, n, self.received);
     }
 
     /// A fence covers what was acknowledged finally: at QoS 2 only once no exchange is half way.

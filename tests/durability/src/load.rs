@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Result};
 
+use crate::amqp;
 use crate::checker::{self, Verdict};
 use crate::ledger::Ledger;
 use crate::wire::Version;
@@ -17,6 +18,7 @@ use crate::{consumer, producer};
 pub struct Mix {
     pub producers: Vec<producer::Plan>,
     pub consumers: Vec<consumer::Plan>,
+    pub amqp: amqp::Cast,
     pub payload: usize,
     /// The partial consumers take every so manieth message.
     pub keep_every: u64,
@@ -32,7 +34,12 @@ impl Mix {
         let mut keeper = consumer::Plan::new(23, 2);
         (keeper.partial, keeper.presence) = (true, consumer::Presence::AtTheEnd);
         let consumers = vec![consumer::Plan::new(21, 1), consumer::Plan::new(22, 2), keeper];
-        Mix { producers, consumers, payload: 1024, keep_every: 20 }
+        Mix { producers, consumers, amqp: amqp::Cast::default(), payload: 1024, keep_every: 20 }
+    }
+
+    /// AMQP 0-9-1 alone.
+    pub fn amqp(cast: amqp::Cast, keep_every: u64) -> Mix {
+        Mix { producers: Vec::new(), consumers: Vec::new(), amqp: cast, payload: 1024, keep_every }
     }
 
     /// QoS 2 only, one consumer per producer, two packets in flight each way (Receive Maximum 2): every exchange is often at each boundary.
@@ -40,7 +47,22 @@ impl Mix {
         let producer = |at| producer::Plan { window: 2, rate: 0, first_packet_id: 65_500, ..producer::Plan::new(1 + at, 2) };
         let consumer =
             |at| consumer::Plan { version: Version::V5, receive_maximum: 2, only: Some(1 + at), ..consumer::Plan::new(21 + at, 2) };
-        Mix { producers: (0..pairs).map(producer).collect(), consumers: (0..pairs).map(consumer).collect(), payload: 64, keep_every: 20 }
+        let (producers, consumers) = ((0..pairs).map(producer).collect(), (0..pairs).map(consumer).collect());
+        Mix { producers, consumers, amqp: amqp::Cast::default(), payload: 64, keep_every: 20 }
+    }
+
+    fn consumers_for_checker(&self) -> Vec<checker::Consumer> {
+        let mqtt = self.consumers.iter().map(|plan| plan.for_checker(self.keep_every));
+        mqtt.chain(self.amqp.consumers_for_checker()).collect()
+    }
+
+    fn producers_for_checker(&self) -> Vec<checker::Producer> {
+        self.producers.iter().map(producer::Plan::for_checker).chain(self.amqp.producers_for_checker()).collect()
+    }
+
+    /// Those of whom it is known what they have settled.
+    fn settling(&self) -> impl Iterator<Item = u16> + '_ {
+        self.consumers.iter().filter(|plan| plan.fences).map(|plan| plan.id).chain(self.amqp.settling())
     }
 }
 
@@ -48,6 +70,8 @@ pub struct Load {
     pub world: Arc<World>,
     ledger: Ledger,
     mix: Mix,
+    /// For the checker.
+    audience: Vec<checker::Consumer>,
     consumers: Vec<JoinHandle<()>>,
     producers: Vec<JoinHandle<()>>,
 }
@@ -55,24 +79,26 @@ pub struct Load {
 impl Load {
     /// Consumers first; they subscribe as soon as the world has an address.
     pub fn new(mix: Mix, run: u32, ledger: &Path) -> Result<Load> {
-        let world = World::new(run, mix.payload, mix.keep_every);
+        let audience = mix.consumers_for_checker();
+        let world = World::new(run, mix.payload, mix.keep_every, &audience);
         let ledger = Ledger::create(ledger)?;
-        let mut consumers = Vec::new();
+        let mut consumers = mix.amqp.start_consumers(&world, &ledger);
         for plan in &mix.consumers {
             let consumer = consumer::Consumer::new(*plan, world.clone(), ledger.pen());
             consumers.push(std::thread::spawn(move || consumer.run()));
         }
-        Ok(Load { world, ledger, mix, consumers, producers: Vec::new() })
+        Ok(Load { world, ledger, mix, audience, consumers, producers: Vec::new() })
     }
 
     /// Waits for the subscriptions, then lets the producers go.
     pub fn begin(&mut self, within: Duration) -> Result<()> {
-        let ready = || self.mix.consumers.iter().all(|plan| self.world.progress_of(plan.id).ready);
+        let ready = || self.audience.iter().all(|plan| self.world.progress_of(plan.id).ready);
         ensure!(wait_for(within, ready), "not every consumer could subscribe; last trouble: {}", self.world.trouble());
         for plan in &self.mix.producers {
             let producer = producer::Producer::new(*plan, self.world.clone(), self.ledger.pen());
             self.producers.push(std::thread::spawn(move || producer.run()));
         }
+        self.producers.extend(self.mix.amqp.start_producers(&self.world, &self.ledger));
         Ok(())
     }
 
@@ -87,7 +113,7 @@ impl Load {
     }
 
     fn all_received(&self) -> bool {
-        self.mix.consumers.iter().all(|plan| self.world.has_all(&plan.for_checker(&self.world)))
+        self.audience.iter().all(|plan| self.world.has_all(plan.id))
     }
 
     /// No more new messages; waits until every producer is done, every consumer has everything, and nothing more comes. Does not judge:
@@ -101,9 +127,9 @@ impl Load {
         // Whatever comes now is one too many, or an unconfirmed one that made it.
         self.quiet(Duration::from_millis(400), patience);
         let settled = || {
-            self.mix.consumers.iter().all(|plan| {
-                let progress = world.progress_of(plan.id);
-                !plan.fences || progress.settled >= progress.received
+            self.mix.settling().all(|id| {
+                let progress = world.progress_of(id);
+                progress.settled >= progress.received
             })
         };
         let settled_all = self.while_moving(patience, settled);
@@ -112,7 +138,17 @@ impl Load {
 
     /// Waits until every consumer has what was confirmed so far.
     pub fn keep_up(&self, patience: Duration) -> bool {
-        self.while_moving(patience, || self.all_received())
+        let marks = self.world.mark();
+        self.while_moving(patience, || self.world.is_past(&marks))
+    }
+
+    /// Waits for a moment at which something is in flight, and answers how much.
+    pub fn catch_in_flight(&self, patience: Duration) -> u64 {
+        let deadline = Instant::now() + patience;
+        while self.in_flight() == 0 && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        self.in_flight()
     }
 
     /// Waits for `condition` as long as messages are still confirmed or received.
@@ -144,8 +180,8 @@ impl Load {
 
     /// After a restart on a drained store: everybody connects again, and nothing may come.
     pub fn expect_silence(&self, within: Duration) -> Result<()> {
-        let before: Vec<u32> = self.mix.consumers.iter().map(|plan| self.world.progress_of(plan.id).connection).collect();
-        let back = || (self.mix.consumers.iter().zip(&before)).all(|(plan, before)| self.world.progress_of(plan.id).connection > *before);
+        let before: Vec<u32> = self.audience.iter().map(|plan| self.world.progress_of(plan.id).connection).collect();
+        let back = || (self.audience.iter().zip(&before)).all(|(plan, before)| self.world.progress_of(plan.id).connection > *before);
         ensure!(wait_for(within, back), "not every consumer came back; last trouble: {}", self.world.trouble());
         self.quiet(Duration::from_millis(400), within);
         Ok(())
@@ -167,9 +203,7 @@ impl Load {
             thread.join().map_err(|_| anyhow::anyhow!("a client thread panicked"))?;
         }
         let events = self.ledger.close()?;
-        let producers: Vec<_> = self.mix.producers.iter().map(producer::Plan::for_checker).collect();
-        let consumers: Vec<_> = self.mix.consumers.iter().map(|plan| plan.for_checker(&self.world)).collect();
-        Ok(checker::check(&events, &producers, &consumers))
+        Ok(checker::check(&events, &self.mix.producers_for_checker(), &self.audience))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Faults under live load (`cargo xtask test --only durability`): clients of our own, a broker process, something terrible, and a checker
 //! that only knows what the clients wrote down. Each rig prints what it injected; a rig that injected nothing fails.
 
+mod amqp;
 mod broker;
 mod checker;
 mod consumer;
@@ -32,10 +33,13 @@ type Rig = fn(&Bench) -> Result<()>;
 /// Name, what it is, whether it needs disks of its own (root), the rig.
 const RIGS: &[(&str, &str, bool, Rig)] = &[
     ("kill", "kill -9 in a loop under QoS 1 and 2 load", false, rigs::kill::rig),
+    ("amqp-kill", "the same under AMQP 0-9-1: several queues, transactions, dead letters, priorities, TTL", false, rigs::amqp::kill),
     ("qos2", "kill -9 at each of the eight QoS 2 boundaries", false, rigs::qos2::rig),
     ("eio", "failed syncs, failed, short and torn writes at each kind of file", false, rigs::eio::rig),
     ("power", "power cuts under load", true, rigs::power::cut),
+    ("amqp-power", "the same under AMQP 0-9-1", true, rigs::amqp::power),
     ("full", "a full disk at each kind of file, drained without a restart", true, rigs::full::rig),
+    ("amqp-full", "the same under AMQP 0-9-1", true, rigs::amqp::full),
     ("stall", "a disk that stands still", true, rigs::stall::rig),
     ("tail", "kill, restart, confirm, and the power is cut at once", true, rigs::power::tail),
     ("mutants", "brokers with deliberate faults, each to be caught", false, rigs::mutants::rig),

@@ -36,7 +36,7 @@ impl Plan {
     }
 
     pub fn for_checker(&self) -> checker::Producer {
-        checker::Producer { id: self.id, qos: self.qos }
+        checker::Producer::new(self.id, self.qos)
     }
 }
 

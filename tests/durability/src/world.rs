@@ -1,6 +1,6 @@
 //! What clients and rig share: where the broker is, whether to go on, and gauges that the rig reads at the moment of a fault.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicU8, Ordering};
@@ -33,21 +33,61 @@ pub const POINTS: [Point; 8] = [
     Point::SentPubcomp,
 ];
 
-/// Last confirmed message of a producer: of all, and of those that the partial consumers take.
-#[derive(Clone, Copy, Default)]
-pub struct Confirmed {
-    pub all: u64,
-    pub kept: u64,
-}
-
 /// How far a consumer is.
-#[derive(Clone, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Progress {
     pub ready: bool,
     pub connection: u32,
     pub received: u64,
     pub settled: u64,
-    pub newest: HashMap<u16, u64>,
+}
+
+/// What a consumer waits for. Where messages come in the order in which they were sent, the last one of each producer says that all came;
+/// elsewhere each is ticked off.
+struct Waiting {
+    plan: checker::Consumer,
+    /// By producer: the last confirmed, the last that came.
+    last: HashMap<u16, (u64, u64)>,
+    /// Confirmed and not there; there and not confirmed.
+    missing: HashSet<(u16, u64)>,
+    early: HashSet<(u16, u64)>,
+}
+
+impl Waiting {
+    fn confirmed(&mut self, producer: u16, n: u64) {
+        if !self.plan.wants(producer, n) {
+        } else if let checker::Order::Sent = self.plan.order {
+            let (last, _) = self.last.entry(producer).or_default();
+            *last = n.max(*last);
+        } else if !self.early.remove(&(producer, n)) {
+            self.missing.insert((producer, n));
+        }
+    }
+
+    fn received(&mut self, producer: u16, n: u64) {
+        if let checker::Order::Sent = self.plan.order {
+            let (_, last) = self.last.entry(producer).or_default();
+            *last = n.max(*last);
+        } else if !self.missing.remove(&(producer, n)) {
+            self.early.insert((producer, n));
+        }
+    }
+
+    fn has_all(&self) -> bool {
+        self.missing.is_empty() && self.last.values().all(|(confirmed, came)| came >= confirmed)
+    }
+
+    fn has(&self, mark: &Mark) -> bool {
+        let came = |producer: &u16| self.last.get(producer).map_or(0, |(_, came)| *came);
+        mark.last.iter().all(|(producer, n)| came(producer) >= *n) && self.missing.is_disjoint(&mark.missing)
+    }
+}
+
+/// What was confirmed at some moment and had not come to a consumer.
+pub struct Mark {
+    consumer: u16,
+    last: Vec<(u16, u64)>,
+    missing: HashSet<(u16, u64)>,
 }
 
 type Action = Box<dyn FnOnce() + Send>;
@@ -70,7 +110,8 @@ pub struct World {
     pub refused: AtomicU64,
     /// How often packet ids of producers began again at 1.
     pub wraps: AtomicU64,
-    confirmed_by: Mutex<HashMap<u16, Confirmed>>,
+    /// By consumer.
+    waiting: Mutex<HashMap<u16, Waiting>>,
     progress: Mutex<HashMap<u16, Progress>>,
     trouble: Mutex<Option<String>>,
     armed: AtomicU8,
@@ -83,7 +124,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl World {
-    pub fn new(run: u32, payload: usize, keep_every: u64) -> Arc<World> {
+    pub fn new(run: u32, payload: usize, keep_every: u64, consumers: &[checker::Consumer]) -> Arc<World> {
+        let waiting =
+            |plan: &checker::Consumer| Waiting { plan: *plan, last: HashMap::new(), missing: HashSet::new(), early: HashSet::new() };
         Arc::new(World {
             run,
             payload,
@@ -99,7 +142,7 @@ impl World {
             producers_busy: AtomicI64::new(0),
             refused: AtomicU64::new(0),
             wraps: AtomicU64::new(0),
-            confirmed_by: Mutex::default(),
+            waiting: Mutex::new(consumers.iter().map(|plan| (plan.id, waiting(plan))).collect()),
             progress: Mutex::default(),
             trouble: Mutex::new(None),
             armed: AtomicU8::new(0),
@@ -127,11 +170,15 @@ impl World {
 
     pub fn note_confirmed(&self, producer: u16, n: u64) {
         self.confirmed.fetch_add(1, Ordering::Relaxed);
-        let mut by = lock(&self.confirmed_by);
-        let last = by.entry(producer).or_default();
-        last.all = last.all.max(n);
-        if n % self.keep_every == 0 {
-            last.kept = last.kept.max(n);
+        lock(&self.waiting).values_mut().for_each(|waiting| waiting.confirmed(producer, n));
+    }
+
+    /// The `count`-th message of a consumer.
+    pub fn note_received(&self, consumer: u16, producer: u16, n: u64, count: u64) {
+        self.received.fetch_add(1, Ordering::Relaxed);
+        self.progress(consumer, |progress| progress.received = count);
+        if let Some(waiting) = lock(&self.waiting).get_mut(&consumer) {
+            waiting.received(producer, n);
         }
     }
 
@@ -140,7 +187,7 @@ impl World {
     }
 
     pub fn progress_of(&self, consumer: u16) -> Progress {
-        lock(&self.progress).get(&consumer).cloned().unwrap_or_default()
+        lock(&self.progress).get(&consumer).copied().unwrap_or_default()
     }
 
     /// The last thing that went wrong with a connection, for the message of a rig that waits in vain.
@@ -153,13 +200,24 @@ impl World {
     }
 
     /// Whether this consumer has everything that was confirmed for it.
-    pub fn has_all(&self, consumer: &checker::Consumer) -> bool {
-        let progress = self.progress_of(consumer.id);
-        let by = lock(&self.confirmed_by);
-        (by.iter()).filter(|(producer, _)| consumer.only.is_none_or(|only| only == **producer)).all(|(producer, last)| {
-            let wanted = if consumer.every == 1 { last.all } else { last.kept };
-            progress.newest.get(producer).copied().unwrap_or(0) >= wanted
-        })
+    pub fn has_all(&self, consumer: u16) -> bool {
+        lock(&self.waiting).get(&consumer).is_none_or(Waiting::has_all)
+    }
+
+    pub fn mark(&self) -> Vec<Mark> {
+        let waiting = lock(&self.waiting);
+        let mark = |(consumer, waiting): (&u16, &Waiting)| Mark {
+            consumer: *consumer,
+            last: waiting.last.iter().map(|(producer, (confirmed, _))| (*producer, *confirmed)).collect(),
+            missing: waiting.missing.clone(),
+        };
+        waiting.iter().map(mark).collect()
+    }
+
+    /// Whether everything of the marks has come by now.
+    pub fn is_past(&self, marks: &[Mark]) -> bool {
+        let waiting = lock(&self.waiting);
+        marks.iter().all(|mark| waiting.get(&mark.consumer).is_none_or(|waiting| waiting.has(mark)))
     }
 
     /// At the `countdown`-th time a client comes past `point`, `action` is run, in that client's thread.

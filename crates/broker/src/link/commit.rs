@@ -20,9 +20,10 @@ use super::stage::{prepare, Bundle};
 use super::Link;
 use crate::core::{Counters, Job, Shared};
 use crate::dead_letter::How;
+use crate::mutants::{self, Mutant};
 use crate::outbox::{Outbox, Work};
 use crate::queue::{Follow, Gone, Queue, State};
-use crate::store::{push_edits, push_requeue};
+use crate::store::{push_edits, push_requeue, settle_filled};
 use broker_api::{Batch, Limit, Outcome, OwnerIx, QueueId, Refusal, Reply, Seq, Serial, StateEdit, TxIx, HEAD_MANDATORY, HEAD_RETAIN};
 use journal::Committed;
 use parking_lot::Mutex;
@@ -174,8 +175,12 @@ impl Link {
                     modified.gone
                 }
             };
-            if let Some(gone) = gone {
-                bundle.gone(gone);
+            match gone {
+                Some(gone) if mutants::active(Mutant::TornCommit) => {
+                    settle_filled(gone, &[]).into_iter().for_each(|(slot, filled)| mutants::fill_late(slot, filled));
+                }
+                Some(gone) => bundle.gone(gone),
+                None => {}
             }
         }
         for leaving in std::mem::take(&mut left.leaving) {

@@ -2,8 +2,8 @@
 
 use super::*;
 
-const PRODUCERS: [Producer; 2] = [Producer { id: 1, qos: 1 }, Producer { id: 2, qos: 2 }];
-const CONSUMERS: [Consumer; 2] = [Consumer { id: 11, qos: 1, every: 1, only: None }, Consumer { id: 12, qos: 2, every: 1, only: None }];
+const PRODUCERS: [Producer; 2] = [Producer::new(1, 1), Producer::new(2, 2)];
+const CONSUMERS: [Consumer; 2] = [Consumer::new(11, 1), Consumer::new(12, 2)];
 
 /// A run in which everything went well: 100 messages of each producer, at both consumers.
 fn honest() -> Vec<Event> {
@@ -32,9 +32,11 @@ fn place(events: &[Event], consumer: u16, producer: u16, n: u64) -> usize {
     events.iter().position(|event| is(event, consumer, producer, n)).expect("the honest history has it")
 }
 
-/// The counts of all six rules: lost, unexpected, reordered, duplicates, resurrected, sessions lost.
+/// The counts of all rules but the last: lost, unexpected, reordered, duplicates, resurrected, sessions lost. No transaction is torn here.
 fn counts(events: &[Event]) -> [u64; 6] {
-    verdict(events).rules().map(|(_, breaches)| breaches.count)
+    let [counts @ .., torn] = verdict(events).rules().map(|(_, breaches)| breaches.count);
+    assert_eq!(torn, 0);
+    counts
 }
 
 #[test]
@@ -168,7 +170,7 @@ fn a_forgotten_session_is_found() {
 
 #[test]
 fn a_consumer_of_every_tenth_misses_and_gets_no_other() {
-    let tenth = [Consumer { id: 13, qos: 2, every: 10, only: Some(2) }];
+    let tenth = [Consumer { every: 10, only: Some(2), ..Consumer::new(13, 2) }];
     let mut events: Vec<Event> = honest();
     for n in (10..=100).step_by(10) {
         events.push(Event::Received { consumer: 13, producer: 2, n, dup: false, connection: 1 });
@@ -178,4 +180,49 @@ fn a_consumer_of_every_tenth_misses_and_gets_no_other() {
     events.push(Event::Received { consumer: 13, producer: 2, n: 11, dup: false, connection: 1 });
     events.push(Event::Received { consumer: 13, producer: 1, n: 10, dup: false, connection: 1 });
     assert_eq!(check(&events, &PRODUCERS, &tenth).unexpected.count, 2);
+}
+
+/// The honest run, with producer 2 publishing five messages in each transaction.
+fn transactions(events: &[Event]) -> Verdict {
+    check(events, &[PRODUCERS[0], Producer { group: 5, ..PRODUCERS[1] }], &CONSUMERS)
+}
+
+#[test]
+fn a_transaction_of_which_a_part_came_is_found() {
+    let mut events = honest();
+    assert!(transactions(&events).is_clean());
+    // None of it is confirmed, so nothing of it is lost.
+    events.retain(|event| !matches!(event, Event::Confirmed { producer: 2, n: 46..=50 }));
+    assert!(transactions(&events).is_clean());
+    events.retain(|event| !is(event, 12, 2, 50));
+    let verdict = transactions(&events);
+    assert_eq!((verdict.torn.count, verdict.lost.count), (1, 0), "{verdict}");
+    events.retain(|event| !matches!(event, Event::Received { producer: 2, n: 46..=50, .. }));
+    assert!(transactions(&events).is_clean(), "all of it vanished");
+}
+
+#[test]
+fn lanes_keep_their_order_and_ranks_come_before_each_other() {
+    let by_parity: fn(u64) -> u8 = |n| (n % 2) as u8;
+    let check = |numbers: &[u64], order| {
+        let mut events: Vec<Event> = (1..=6).map(|n| Event::Sent { producer: 2, n }).collect();
+        events.extend(numbers.iter().map(|n| Event::Received { consumer: 11, producer: 2, n: *n, dup: false, connection: 1 }));
+        check(&events, &PRODUCERS, &[Consumer { order, ..CONSUMERS[0] }]).reordered.count
+    };
+    let (ranked, mixed, swapped) = ([1, 3, 5, 2, 4, 6], [1, 2, 3, 4, 5, 6], [1, 5, 3, 2, 4, 6]);
+    assert_eq!([ranked, mixed, swapped].map(|numbers| check(&numbers, Order::Ranked(by_parity))), [0, 2, 1]);
+    assert_eq!([ranked, mixed, swapped].map(|numbers| check(&numbers, Order::Lanes(by_parity))), [0, 0, 1]);
+    assert_eq!([ranked, mixed, swapped].map(|numbers| check(&numbers, Order::Sent)), [2, 0, 3]);
+    assert_eq!([ranked, mixed, swapped].map(|numbers| check(&numbers, Order::Any)), [0, 0, 0]);
+}
+
+#[test]
+fn a_consumer_of_every_fifth_after_the_second() {
+    let fifth = [Consumer { every: 5, rest: 2, ..Consumer::new(11, 2) }];
+    let mut events = honest();
+    events.retain(|event| !matches!(event, Event::Received { consumer: 12, .. }));
+    events.retain(|event| !matches!(event, Event::Received { n, .. } if n % 5 != 2));
+    assert!(check(&events, &PRODUCERS, &fifth).is_clean());
+    events.retain(|event| !is(event, 11, 1, 52));
+    assert_eq!(check(&events, &PRODUCERS, &fifth).lost.count, 1);
 }

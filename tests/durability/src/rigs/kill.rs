@@ -13,12 +13,16 @@ use crate::watch::Watch;
 
 pub fn rig(bench: &Bench) -> Result<()> {
     let recipe = bench.recipe("kill", SMALL_JOURNAL)?;
-    let mut load = Load::new(Mix::usual(), bench.run(), &recipe.scratch.join("ledger"))?;
+    run(bench, &recipe, Mix::usual(), "kill", 6 * bench.scale)
+}
+
+pub fn run(bench: &Bench, recipe: &Recipe, mix: Mix, name: &str, kills: u64) -> Result<()> {
+    let mut load = Load::new(mix, bench.run(), &recipe.scratch.join("ledger"))?;
     let mut figures = Figures::default();
     let watch = Watch::start(&recipe.data);
-    let run = rounds(bench, &recipe, &mut load, &mut figures, 6 * bench.scale);
+    let run = rounds(bench, recipe, &mut load, &mut figures, kills);
     figures.journal(&watch.finish());
-    conclude("kill", &mut figures, run, load).map(drop)
+    conclude(name, &mut figures, run, load).map(drop)
 }
 
 fn rounds(bench: &Bench, recipe: &Recipe, load: &mut Load, figures: &mut Figures, rounds: u64) -> Result<()> {
@@ -36,7 +40,7 @@ fn rounds(bench: &Bench, recipe: &Recipe, load: &mut Load, figures: &mut Figures
         if round % 2 == 1 {
             std::thread::sleep(bench.random.pause(Duration::from_millis(200), Duration::from_millis(2000)));
         }
-        least_in_flight = least_in_flight.min(load.in_flight());
+        least_in_flight = least_in_flight.min(load.catch_in_flight(PATIENCE));
         broker.kill9();
         load.world.set_addr(None);
         least_confirmed = least_confirmed.min(load.confirmed() - before);

@@ -1,5 +1,6 @@
 //! The rigs, one file per kind of fault, and what they share.
 
+pub mod amqp;
 pub mod eio;
 pub mod full;
 pub mod kill;
@@ -75,7 +76,8 @@ impl Bench {
 
     pub fn recipe(&self, rig: &str, toml: &str) -> Result<Recipe> {
         let scratch = self.scratch(rig)?;
-        Ok(Recipe { binary: self.binary.clone(), data: scratch.join("data"), scratch, toml: toml.to_string(), env: Vec::new() })
+        let (binary, data) = (self.binary.clone(), scratch.join("data"));
+        Ok(Recipe { binary, data, scratch, toml: toml.to_string(), env: Vec::new(), protocol: "mqtt" })
     }
 }
 

@@ -1,5 +1,5 @@
-//! The rigs against brokers with a deliberate fault (`CARRICK_MUTANT` in a debug build; the list is in crates/journal/src/mutants.rs, qos2_early in
-//! crates/mqtt): each must be noticed, and for the reason it should be. A mutant that a rig lets pass means that the rig proves nothing.
+//! The rigs against brokers with a deliberate fault (`CARRICK_MUTANT` in a debug build; the lists are in src/mutants.rs of crates/journal and
+//! crates/broker, qos2_early in crates/mqtt): each must be noticed, and for the reason it should be. A mutant that a rig lets pass means that the rig proves nothing.
 //! `DURABILITY_MUTANTS=qos2_early,no_sync` tries these only.
 //!
 //! | mutant | what it does | caught here by | otherwise by |
@@ -8,6 +8,8 @@
 //! | confirm_before_sync | confirms, then syncs | power cut with slow syncs | journal simulation |
 //! | retry_fsync | tries a failed sync again | failed sync | journal simulation |
 //! | trust_recovered_tail | goes on behind an unsynced tail | power cut after a restart | journal simulation |
+//! | torn_commit | logs what a transaction settles behind it | kill under AMQP load | |
+//! | copy_dead_letter | logs where a dead letter arrives, then that it left | kill under AMQP load | |
 //! | qos2_early | a QoS 2 delivery leaves before its id is in the log | kill at each QoS 2 boundary with slow writes | |
 //! | skip_dirsync, ckpt_before_commit, liveness_from_memory | | | journal simulation: ext4 makes names durable with the file |
 
@@ -16,8 +18,9 @@ use std::process::Command;
 
 use anyhow::{bail, ensure, Context, Result};
 
-use super::{eio, power, qos2, Bench};
+use super::{amqp, eio, power, qos2, Bench};
 use crate::broker::SMALL_JOURNAL;
+use crate::load::Mix;
 use crate::world::Point;
 
 type Attempt = fn(&Bench, &str) -> Result<()>;
@@ -28,6 +31,8 @@ const MUTANTS: &[(&str, &[&str], Attempt, bool)] = &[
     ("confirm_before_sync", &["lost ", "did not start"], slow_power_cut, true),
     ("retry_fsync", &["still alive", "more syncs"], failed_sync, false),
     ("trust_recovered_tail", &["lost ", "did not start"], tail, true),
+    ("torn_commit", &["duplicates "], amqp_kill, false),
+    ("copy_dead_letter", &["duplicates "], amqp_kill, false),
     ("qos2_early", &["duplicates ", "lost "], boundaries, false),
 ];
 
@@ -95,7 +100,7 @@ fn env(mutant: &str) -> (String, String) {
 fn power_cut(bench: &Bench, mutant: &str) -> Result<()> {
     let mut stage = power::stage(bench, mutant, SMALL_JOURNAL)?;
     stage.recipe.env.push(env(mutant));
-    power::run_cut(bench, &mut stage, mutant, 1)
+    power::run_cut(bench, &mut stage, Mix::usual(), mutant, 1)
 }
 
 fn slow_power_cut(bench: &Bench, mutant: &str) -> Result<()> {
@@ -114,6 +119,12 @@ fn failed_sync(bench: &Bench, mutant: &str) -> Result<()> {
     let mut recipe = bench.recipe(mutant, SMALL_JOURNAL)?;
     recipe.env.push(env(mutant));
     eio::segments_only(bench, recipe, None, mutant)
+}
+
+fn amqp_kill(bench: &Bench, mutant: &str) -> Result<()> {
+    let mut recipe = bench.recipe(mutant, SMALL_JOURNAL)?;
+    recipe.env.push(env(mutant));
+    amqp::kills(bench, recipe, mutant, 4)
 }
 
 fn boundaries(bench: &Bench, mutant: &str) -> Result<()> {

@@ -52,7 +52,7 @@ impl Tally {
 
     /// Cuts the power now, ends the broker, and gives the power back.
     fn cut(&mut self, stage: &mut Stage, load: &Load, broker: &mut Broker, canary: &mut Canary) -> Result<()> {
-        least(&mut self.least_in_flight, load.in_flight());
+        least(&mut self.least_in_flight, load.catch_in_flight(PATIENCE));
         load.world.set_addr(None);
         stage.disk.cut_power()?;
         // Its next sync fails, and then it must end by itself. Where the cut is the whole fault it may also have nothing to sync.
@@ -73,18 +73,18 @@ impl Tally {
 
 pub fn cut(bench: &Bench) -> Result<()> {
     let mut stage = stage(bench, "power", SMALL_JOURNAL)?;
-    run_cut(bench, &mut stage, "power", 4 * bench.scale)
+    run_cut(bench, &mut stage, Mix::usual(), "power", 4 * bench.scale)
 }
 
 /// With syncs slowed down: a confirm that does not wait for its sync is nearly always ahead of it.
 pub fn run_slow_cut(bench: &Bench, stage: &mut Stage, name: &str, rounds: u64) -> Result<()> {
     let shim = Shim::attach(&mut stage.recipe)?;
     shim.arm(Fault::SyncPause, &[Class::Segment], 1, 30_000)?;
-    run_cut(bench, stage, name, rounds)
+    run_cut(bench, stage, Mix::usual(), name, rounds)
 }
 
-pub fn run_cut(bench: &Bench, stage: &mut Stage, name: &str, rounds: u64) -> Result<()> {
-    let mut load = Load::new(Mix::usual(), bench.run(), &stage.recipe.scratch.join("ledger"))?;
+pub fn run_cut(bench: &Bench, stage: &mut Stage, mix: Mix, name: &str, rounds: u64) -> Result<()> {
+    let mut load = Load::new(mix, bench.run(), &stage.recipe.scratch.join("ledger"))?;
     let mut figures = Figures::default();
     let mut tally = Tally::default();
     let watch = Watch::start(&stage.recipe.data);
