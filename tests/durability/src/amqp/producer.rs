@@ -37,7 +37,7 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(id: u16, how: How) -> Plan {
-        Plan { id, how, window: 50, rate: 300 }
+        Plan { id, how, window: 50, rate: 450 }
     }
 
     pub fn for_checker(&self) -> checker::Producer {
