@@ -12,6 +12,7 @@ use crate::mutants::{self, Mutant};
 use crate::queue::{Fill, Follow, Gone, Held, Leaving, Peek, Queue};
 use crate::route::{compute, syntax};
 use crate::routing::exchange::Key;
+use crate::routing::topic::words_of;
 use crate::spill::is_spilled;
 use crate::store::records::{Move, LEVEL};
 use crate::store::{kind, reason, settle_filled};
@@ -93,7 +94,11 @@ impl Shared {
         // A replaced key is spelled as the queue's owner spelled it.
         let separator = if moved.key_replaced { b'.' } else { head.separator };
         let headers = LazyHeaders::of(self, batch, head);
-        let by = |key: &[u8]| Arc::new(compute(&vhost, exchange.clone(), &Key::new(syntax(separator), key), &headers, None));
+        let by = |key: &[u8]| {
+            let words = words_of(syntax(separator), key);
+            let key = Key::read(syntax(separator), key, words.as_deref());
+            Arc::new(compute(&vhost, exchange.clone(), &key, &headers, None))
+        };
         let mut route = by(&moved.key);
         if !moved.key_replaced && !head.keys.is_empty() {
             // All the keys that it was published with, the hidden ones too.

@@ -7,6 +7,7 @@
 use crate::core::Shared;
 use crate::queue::Queue;
 use crate::routing::exchange::{by_name, Arguments, BindKey, Headers, Key, Router, Value};
+use crate::routing::topic::words_of;
 use crate::routing::{Pattern, Stamp, Syntax};
 use crate::vhost::{TopicTarget, Vhost};
 use broker_api::{Batch, ExchangeName, ExchangeSpec, Head, HeaderView, Refusal};
@@ -297,7 +298,8 @@ impl Vhost {
         match &source.table {
             Table::Names => return Err(Refusal::AccessRefused("operation not permitted on the default exchange".into())),
             Table::Topics => {
-                let pattern = topic_pattern(&binding.key)?;
+                let words = words_of(Syntax::Amqp, binding.key.as_bytes());
+                let pattern = topic_pattern(&binding.key, words.as_deref())?;
                 if bindings.by_source.contains(&binding) {
                     return Ok(None);
                 }
@@ -329,7 +331,9 @@ impl Vhost {
             Table::Names => {}
             Table::Topics => {
                 let other = bindings.between(binding.source, binding.to).any(|b| b.key == binding.key);
-                if let (Ok(pattern), false) = (topic_pattern(&binding.key), other) {
+                let words = words_of(Syntax::Amqp, binding.key.as_bytes());
+                let pattern = topic_pattern(&binding.key, words.as_deref()).ok().filter(|_| !other);
+                if let Some(pattern) = pattern {
                     self.topics.remove(&pattern, binding.to.number());
                     self.generations.bump(&pattern);
                 }
@@ -400,8 +404,8 @@ pub(crate) enum Found {
     Topic(TopicTarget),
 }
 
-fn topic_pattern(key: &str) -> Result<Pattern<'_>, Refusal> {
-    Pattern::parse(Syntax::Amqp, key.as_bytes()).map_err(|e| Refusal::Invalid { what: "binding key", why: e.to_string() })
+fn topic_pattern<'a>(key: &'a str, words: Option<&'a [u8]>) -> Result<Pattern<'a>, Refusal> {
+    Pattern::read(Syntax::Amqp, key.as_bytes(), words).map_err(|e| Refusal::Invalid { what: "binding key", why: e.to_string() })
 }
 
 impl Shared {

@@ -3,6 +3,7 @@
 use crate::exchange::{Dest, Exchange, Found, Mark};
 use crate::queue::Queue;
 use crate::routing::exchange::{Headers, Key};
+use crate::routing::topic::words_of;
 use crate::routing::{Name, Stamp, Syntax, TopicError};
 use crate::session::{SessionTarget, Share, Subscription};
 use crate::vhost::{TopicTarget, Vhost};
@@ -197,7 +198,9 @@ impl RouteCache {
         headers: &dyn Headers,
         publisher: Option<u64>,
     ) -> Result<Arc<Route>, TopicError> {
-        let name = Name::parse(syntax(separator), key)?;
+        let words = words_of(syntax(separator), key);
+        let name = Name::read(syntax(separator), key, words.as_deref())?;
+        let asked = || Key::read(syntax(separator), key, words.as_deref());
         // Taken before the look-up: a change that comes between makes this route stale at once.
         let stamp = vhost.generations.stamp_of(&name);
         if self.separator != separator {
@@ -205,11 +208,11 @@ impl RouteCache {
             self.routes.clear();
         }
         if let Some((known, route)) = self.routes.get(key) {
-            if *known == stamp && (route.via.is_empty() || route.is_fresh(vhost, &Key::new(syntax(separator), key))) {
+            if *known == stamp && (route.via.is_empty() || route.is_fresh(vhost, &asked())) {
                 return Ok(route.clone());
             }
         }
-        let route = Arc::new(compute_topic(vhost, &name, &Key::new(syntax(separator), key), headers, publisher));
+        let route = Arc::new(compute_topic(vhost, &name, &asked(), headers, publisher));
         if route.volatile {
             return Ok(route);
         }
@@ -239,7 +242,8 @@ impl RouteCache {
         headers: &dyn Headers,
         publisher: Option<u64>,
     ) -> Arc<Route> {
-        let key = Key::new(syntax(separator), text);
+        let words = words_of(syntax(separator), text);
+        let key = Key::read(syntax(separator), text, words.as_deref());
         self.scratch.clear();
         self.scratch.extend_from_slice(&exchange.id.to_le_bytes());
         self.scratch.push(separator);

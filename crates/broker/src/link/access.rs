@@ -7,6 +7,7 @@
 
 use super::Link;
 use crate::auth::{Operation, Principal};
+use broker_api::spelling::read_word;
 use broker_api::{Batch, Bind, Control, Declare, Destination, Head, Refusal, VhostName};
 
 const TOPICS: &str = "amq.topic";
@@ -123,7 +124,8 @@ fn filter_of(key: &str) -> Option<String> {
             word => levels.push(word),
         }
     }
-    Some(levels.join("/"))
+    let levels: Vec<_> = levels.into_iter().map(|level| read_word(level.as_bytes())).collect();
+    String::from_utf8(levels.join(&b'/')).ok()
 }
 
 /// The topic that a routing key is; `None`: a word has a slash in it, which no topic's level has.
@@ -131,7 +133,8 @@ fn topic_of(key: &[u8]) -> Option<Vec<u8>> {
     if key.contains(&b'/') {
         return None;
     }
-    Some(key.iter().map(|b| if *b == b'.' { b'/' } else { *b }).collect())
+    let levels: Vec<_> = key.split(|byte| *byte == b'.').map(read_word).collect();
+    Some(levels.join(&b'/'))
 }
 
 impl Link {
@@ -194,11 +197,18 @@ mod tests {
 
     #[test]
     fn a_binding_key_is_covered_by_its_filter() {
-        for (key, filter) in
-            [("a.b", Some("a/b")), ("a.*.c", Some("a/+/c")), ("#", Some("#")), ("a.#.b", Some("a/#")), ("a/b.c", None), ("+", None)]
-        {
+        for (key, filter) in [
+            ("a.b", Some("a/b")),
+            ("a.*.c", Some("a/+/c")),
+            ("#", Some("#")),
+            ("a.#.b", Some("a/#")),
+            ("a/b.c", None),
+            ("+", None),
+            ("a.b%2Ec.*", Some("a/b.c/+")),
+        ] {
             assert_eq!(filter_of(key).as_deref(), filter, "{key}");
         }
         assert_eq!((topic_of(b"a.b"), topic_of(b"a/b")), (Some(b"a/b".to_vec()), None));
+        assert_eq!(topic_of(b"a.b%2Ec"), Some(b"a/b.c".to_vec()));
     }
 }

@@ -8,7 +8,7 @@
 //!   MQTT        /             +        #   only as the last segment (MQTT 5.0, 4.7.1.2)
 //!   AMQP        .             *        #   anywhere, any number of times (AMQP 0-9-1, 3.1.3.3)
 //! ```
-//! What a dot in an MQTT segment looks like to AMQP is the protocols' business (`topic_map`), not decided here.
+//! A dot inside a segment is `%2E` in an AMQP key ([`broker_api::spelling`]); [`words_of`] takes such escapes out before a key is split.
 //!
 //! Names whose first segment starts with `$` are hidden from patterns that start with a wildcard (MQTT 5.0, 4.7.2; we apply it to
 //! AMQP's wildcards as well, because both languages read one topic space).
@@ -17,6 +17,7 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use ahash::RandomState;
+use broker_api::spelling::{has_escapes, read_word};
 use smallvec::SmallVec;
 
 /// Segments in a name or pattern, at most. An AMQP key has 255 bytes and so at most 256 words; Mosquitto stops at 200 levels.
@@ -43,6 +44,33 @@ fn fold_hash(so_far: u64, segment: u64) -> u64 {
 pub enum Syntax {
     Mqtt,
     Amqp,
+    /// AMQP without escapes: divided by zero bytes. Only what [`words_of`] makes.
+    Words,
+}
+
+/// A key or binding key of AMQP that has escapes, with its words as they are meant. `None` for all others, which say what they mean;
+/// and for one with a zero byte, which no topic has.
+#[inline]
+pub fn words_of(syntax: Syntax, text: &[u8]) -> Option<Vec<u8>> {
+    if syntax != Syntax::Amqp || !text.contains(&b'%') {
+        return None;
+    }
+    unescaped(text)
+}
+
+#[cold]
+fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
+    if text.contains(&0) || !has_escapes(text) {
+        return None;
+    }
+    let mut words = Vec::with_capacity(text.len());
+    for (position, word) in text.split(|byte| *byte == b'.').enumerate() {
+        if position > 0 {
+            words.push(0);
+        }
+        words.extend_from_slice(&read_word(word));
+    }
+    Some(words)
 }
 
 impl Syntax {
@@ -50,13 +78,14 @@ impl Syntax {
         match self {
             Syntax::Mqtt => b'/',
             Syntax::Amqp => b'.',
+            Syntax::Words => 0,
         }
     }
 
     fn one(self) -> &'static [u8] {
         match self {
             Syntax::Mqtt => b"+",
-            Syntax::Amqp => b"*",
+            Syntax::Amqp | Syntax::Words => b"*",
         }
     }
 
@@ -117,6 +146,11 @@ impl<'a> Name<'a> {
             return Err(TopicError::WildcardInName);
         }
         Self::from_segments(syntax.split(text)?)
+    }
+
+    /// With what [`words_of`] found in the text.
+    pub fn read(syntax: Syntax, text: &'a [u8], words: Option<&'a [u8]>) -> Result<Self, TopicError> {
+        words.map_or_else(|| Self::parse(syntax, text), |words| Self::parse(Syntax::Words, words))
     }
 
     pub fn mqtt(text: &'a [u8]) -> Result<Self, TopicError> {
@@ -196,6 +230,11 @@ impl<'a> Pattern<'a> {
             });
         }
         Ok(Pattern { pieces })
+    }
+
+    /// With what [`words_of`] found in the text.
+    pub fn read(syntax: Syntax, text: &'a [u8], words: Option<&'a [u8]>) -> Result<Self, TopicError> {
+        words.map_or_else(|| Self::parse(syntax, text), |words| Self::parse(Syntax::Words, words))
     }
 
     pub fn mqtt(text: &'a [u8]) -> Result<Self, TopicError> {

@@ -65,6 +65,51 @@ fn exchanges_lead_to_exchanges_and_a_circle_gives_one_copy() {
     assert_eq!(ready(&mut c, &rig, &["q"]), [2]);
 }
 
+/// A name and its two spellings: a dot inside a topic's level is `%2E` in a key, to topic exchanges and to those that compare text.
+#[test]
+fn topics_and_keys_meet_where_they_say_the_same() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    let queues = ["exact", "wild", "other", "topic", "direct", "exact2"];
+    for queue in queues {
+        c.queue(&rig, queue, durable());
+    }
+    c.bind(&rig, "amq.topic", "exact", "a.b%2Ec");
+    c.bind(&rig, "amq.topic", "wild", "*.b%2Ec");
+    c.bind(&rig, "amq.topic", "other", "a.b.c");
+    for (name, kind, key) in [("t", "topic", "#.b%2Ec"), ("d", "direct", "a.b%2Ec")] {
+        c.exchange(&rig, name, kind);
+        c.ok(&rig, Control::Bind(binding("amq.topic", Destination::Exchange(name.into()), "a.#", b"")));
+        c.bind(&rig, name, if kind == "topic" { "topic" } else { "direct" }, key);
+    }
+    let topic = |head: &mut Head, _: &mut Turn| (head.topic, head.separator) = (true, b'/');
+    for _ in 0..2 {
+        // The second time comes from the route cache.
+        c.publish_with(&rig, "", "a/b.c", "m", topic);
+        c.publish(&rig, "amq.topic", "a.b%2Ec", "m");
+    }
+    assert_eq!(ready(&mut c, &rig, &queues), [4, 4, 0, 4, 4, 0]);
+    c.publish_with(&rig, "", "a/b/c", "m", topic);
+    assert_eq!(ready(&mut c, &rig, &queues), [4, 4, 1, 4, 4, 0]);
+    // What only looks like it: a topic's percent sign is one, and a key has another for it.
+    c.publish_with(&rig, "", "a/b%2Ec", "m", topic);
+    assert_eq!(ready(&mut c, &rig, &queues), [4, 4, 1, 4, 4, 0]);
+    c.bind(&rig, "amq.topic", "exact2", "a.b%252Ec");
+    c.publish_with(&rig, "", "a/b%2Ec", "m", topic);
+    assert_eq!(ready(&mut c, &rig, &queues), [4, 4, 1, 4, 4, 1]);
+    // Unbound as it was bound, also after a restart.
+    drop(c);
+    let rig = rig.crash(Crash::PowerCut);
+    let mut c = rig.client();
+    c.publish_with(&rig, "", "a/b.c", "m", topic);
+    assert_eq!(ready(&mut c, &rig, &queues), [5, 5, 1, 5, 5, 1]);
+    for (source, queue, key) in [("amq.topic", "exact", "a.b%2Ec"), ("t", "topic", "#.b%2Ec")] {
+        c.ok(&rig, Control::Unbind(binding(source, Destination::Queue(queue.into()), key, b"")));
+    }
+    c.publish_with(&rig, "", "a/b.c", "m", topic);
+    assert_eq!(ready(&mut c, &rig, &queues), [5, 6, 1, 5, 6, 1]);
+}
+
 #[test]
 fn an_alternate_takes_what_the_exchange_does_not() {
     let rig = Rig::new();

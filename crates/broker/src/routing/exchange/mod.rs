@@ -18,6 +18,8 @@ pub use headers::{Arguments, Headers, HeadersExchange, NoHeaders, Value};
 pub use table::Binding;
 pub use topic::Topic;
 
+use broker_api::spelling::key_of_topic;
+
 use super::topic::{Name, Syntax, TopicError};
 
 /// What an exchange does. `D` is a handle to a queue or another exchange.
@@ -100,12 +102,20 @@ impl<'a> BindKey<'a> {
 pub struct Key<'a> {
     syntax: Syntax,
     text: &'a [u8],
+    words: Option<&'a [u8]>,
     name: OnceCell<Option<Name<'a>>>,
+    /// Of an MQTT topic.
+    spelled: OnceCell<Vec<u8>>,
 }
 
 impl<'a> Key<'a> {
     pub fn new(syntax: Syntax, text: &'a [u8]) -> Self {
-        Key { syntax, text, name: OnceCell::new() }
+        Key { syntax, text, words: None, name: OnceCell::new(), spelled: OnceCell::new() }
+    }
+
+    /// With what [`words_of`](crate::routing::topic::words_of) found in the text.
+    pub fn read(syntax: Syntax, text: &'a [u8], words: Option<&'a [u8]>) -> Self {
+        Key { words, ..Self::new(syntax, text) }
     }
 
     pub fn mqtt(text: &'a [u8]) -> Self {
@@ -116,14 +126,17 @@ impl<'a> Key<'a> {
         Self::new(Syntax::Amqp, text)
     }
 
-    /// The key as the publisher spelled it: what direct exchanges compare.
-    pub fn text(&self) -> &'a [u8] {
-        self.text
+    /// The key as text, which is what direct exchanges compare with binding keys: a topic is spelled as these are.
+    pub fn text(&self) -> &[u8] {
+        match self.syntax {
+            Syntax::Mqtt => self.spelled.get_or_init(|| key_of_topic(self.text)),
+            _ => self.text,
+        }
     }
 
     /// `None` if the text is no name (too many levels, say): topic exchanges route it nowhere.
     pub fn name(&self) -> Option<&Name<'a>> {
-        self.name.get_or_init(|| Name::parse(self.syntax, self.text).ok()).as_ref()
+        self.name.get_or_init(|| Name::read(self.syntax, self.text, self.words).ok()).as_ref()
     }
 }
 

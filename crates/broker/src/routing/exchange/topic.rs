@@ -2,7 +2,7 @@
 
 use super::table::Table;
 use super::{Arguments, BindError, BindKey, Binding, Bound, Headers, Key, Router};
-use crate::routing::topic::{Encoded, Pattern};
+use crate::routing::topic::{words_of, Encoded, Pattern};
 use crate::routing::trie::{Dollar, Trie};
 
 pub struct Topic<D> {
@@ -24,7 +24,8 @@ impl<D> Topic<D> {
 
 impl<D: Clone + Send + Sync> Router<D> for Topic<D> {
     fn bind(&self, key: BindKey<'_>, arguments: &Arguments, id: u64, destination: D) -> Result<Bound, BindError> {
-        let pattern = Pattern::parse(key.syntax, key.text)?;
+        let words = words_of(key.syntax, key.text);
+        let pattern = Pattern::read(key.syntax, key.text, words.as_deref())?;
         let route = Encoded::of_pattern(&pattern);
         Ok(self.table.bind(route.as_bytes(), key, arguments, id, destination, |destination| {
             self.routes.insert(&pattern, id, destination);
@@ -32,7 +33,8 @@ impl<D: Clone + Send + Sync> Router<D> for Topic<D> {
     }
 
     fn unbind(&self, key: BindKey<'_>, arguments: &Arguments, id: u64) -> bool {
-        let Ok(pattern) = Pattern::parse(key.syntax, key.text) else { return false };
+        let words = words_of(key.syntax, key.text);
+        let Ok(pattern) = Pattern::read(key.syntax, key.text, words.as_deref()) else { return false };
         let route = Encoded::of_pattern(&pattern);
         self.table.unbind(route.as_bytes(), key, arguments, id, || {
             self.routes.remove(&pattern, id);
@@ -41,7 +43,9 @@ impl<D: Clone + Send + Sync> Router<D> for Topic<D> {
 
     fn unbind_all(&self, id: u64) -> usize {
         self.table.unbind_all(id, |_, key| {
-            if let Ok(pattern) = Pattern::parse(key.syntax, key.text) {
+            let words = words_of(key.syntax, key.text);
+            let pattern = Pattern::read(key.syntax, key.text, words.as_deref());
+            if let Ok(pattern) = pattern {
                 self.routes.remove(&pattern, id);
             }
         })

@@ -11,6 +11,7 @@ use crate::routing::trie::{Dollar, Trie};
 pub(super) fn naive(syntax: Syntax, pattern: &str, name: &[&str], dollar: Dollar) -> bool {
     let (separator, one) = match syntax {
         Syntax::Mqtt => ('/', "+"),
+        Syntax::Words => unreachable!("made of Amqp"),
         Syntax::Amqp => ('.', "*"),
     };
     let pattern: Vec<&str> = if pattern.is_empty() { vec![] } else { pattern.split(separator).collect() };
