@@ -71,7 +71,7 @@ fn the_highest_priority_applies_then_the_first_name_and_the_kind_has_to_fit() {
     set(&rig, of(ApplyTo::Queues, 4, "b", 5));
     set(&rig, of(ApplyTo::Queues, 5, "a", 5));
     c.queue(&rig, "q", durable());
-    c.queue(&rig, "quorum q", QueueSpec { arguments: b"x-queue-type=quorum".to_vec(), format: LINES, ..durable() });
+    c.queue(&rig, "quorum q", QueueSpec { counts_attempts: true, ..durable() });
     assert_eq!((kept(&rig, &mut c, "q"), kept(&rig, &mut c, "quorum q")), (3, 2));
     assert!(clear(&rig, "classic") && !clear(&rig, "classic"));
     assert_eq!(kept(&rig, &mut c, "q"), 5);
@@ -173,8 +173,8 @@ fn the_delivery_limit_is_for_quorum_queues() {
     let rig = Rig::new();
     let mut c = rig.client();
     set(&rig, policy("p", "q", 0, &[("delivery-limit", number(1))]));
-    for (name, arguments, left) in [("classic q", "", 1), ("quorum q", "x-queue-type=quorum", 0)] {
-        let id = c.queue(&rig, name, QueueSpec { arguments: arguments.into(), format: LINES, ..durable() });
+    for (name, counts_attempts, left) in [("classic q", false, 1), ("quorum q", true, 0)] {
+        let id = c.queue(&rig, name, QueueSpec { counts_attempts, ..durable() });
         c.publish(&rig, "", name, "x");
         for _ in 0..2 {
             let (seq, ..) = c.take(&rig, name).expect("a message");
