@@ -185,6 +185,16 @@ impl<'a> Headers<'a> {
         self.lines.split(|byte| *byte == b'\n').map(trim_cr).filter(|line| !line.is_empty()).map(move |line| read(line, version))
     }
 
+    /// Names and values as they were sent, in their order: escaped as the version does it, but for the spaces that 1.0 does not count.
+    pub fn raw(&self) -> impl Iterator<Item = Result<(&'a [u8], &'a [u8]), DecodeError>> + 'a {
+        let version = self.version;
+        self.lines.split(|byte| *byte == b'\n').map(trim_cr).filter(|line| !line.is_empty()).map(move |line| cut(line, version))
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
     /// The first with this name: of repeated headers the first counts (1.2, "Repeated Header Entries").
     pub fn get(&self, name: &str) -> Result<Option<Cow<'a, [u8]>>, DecodeError> {
         for header in self.iter() {
@@ -198,6 +208,11 @@ impl<'a> Headers<'a> {
 }
 
 fn read(line: &[u8], version: Version) -> Result<Header<'_>, DecodeError> {
+    let (name, value) = cut(line, version)?;
+    Ok((unescape(name, version)?, unescape(value, version)?))
+}
+
+fn cut(line: &[u8], version: Version) -> Result<(&[u8], &[u8]), DecodeError> {
     let colon = memchr::memchr(b':', line).ok_or(DecodeError::NoColon)?;
     let (mut name, mut value) = (&line[..colon], &line[colon + 1..]);
     // 1.0 says nothing of spaces, and its clients write them; from 1.1 on they belong to the header.
@@ -207,7 +222,7 @@ fn read(line: &[u8], version: Version) -> Result<Header<'_>, DecodeError> {
     if name.is_empty() {
         return Err(DecodeError::NoName);
     }
-    Ok((unescape(name, version)?, unescape(value, version)?))
+    Ok((name, value))
 }
 
 #[cfg(test)]

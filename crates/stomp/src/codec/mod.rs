@@ -11,7 +11,7 @@ pub use error::DecodeError;
 pub use escape::{escape, unescape};
 pub use frame::{Command, Frame, Frames, Headers};
 pub use split::{Limits, Splitter, Whole};
-pub use write::FrameWriter;
+pub use write::{put_number, FrameWriter};
 
 /// Which version's rules hold. Before CONNECTED: those of 1.0, the only ones that every CONNECT obeys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -54,13 +54,21 @@ enum State {
 /// Finds whole frames; a torn tail is never looked at twice.
 #[derive(Clone, Debug)]
 pub struct Splitter {
+    /// Of the frame that is looked at.
     limits: Limits,
+    /// Of those behind it.
+    later: Limits,
     state: State,
 }
 
 impl Splitter {
     pub fn new(limits: Limits) -> Splitter {
-        Splitter { limits, state: State::Between }
+        Splitter::with_opening(limits, limits)
+    }
+
+    /// With limits of its own for the first frame, which comes from somebody who has not logged in.
+    pub fn with_opening(opening: Limits, later: Limits) -> Splitter {
+        Splitter { limits: opening, later, state: State::Between }
     }
 
     /// `input` begins with what was not whole the last time. On an error, `Whole` says what stands before it.
@@ -115,6 +123,7 @@ impl Splitter {
                         return Err(DecodeError::NoNul);
                     }
                     self.state = State::Between;
+                    self.limits = self.later;
                     return Ok(Step::Frame(end + 1));
                 }
                 State::Delimited { body, looked } => {
@@ -128,6 +137,7 @@ impl Splitter {
                         return Ok(Step::Torn { lacks: 0 });
                     }
                     self.state = State::Between;
+                    self.limits = self.later;
                     return Ok(Step::Frame(end + 1));
                 }
             }
@@ -217,6 +227,14 @@ mod tests {
             let (whole, found) = split(input);
             assert_eq!((whole.bytes, found), (4, Some(error)), "{:?}", String::from_utf8_lossy(input));
         }
+    }
+
+    #[test]
+    fn the_first_frame_has_limits_of_its_own() {
+        let later = Limits { command: 10, header: 20, headers: 2, body: 8 };
+        let splitter = || Splitter::with_opening(Limits { body: 2, ..later }, later);
+        assert_eq!(splitter().split(b"A\n\n12\0A\n\n12345678\0").0.bytes, 18);
+        assert_eq!(splitter().split(b"A\n\n123\0").1, Some(DecodeError::BodyTooLong(2)));
     }
 
     #[test]

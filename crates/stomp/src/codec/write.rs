@@ -27,18 +27,7 @@ impl<'a> FrameWriter<'a> {
     pub fn number(self, name: &str, value: u64) -> Self {
         self.out.extend_from_slice(name.as_bytes());
         self.out.push(b':');
-        let mut digits = [0; 20];
-        let mut at = digits.len();
-        let mut left = value;
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (left % 10) as u8;
-            left /= 10;
-            if left == 0 {
-                break;
-            }
-        }
-        self.out.extend_from_slice(&digits[at..]);
+        put_number(value, self.out);
         self.out.push(b'\n');
         self
     }
@@ -61,6 +50,21 @@ impl<'a> FrameWriter<'a> {
     pub fn end(self) {
         self.out.extend_from_slice(b"\n\0");
     }
+}
+
+pub fn put_number(value: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut left = value;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 #[cfg(test)]

@@ -1,0 +1,216 @@
+//! STOMP's words on one side, the core's on the other: where a message came from, and what a MESSAGE says of it beyond what its SEND said.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use broker_api::{Batch, Delivery, Head, HeaderView, Moved, Value, DELIVERY_COUNTED, HEAD_DURABLE};
+
+use crate::codec::{escape, Version};
+use crate::destination::{self, has_prefix, REPLY_QUEUE, TOPIC_EXCHANGE};
+use crate::headers::{lines, put_lines_for, FORMAT, PROPERTIES};
+
+/// How other protocols' headers are read, by format.
+pub type Views = Vec<(u8, Arc<dyn HeaderView>)>;
+
+pub(crate) const SEPARATOR: u8 = b'.';
+
+/// The value of a MESSAGE's `destination`.
+pub(crate) fn put_destination(batch: &Batch, head: &Head, delivery: &Delivery, version: Version, out: &mut Vec<u8>) {
+    let (exchange, key) = (delivery.exchange(batch), delivery.key(batch));
+    let exchange = if head.topic && exchange.is_empty() && delivery.moved().is_none() { TOPIC_EXCHANGE.as_bytes() } else { exchange };
+    let key = match head.separator == SEPARATOR || delivery.moved().is_some_and(|moved| moved.key_replaced) {
+        true => Cow::Borrowed(key),
+        false => Cow::Owned(foreign_key(key, head.separator)),
+    };
+    destination::put(exchange, &key, version != Version::V10, out);
+}
+
+/// Segments keep their borders; a dot inside one is escaped.
+fn foreign_key(key: &[u8], separator: u8) -> Vec<u8> {
+    let mut out = Vec::with_capacity(key.len());
+    for &byte in key {
+        match byte {
+            byte if byte == separator => out.push(SEPARATOR),
+            SEPARATOR => out.extend_from_slice(b"%2E"),
+            byte => out.push(byte),
+        }
+    }
+    out
+}
+
+/// The lines of a MESSAGE that come from its publisher, or from what became of it.
+pub(crate) fn put_headers(batch: &Batch, head: &Head, delivery: &Delivery, now_ms: u64, version: Version, views: &Views, out: &mut Vec<u8>) {
+    let origin = batch.bytes(head.origin);
+    let untouched = delivery.moved().is_none() && delivery.flags & DELIVERY_COUNTED == 0;
+    if head.format == FORMAT && untouched {
+        match version == Version::V12 || memchr::memchr(b'\\', origin).is_none() {
+            true => out.extend_from_slice(origin),
+            false => put_lines_for(origin, version, out),
+        }
+        return;
+    }
+    let mut all = Vec::new();
+    if head.format == FORMAT {
+        let counted = delivery.flags & DELIVERY_COUNTED != 0;
+        for (name, value) in lines(origin) {
+            // Or it would seem to expire again where it now is; and what we say of its history nobody else says.
+            let dropped = delivery.moved().is_some() && (name == b"expiration" || is_death(name));
+            if !dropped && !(counted && name == b"x-delivery-count") {
+                all.extend_from_slice(name);
+                all.push(b':');
+                all.extend_from_slice(value);
+                all.push(b'\n');
+            }
+        }
+    } else {
+        put_foreign(head, origin, delivery, now_ms, views, &mut all);
+    }
+    if let Some(moved) = delivery.moved() {
+        put_deaths(moved, &mut all);
+    }
+    if delivery.flags & DELIVERY_COUNTED != 0 {
+        put(b"x-delivery-count", delivery.attempts.to_string().as_bytes(), &mut all);
+    }
+    put_lines_for(&all, version, out);
+}
+
+fn put(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    escape(name, Version::V12, out);
+    out.push(b':');
+    escape(value, Version::V12, out);
+    out.push(b'\n');
+}
+
+fn is_death(name: &[u8]) -> bool {
+    name == b"x-death" || name.starts_with(b"x-first-death-") || name.starts_with(b"x-last-death-")
+}
+
+/// What headers of text can say of a message's deaths; the list of all has no spelling here.
+fn put_deaths(moved: &Moved, out: &mut Vec<u8>) {
+    let (queue, reason, exchange) = &moved.first;
+    put(b"x-first-death-exchange", exchange.as_bytes(), out);
+    put(b"x-first-death-queue", queue.as_bytes(), out);
+    put(b"x-first-death-reason", reason.as_str().as_bytes(), out);
+    if let Some(last) = moved.deaths.first() {
+        put(b"x-last-death-exchange", last.exchange.as_bytes(), out);
+        put(b"x-last-death-queue", last.queue.as_bytes(), out);
+        put(b"x-last-death-reason", last.reason.as_str().as_bytes(), out);
+    }
+}
+
+/// Headers of a message that another protocol published. Names that a MESSAGE uses itself are not taken from there.
+fn put_foreign(head: &Head, origin: &[u8], delivery: &Delivery, now_ms: u64, views: &Views, out: &mut Vec<u8>) {
+    if head.has(HEAD_DURABLE) {
+        put(b"persistent", b"true", out);
+    }
+    if head.expires_ms != 0 && delivery.moved().is_none() {
+        put(b"expiration", head.expires_ms.saturating_sub(now_ms).to_string().as_bytes(), out);
+    }
+    let Some((_, view)) = views.iter().find(|(format, _)| *format == head.format) else { return };
+    for (theirs, ours) in PROPERTIES {
+        if matches!(ours, "persistent" | "expiration") {
+            continue;
+        }
+        match view.property(origin, theirs.as_bytes()).and_then(text) {
+            Some(address) if ours == "reply-to" => put(ours.as_bytes(), &reply_to(&address), out),
+            Some(text) => put(ours.as_bytes(), &text, out),
+            None => {}
+        }
+    }
+    view.headers(origin, &mut |name, value| {
+        let ours = matches!(name, b"destination" | b"subscription" | b"message-id" | b"ack" | b"redelivered" | b"content-length")
+            || PROPERTIES.iter().any(|(_, ours)| ours.as_bytes() == name)
+            || delivery.moved().is_some() && is_death(name);
+        if let (false, Some(text)) = (ours, text(value)) {
+            put(name, &text, out);
+        }
+    });
+}
+
+/// A reply address as STOMP clients can send to it: the bare name of a queue gets the prefix of one that is there already.
+pub(crate) fn reply_to(address: &[u8]) -> Vec<u8> {
+    match has_prefix(address) {
+        true => address.to_vec(),
+        false => [REPLY_QUEUE.as_bytes(), address].concat(),
+    }
+}
+
+/// Of what has a spelling as text.
+fn text(value: Value<'_>) -> Option<Cow<'_, [u8]>> {
+    Some(match value {
+        Value::Bytes(text) => text,
+        Value::Int(number) => number.to_string().into_bytes().into(),
+        Value::Uint(number) | Value::Timestamp(number) => number.to_string().into_bytes().into(),
+        Value::Bool(value) => value.to_string().into_bytes().into(),
+        Value::Float(number) => number.to_string().into_bytes().into(),
+        Value::Void | Value::Encoded(_) => return None,
+    })
+}
+
+/// The `expiration` of a message in milliseconds, with the reasons for which RabbitMQ refuses one.
+pub(crate) fn expiration(text: &[u8]) -> Result<u64, String> {
+    let shown = String::from_utf8_lossy(text).into_owned();
+    let sign = usize::from(matches!(text.first(), Some(b'-' | b'+')));
+    let digits = text[sign..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let why = if digits == 0 {
+        "no_integer".to_owned()
+    } else if sign + digits < text.len() {
+        format!("{{leftover_string,\"{}\"}}", String::from_utf8_lossy(&text[sign + digits..]))
+    } else {
+        match shown.parse::<i128>().unwrap_or(i128::MAX) {
+            number if number < 0 => format!("{{value_negative,{number}}}"),
+            number if number > crate::arguments::EXPIRY_MS_MAX.into() => format!("{{value_too_large,{}}}", shown.trim_start_matches('+')),
+            number => return Ok(number as u64),
+        }
+    };
+    Err(format!("invalid expiration '{shown}': {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use broker_api::{Death, DeathReason, Seq, Side, Span};
+
+    #[test]
+    fn expirations_are_read_as_rabbitmq_reads_them() {
+        let refused = |text: &str| expiration(text.as_bytes()).unwrap_err();
+        assert_eq!((expiration(b"60000"), expiration(b"0"), expiration(b"+5")), (Ok(60_000), Ok(0), Ok(5)));
+        assert_eq!(refused("x"), "invalid expiration 'x': no_integer");
+        assert_eq!(refused("10x"), "invalid expiration '10x': {leftover_string,\"x\"}");
+        assert_eq!(refused("-1"), "invalid expiration '-1': {value_negative,-1}");
+        assert_eq!(refused("315360000001"), "invalid expiration '315360000001': {value_too_large,315360000001}");
+    }
+
+    #[test]
+    fn a_dead_lettered_message_tells_its_story_and_nobody_elses() {
+        let origin = b"expiration:1\nx-first-death-queue:forged\nmine:kept\n";
+        let head = Head { origin: Span::block(0, origin.len()), format: FORMAT, separator: b'.', ..Head::default() };
+        let batch = Batch { block: origin.to_vec().into(), heads: vec![head], ..Batch::default() };
+        let death = Death {
+            queue: "q".into(),
+            reason: DeathReason::Expired,
+            count: 1,
+            time_ms: 1,
+            exchange: "".into(),
+            key: b"q".as_slice().into(),
+            expiration_ms: Some(1),
+        };
+        let first = ("q".into(), DeathReason::Expired, "".into());
+        let moved = Moved { exchange: "dlx".into(), key: b"k".as_slice().into(), key_replaced: false, deaths: vec![death], first };
+        let side = Side { subscriptions: Vec::new(), moved: Some(Box::new(moved)) };
+        let delivery = Delivery { seq: Seq(1), index: 0, side: Some(Arc::new(side)), attempts: 0, level: 1, flags: 0 };
+        let mut out = Vec::new();
+        put_destination(&batch, &head, &delivery, Version::V12, &mut out);
+        out.push(b'\n');
+        put_headers(&batch, &head, &delivery, 0, Version::V12, &Views::new(), &mut out);
+        let expected = "/exchange/dlx/k\nmine:kept\nx-first-death-exchange:\nx-first-death-queue:q\nx-first-death-reason:expired\n\
+                        x-last-death-exchange:\nx-last-death-queue:q\nx-last-death-reason:expired\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn keys_of_other_protocols_keep_their_segments() {
+        assert_eq!(foreign_key(b"a/b.c/d", b'/'), b"a.b%2Ec.d");
+        assert_eq!((reply_to(b"q"), reply_to(b"/queue/q")), (b"/reply-queue/q".to_vec(), b"/queue/q".to_vec()));
+    }
+}

@@ -1,0 +1,135 @@
+//! CONNECT: which version, who, where, and how often each side gives a sign of life.
+
+use std::time::Duration;
+
+use broker_api::{Close, Context, Control, Login, LoginStep, Refusal, Reply, VhostName};
+use tracing::debug;
+
+use super::{made_up_name, malformed, Asked, Handled, Phase, Session, Step, OWNER};
+use crate::codec::{Command, Frame, FrameWriter, Version};
+use crate::error::{of_refusal, Fault};
+
+/// RabbitMQ counts in seconds.
+const BEAT_MS_MIN: u32 = 1000;
+
+/// Who is at the other end.
+pub(super) struct Peer {
+    loopback: bool,
+    pub(super) user: Box<str>,
+    pub(super) vhost: Box<str>,
+}
+
+impl Peer {
+    pub(super) fn new(context: &Context) -> Peer {
+        Peer { loopback: context.peer.is_loopback(), user: Box::default(), vhost: "/".into() }
+    }
+}
+
+/// Signs of life: how often we send one at least, and how often one is expected. `None`: not at all.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Beats {
+    pub(super) sent: Option<Duration>,
+    pub(super) expected: Option<Duration>,
+}
+
+impl Beats {
+    /// From `cx,cy`: what the client can send, and what it would like to get. We take both as they are, down to a second.
+    fn of(header: &str) -> Option<Beats> {
+        let (sends, wants) = header.split_once(',')?;
+        let interval = |text: &str| match text.trim().parse::<u32>().ok()? {
+            0 => Some(None),
+            ms => Some(Some(Duration::from_millis(ms.max(BEAT_MS_MIN).into()))),
+        };
+        Some(Beats { sent: interval(wants)?, expected: interval(sends)? })
+    }
+
+    fn header(&self) -> String {
+        let ms = |interval: Option<Duration>| interval.map_or(0, |interval| interval.as_millis());
+        format!("{},{}", ms(self.sent), ms(self.expected))
+    }
+}
+
+impl Session {
+    pub(super) fn connect(&mut self, frame: &Frame<'_>, step: &mut Step<'_>) -> Handled {
+        let text = |name: &str| -> Handled<Option<String>> {
+            let value = frame.headers.get(name).map_err(malformed)?;
+            Ok(value.map(|value| String::from_utf8_lossy(&value).into_owned()))
+        };
+        let accepted = text("accept-version")?;
+        let Some(version) = Version::negotiate(accepted.as_deref()) else {
+            return Err(Fault::new("Version mismatch", "Supported versions are 1.0,1.1,1.2\n"));
+        };
+        if let Some(header) = text("heart-beat")? {
+            self.beats = Beats::of(&header).ok_or_else(|| Fault::processing(format!("heart-beat is not two numbers: '{header}'")))?;
+        }
+        self.version = version;
+        let host = text("host")?;
+        if let Some(host) = &host {
+            self.peer.vhost = host.as_str().into();
+        }
+        let login = match text("login")? {
+            None => LoginStep::Anonymous,
+            // RabbitMQ's loopback_users: everybody knows this password.
+            Some(user) if user == "guest" && !self.peer.loopback => return Err(Fault::new("Bad CONNECT", "non-loopback access denied")),
+            Some(user) => {
+                self.peer.user = user.as_str().into();
+                let password = frame.headers.get("passcode").map_err(malformed)?.unwrap_or_default().into_owned();
+                LoginStep::Password { user, password }
+            }
+        };
+        let vhost = host.as_deref().map(VhostName::new);
+        self.command(Control::Login(Login { vhost, step: login }), Asked::Login, step);
+        self.phase = Phase::Login;
+        Ok(())
+    }
+
+    pub(super) fn login_answered(&mut self, result: Result<Reply, Refusal>, step: &mut Step<'_>) -> Result<(), Close> {
+        let fault = match result {
+            Ok(Reply::LoggedIn { principal, .. }) => {
+                self.peer.user = principal.user.as_str().into();
+                self.command(Control::Owner { owner: OWNER, fail_stop: true }, Asked::Owner, step);
+                return Ok(());
+            }
+            Ok(_) | Err(Refusal::LoginRefused | Refusal::BadMechanism) => {
+                Fault::new("Bad CONNECT", format!("Access refused for user '{}'\n", self.peer.user))
+            }
+            Err(Refusal::AccessRefused(_)) => Fault::new("Bad CONNECT", format!("Virtual host '{}' access denied", self.peer.vhost)),
+            Err(refusal) => of_refusal(&refusal, &self.peer.vhost),
+        };
+        debug!(user = %self.peer.user, detail = %fault.detail, "login refused");
+        Err(self.say_error(&fault, None, step))
+    }
+
+    pub(super) fn connected(&mut self, step: &mut Step<'_>) {
+        self.session_id = made_up_name("session").into();
+        let config = &self.stomp.config;
+        let out = step.out.buffer();
+        FrameWriter::new(Command::Connected, self.version, out)
+            .header("server", format!("{}/{}", config.product, config.version))
+            .header("session", self.session_id.as_bytes())
+            .header("heart-beat", self.beats.header())
+            .header("version", self.version.text())
+            .end();
+        out.push(b'\n');
+        self.heard_at = step.now;
+        self.sent_at = step.now;
+        self.phase = Phase::Running;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heart_beats_are_two_numbers() {
+        let header = |text: &str| Beats::of(text).map(|beats| beats.header());
+        assert_eq!(header("0,0").as_deref(), Some("0,0"));
+        // Ours first.
+        assert_eq!(header("1500,500").as_deref(), Some("1000,1500"));
+        assert_eq!(header("0, 2000").as_deref(), Some("2000,0"));
+        for wrong in ["", "1", "a,b", "1,2,3", "-1,5"] {
+            assert_eq!(header(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! SUBSCRIBE and UNSUBSCRIBE: which queue a destination stands for, made and bound where need be, and the consumer on it.
+
+use base64::Engine;
+use broker_api::{Bind, Consume, ConsumerIx, Control, Destination as Core, ExchangeName, Mode, QueueName, QueueSpec};
+use md5::{Digest, Md5};
+
+use super::send::{destination_text, missing, number};
+use super::settle::{Unacked, ID_SEPARATOR};
+use super::{made_up_name, malformed, Asked, Handled, Session, Step, OWNER};
+use crate::arguments::{queue_spec, Kind};
+use crate::codec::{escape, Command, Frame, FrameWriter, Version};
+use crate::destination::{Destination, TEMP_QUEUE};
+use crate::error::Fault;
+use crate::headers::FORMAT;
+
+pub(super) struct Subscription {
+    /// `T_id`, or `Q_destination` where the client gave no id.
+    pub(super) tag: Box<[u8]>,
+    /// For error texts.
+    queue: QueueName,
+    /// Of a topic: deleting the queue goes with ending it for good.
+    topic: bool,
+    /// The `subscription` line of its messages; empty without an id.
+    pub(super) line: Box<[u8]>,
+    /// What its messages' ids begin with, as a header's value.
+    pub(super) id: Box<[u8]>,
+    /// Settled as they leave.
+    pub(super) auto: bool,
+    pub(super) cumulative: bool,
+    pub(super) limited: bool,
+    pub(super) owed: u32,
+    pub(super) unacked: Unacked,
+    /// The client wants no more; what it has may still be settled.
+    pub(super) ended: bool,
+}
+
+/// What a SUBSCRIBE says of the way its messages are settled.
+#[derive(Clone, Copy)]
+struct AckMode {
+    auto: bool,
+    cumulative: bool,
+    prefetch: u32,
+}
+
+impl Session {
+    pub(super) fn subscribe(&mut self, frame: &Frame<'_>, step: &mut Step<'_>) -> Handled {
+        let get = |name: &str| frame.headers.get(name).map_err(malformed);
+        let durable = is_durable(frame)?;
+        let id = get("id")?;
+        if durable && id.is_none() {
+            return Err(Fault::new("Missing Header", "Header 'id' is required for durable subscriptions"));
+        }
+        let Some(header) = get("destination")? else { return Err(missing("SUBSCRIBE")) };
+        let text = destination_text(&header)?;
+        let destination = Destination::parse(text).map_err(|bad| bad.fault())?;
+        let Some((exchange, key)) = destination.routing() else {
+            return Err(Fault::new("Invalid destination", format!("'{text}' is not a valid destination for 'SUBSCRIBE'\n")));
+        };
+        if id.as_deref().is_some_and(|id| id.starts_with(TEMP_QUEUE.as_bytes())) {
+            return Err(Fault::processing(format!("SUBSCRIBE 'id' may not start with {TEMP_QUEUE}")));
+        }
+        let tag = tag_of(id.as_deref(), &header);
+        if self.by_tag.contains_key(&tag) {
+            let tag = String::from_utf8_lossy(&tag);
+            let detail = format!("A subscription identified by '{tag}' already exists.");
+            return Err(Fault::new("Duplicated subscription identifier", detail));
+        }
+        let mode = ack_mode(frame)?;
+        // RabbitMQ overlooks a priority that is no number.
+        let priority = get("x-priority")?.and_then(|text| number(&text)).unwrap_or(0);
+        self.check_room()?;
+        let queue = match &destination {
+            Destination::Queue(name) => self.declare(name, &frame.headers, true, step)?,
+            Destination::AmqQueue(name) | Destination::ReplyQueue(name) => QueueName::new(name),
+            _ => {
+                let name = match (get("x-queue-name")?, id.as_deref()) {
+                    (Some(name), _) => destination_text(&name)?.to_owned(),
+                    (None, Some(id)) if durable => durable_name(key.as_bytes(), id),
+                    _ => made_up_name("stomp-subscription"),
+                };
+                let queue = QueueName::new(&name);
+                let spec = queue_spec(&name, &self.peer.vhost, Kind::Subscription, &frame.headers, true)?;
+                self.declare_as(&queue, spec, step);
+                self.bind(&queue, exchange, key, step);
+                queue
+            }
+        };
+        let topic = matches!(destination, Destination::Topic(_));
+        self.consume(tag, id.as_deref(), queue, topic, mode, priority, step);
+        Ok(())
+    }
+
+    fn check_room(&self) -> Handled {
+        let most = self.stomp.config.max_subscriptions;
+        if self.subscriptions.len() >= most {
+            return Err(Fault::new("Subscription limit exceeded", format!("Too many subscriptions of one connection (limit {most})\n")));
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, queue: &QueueName, exchange: &str, key: &str, step: &mut Step<'_>) {
+        let bind = Bind {
+            owner: OWNER,
+            source: ExchangeName::new(exchange),
+            destination: Core::Queue(queue.clone()),
+            key: key.into(),
+            arguments: Vec::new(),
+            format: FORMAT,
+        };
+        self.command(Control::Bind(bind), Asked::Silent, step);
+    }
+
+    /// The queue behind `/temp-queue/ID`, and the subscription to it that nobody had to ask for.
+    pub(super) fn subscribe_to_replies(&mut self, id: &str, queue: &QueueName, step: &mut Step<'_>) -> Handled {
+        self.check_room()?;
+        let spec = QueueSpec { exclusive: true, auto_delete: true, format: FORMAT, ..QueueSpec::default() };
+        self.declare_as(queue, spec, step);
+        let id = format!("{TEMP_QUEUE}{id}");
+        let mode = AckMode { auto: true, cumulative: false, prefetch: 0 };
+        self.consume(tag_of(Some(id.as_bytes()), b""), Some(id.as_bytes()), queue.clone(), false, mode, 0, step);
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each is a different thing that a SUBSCRIBE says")]
+    fn consume(&mut self, tag: Box<[u8]>, id: Option<&[u8]>, queue: QueueName, topic: bool, mode: AckMode, priority: i32, step: &mut Step<'_>) {
+        self.numbers.consumer += 1;
+        let ix = self.numbers.consumer;
+        let limited = mode.prefetch != 0 && !mode.auto;
+        let control = Control::Consume(Consume {
+            consumer: ConsumerIx(ix),
+            owner: OWNER,
+            group: None,
+            queue: queue.clone(),
+            credit: if limited { mode.prefetch } else { u32::MAX },
+            mode: if mode.auto { Mode::Settled } else { Mode::Lease },
+            exclusive: false,
+            priority,
+        });
+        self.command(control, Asked::Silent, step);
+        let subscription = Subscription {
+            line: self.line(id),
+            id: self.id_prefix(&tag),
+            tag: tag.clone(),
+            queue,
+            topic,
+            auto: mode.auto,
+            cumulative: mode.cumulative,
+            limited,
+            owed: 0,
+            unacked: Unacked::default(),
+            ended: false,
+        };
+        self.by_tag.insert(tag, ix);
+        self.subscriptions.insert(ix, subscription);
+    }
+
+    fn line(&self, id: Option<&[u8]>) -> Box<[u8]> {
+        let mut line = Vec::new();
+        if let Some(id) = id {
+            line.extend_from_slice(b"subscription:");
+            escape(id, self.version, &mut line);
+            line.push(b'\n');
+        }
+        line.into()
+    }
+
+    fn id_prefix(&self, tag: &[u8]) -> Box<[u8]> {
+        let mut id = Vec::new();
+        escape(&[tag, ID_SEPARATOR, self.session_id.as_bytes(), ID_SEPARATOR].concat(), self.version, &mut id);
+        id.into()
+    }
+
+    pub(super) fn unsubscribe(&mut self, frame: &Frame<'_>, step: &mut Step<'_>) -> Handled {
+        let get = |name: &str| frame.headers.get(name).map_err(malformed);
+        let durable = is_durable(frame)?;
+        let (id, destination) = (get("id")?, get("destination")?);
+        if durable && id.is_none() {
+            return Err(Fault::new("Missing Header", "Header 'id' is required for durable subscriptions"));
+        }
+        let shown = match (&id, &destination) {
+            (Some(id), _) if id.starts_with(TEMP_QUEUE.as_bytes()) => {
+                return Err(Fault::new("Invalid id", format!("UNSUBSCRIBE 'id' may not start with {TEMP_QUEUE}\n")));
+            }
+            (Some(id), _) => format!("id='{}'", String::from_utf8_lossy(id)),
+            (None, Some(destination)) => format!("destination='{}'", String::from_utf8_lossy(destination)),
+            (None, None) => {
+                return Err(Fault::new("Missing destination or id", "UNSUBSCRIBE must include a 'destination' or 'id' header"));
+            }
+        };
+        let tag = tag_of(id.as_deref(), destination.as_deref().unwrap_or_default());
+        let Some(ix) = self.by_tag.remove(&tag) else {
+            let detail = format!("UNSUBSCRIBE must refer to an existing subscription.\nSubscription to \"{shown}\" not found.\n");
+            return Err(Fault::new("No subscription found", detail));
+        };
+        self.command(Control::Cancel { consumer: ConsumerIx(ix) }, Asked::Cancel(ix), step);
+        let Some(found) = self.subscriptions.get_mut(&ix) else { return Ok(()) };
+        found.ended = true;
+        if found.topic && durable {
+            let name = found.queue.clone();
+            let delete = Control::DeleteQueue { owner: OWNER, name, if_unused: false, if_empty: false };
+            self.command(delete, Asked::Silent, step);
+        }
+        Ok(())
+    }
+
+    /// Forgets a subscription that was ended and whose deliveries are all settled.
+    pub(super) fn forget_if_idle(&mut self, ix: u32) {
+        let held = |session: &Session| session.transactions.values().any(|tx| tx.settled.iter().any(|(of, _)| *of == ix));
+        if self.subscriptions.get(&ix).is_some_and(|found| found.ended && found.unacked.is_empty()) && !held(self) {
+            self.subscriptions.remove(&ix);
+        }
+    }
+
+    /// The queue was deleted. The client is told, and may go on with its other subscriptions, as with RabbitMQ; the specification would have
+    /// the connection end.
+    pub(super) fn subscription_ended(&mut self, ix: u32, step: &mut Step<'_>) {
+        let Some(found) = self.subscriptions.remove(&ix) else { return };
+        if found.ended {
+            return;
+        }
+        self.by_tag.remove(&found.tag);
+        self.replies.retain(|_, queue| *queue != found.queue);
+        self.declared.remove(&found.queue);
+        let (kind, name) = found.tag.split_at(2.min(found.tag.len()));
+        let word = if kind == b"T_" { "id" } else { "destination" };
+        let shown = String::from_utf8_lossy(name);
+        let detail = format!("The server has canceled a subscription.\nNo more messages will be delivered for \"{word}='{shown}'\".\n");
+        FrameWriter::new(Command::Error, self.version, step.out.buffer())
+            .header("message", "Server cancelled subscription")
+            .header("content-type", "text/plain")
+            .header("version", "1.0,1.1,1.2")
+            .header("subscription", name)
+            .body(detail.as_bytes());
+        step.out.buffer().push(b'\n');
+    }
+}
+
+fn is_durable(frame: &Frame<'_>) -> Handled<bool> {
+    let is_true = |name: &str| -> Handled<bool> { Ok(frame.headers.get(name).map_err(malformed)?.as_deref() == Some(b"true")) };
+    Ok(is_true("durable")? || is_true("persistent")?)
+}
+
+fn tag_of(id: Option<&[u8]>, destination: &[u8]) -> Box<[u8]> {
+    match id {
+        Some(id) => [b"T_", id].concat().into(),
+        None => [b"Q_", destination].concat().into(),
+    }
+}
+
+fn ack_mode(frame: &Frame<'_>) -> Handled<AckMode> {
+    let get = |name: &str| frame.headers.get(name).map_err(malformed);
+    let prefetch = match get("prefetch-count")? {
+        None => 0,
+        Some(text) => number(&text).ok_or_else(|| Fault::processing("prefetch-count is no number"))?,
+    };
+    let (auto, cumulative) = match get("ack")?.as_deref() {
+        None | Some(b"auto") => (true, false),
+        Some(b"client") => (false, true),
+        Some(b"client-individual") => (false, false),
+        Some(other) => {
+            let other = String::from_utf8_lossy(other);
+            return Err(Fault::processing(format!("ack is none of auto, client, client-individual: '{other}'")));
+        }
+    };
+    Ok(AckMode { auto, cumulative, prefetch })
+}
+
+/// The queue of a durable subscription, as RabbitMQ calls it, so that one that was made there is found: a digest of Erlang's encoding of
+/// `{Key, Id}`, two strings.
+fn durable_name(key: &[u8], id: &[u8]) -> String {
+    let mut term = vec![131, 104, 2];
+    for text in [key, id] {
+        match (text.len(), u16::try_from(text.len())) {
+            (0, _) => term.push(106),
+            (_, Ok(len)) => {
+                term.push(107);
+                term.extend_from_slice(&len.to_be_bytes());
+                term.extend_from_slice(text);
+            }
+            // Longer than Erlang calls a string, and than RabbitMQ could name: whatever is the same each time.
+            (_, Err(_)) => term.extend_from_slice(text),
+        }
+    }
+    let name = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(Md5::digest(&term));
+    format!("stomp-subscription-{name}")
+}
+
+/// Versions differ in what they call the header that names a delivery.
+pub(super) fn says_ack(version: Version, auto: bool) -> bool {
+    version == Version::V12 && !auto
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen in RabbitMQ 3.10.8.
+    #[test]
+    fn durable_subscriptions_have_the_names_that_rabbitmq_gives_them() {
+        assert_eq!(durable_name(b"durk", b"d1"), "stomp-subscription-zKOawmp1upInqY9JCqnD1A");
+    }
+}

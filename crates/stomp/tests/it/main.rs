@@ -1,0 +1,6 @@
+//! Sessions with a real core behind them.
+
+mod bounds;
+mod codec;
+mod rig;
+mod transcripts;
