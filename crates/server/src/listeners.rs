@@ -6,13 +6,15 @@ use gateway::{bind, Bound, ListenUrl};
 use tracing::debug;
 
 /// Schemes that other work will add. Known ones get a better answer than unknown ones.
-const LATER: [&str; 12] = ["mqtts", "amqps", "stomp", "stomps", "ws", "wss", "http", "https", "any", "anys", "openwire", "tcp"];
+const LATER: [&str; 11] = ["mqtts", "amqps", "stomps", "ws", "wss", "http", "https", "any", "anys", "openwire", "tcp"];
 
 pub fn check_scheme(url: &ListenUrl) -> Result<()> {
     match url.scheme.as_str() {
-        "mqtt" | "amqp" | "unix" => Ok(()),
-        later if LATER.contains(&later) => bail!("{url}: {later}:// is not yet supported; right would be mqtt://, amqp:// or unix:"),
-        other => bail!("{url}: '{other}' is no scheme that this program knows; right would be mqtt://, amqp:// or unix:"),
+        "mqtt" | "amqp" | "stomp" | "unix" => Ok(()),
+        later if LATER.contains(&later) => {
+            bail!("{url}: {later}:// is not yet supported; right would be mqtt://, amqp://, stomp:// or unix:")
+        }
+        other => bail!("{url}: '{other}' is no scheme that this program knows; right would be mqtt://, amqp://, stomp:// or unix:"),
     }
 }
 

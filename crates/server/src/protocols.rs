@@ -20,7 +20,8 @@ pub fn all(settings: &Settings) -> Result<List> {
     config.check().context("in [mqtt]")?;
     let mqtt = mqtt::Mqtt::among(config, header_views());
     let amqp: Arc<dyn Protocol> = amqp091::Amqp::new(amqp091::Config::default(), header_views());
-    Ok(List { speakers: vec![("mqtt", mqtt.clone()), ("unix", mqtt.clone()), ("amqp", amqp)], mqtt })
+    let stomp: Arc<dyn Protocol> = stomp::Stomp::new(stomp::Config::default(), header_views());
+    Ok(List { speakers: vec![("mqtt", mqtt.clone()), ("unix", mqtt.clone()), ("amqp", amqp), ("stomp", stomp)], mqtt })
 }
 
 /// How each protocol's messages are read by exchanges and by the other protocols.
@@ -29,6 +30,7 @@ pub fn header_views() -> Views {
         (mqtt::FORMAT_V3, Arc::new(mqtt::Headers)),
         (mqtt::FORMAT_V5, Arc::new(mqtt::Headers)),
         (amqp091::FORMAT, Arc::new(amqp091::Headers)),
+        (stomp::FORMAT, Arc::new(stomp::Headers)),
     ]
 }
 

@@ -2,12 +2,11 @@
 //!
 //! To the core a queue's arguments are lines `name:Ivalue` or `name:Svalue` (a number, a text), sorted by name.
 
-use broker_api::{HeaderView, Inequivalent, QueueSpec, Value};
+use broker_api::{view_of, HeaderView, Inequivalent, QueueSpec, Value, Views};
 
 use crate::codec::{self, escape, unescape, Version};
 use crate::error::Fault;
 use crate::headers::{lines, FORMAT};
-use crate::mapping::Views;
 
 /// The longest time to live of a queue or a message that RabbitMQ takes: ten years of 365 days.
 pub(crate) const EXPIRY_MS_MAX: i64 = 10 * 365 * 24 * 60 * 60 * 1000;
@@ -75,12 +74,17 @@ pub(crate) fn queue_spec(name: &str, vhost: &str, kind: Kind, headers: &codec::H
     let durable = durable && !exclusive;
     let mut spec = QueueSpec { durable, auto_delete, exclusive, format: FORMAT, ..QueueSpec::default() };
     for (argument, value) in &arguments {
-        apply(&mut spec, argument, value, &arguments).map_err(|why| {
-            Fault::precondition(format!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}': {why}"))
-        })?;
+        apply(&mut spec, argument, value, &arguments)
+            .map_err(|why| Fault::precondition(format!("invalid arg '{argument}' for queue '{name}' in vhost '{vhost}': {why}")))?;
     }
     if spec.counts_attempts && (!durable || auto_delete || exclusive) {
-        let property = if exclusive { "exclusive-owner" } else if !durable { "non-durable" } else { "auto-delete" };
+        let property = if exclusive {
+            "exclusive-owner"
+        } else if !durable {
+            "non-durable"
+        } else {
+            "auto-delete"
+        };
         return Err(Fault::precondition(format!("invalid property '{property}' for queue '{name}' in vhost '{vhost}'")));
     }
     spec.arguments = encode(&arguments);
@@ -192,7 +196,7 @@ pub(crate) fn difference(what: &Inequivalent, given: &[u8], vhost: &str, views: 
     let mut keep = |name: &[u8], value: Value<'_>| before.push((name.to_vec(), value.into_owned()));
     if what.format == FORMAT {
         crate::headers::Headers.arguments(&what.arguments, &mut keep);
-    } else if let Some((_, view)) = views.iter().find(|(format, _)| *format == what.format) {
+    } else if let Some(view) = view_of(views, what.format) {
         view.arguments(&what.arguments, &mut keep);
     }
     let now: Vec<(Vec<u8>, Value<'_>)> = lines(given).filter_map(|(name, text)| Some((name.to_vec(), value(text)?))).collect();
@@ -205,7 +209,9 @@ pub(crate) fn difference(what: &Inequivalent, given: &[u8], vhost: &str, views: 
         (given, current) => (with_type(given), with_type(current)),
     };
     let (name, differing) = (&what.name, String::from_utf8_lossy(differing));
-    Fault::precondition(format!("inequivalent arg '{differing}' for queue '{name}' in vhost '{vhost}': received {given} but current is {current}"))
+    Fault::precondition(format!(
+        "inequivalent arg '{differing}' for queue '{name}' in vhost '{vhost}': received {given} but current is {current}"
+    ))
 }
 
 fn shown(value: &Value<'_>) -> (String, &'static str) {
@@ -260,7 +266,8 @@ mod tests {
 
     #[test]
     fn arguments_become_what_the_core_knows() {
-        let spec = spec(Kind::Queue, "x-message-ttl: 5000\nx-max-length:3\nx-overflow:reject-publish\nx-queue-type:classic\nx-other:1\n").unwrap();
+        let spec =
+            spec(Kind::Queue, "x-message-ttl: 5000\nx-max-length:3\nx-overflow:reject-publish\nx-queue-type:classic\nx-other:1\n").unwrap();
         assert_eq!((spec.message_ttl_ms, spec.max_length, spec.reject_at_bound), (Some(5000), Some(3), true));
         assert_eq!(spec.arguments, b"x-max-length:I3\nx-message-ttl:I5000\nx-overflow:Sreject-publish\n");
         let mut seen = Vec::new();
@@ -297,7 +304,8 @@ mod tests {
             };
             difference(&what, given, "/", &Views::new()).detail
         };
-        let text = |rest: &str| format!("PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received {rest}");
+        let text =
+            |rest: &str| format!("PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received {rest}");
         assert_eq!(difference(b"x-message-ttl:I6000\n", b"x-message-ttl:I5000\n"), text("'6000' but current is '5000'"));
         assert_eq!(difference(b"x-message-ttl:I6\n", b""), text("the value '6' of type 'long' but current is none"));
         assert_eq!(difference(b"", b"x-message-ttl:I6\n"), text("none but current is the value '6' of type 'long'"));

@@ -51,6 +51,9 @@ pub fn of_refusal(refusal: &Refusal, vhost: &str) -> Fault {
         }
         Refusal::LimitReached(Limit::MessageSize) => Fault::precondition("the message is larger than allowed"),
         Refusal::LimitReached(limit) => Fault::new("resource_error", format!("RESOURCE_ERROR - limit reached: {limit:?}")),
+        Refusal::SharedCredit(name) => {
+            Fault::new("not_implemented", format!("NOT_IMPLEMENTED - consumers of '{name}' do not share credit"))
+        }
         Refusal::NotImplemented(what) => Fault::new("not_implemented", format!("NOT_IMPLEMENTED - {what}")),
         Refusal::Invalid { what, why } => Fault::precondition(format!("invalid {what}: {why}")),
         // RabbitMQ never answers such a SEND; its sender waits for the receipt for ever.
@@ -95,14 +98,11 @@ mod tests {
                 "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q' in vhost 'v'. It could be originally declared on \
                  another connection or the exclusive property value does not match that of the original declaration.",
             ),
-            (
-                Refusal::LimitReached(Limit::Transaction),
-                "Transaction too large",
-                "Too much in the open transactions of this connection\n",
-            ),
+            (Refusal::LimitReached(Limit::Transaction), "Transaction too large", "Too much in the open transactions of this connection\n"),
             (Refusal::LimitReached(Limit::Connections), "Bad CONNECT", "Connection refused: node connection limit reached\n"),
             (Refusal::LimitReached(Limit::MessageSize), "precondition_failed", "PRECONDITION_FAILED - the message is larger than allowed"),
             (Refusal::LimitReached(Limit::Memory), "resource_error", "RESOURCE_ERROR - limit reached: Memory"),
+            (Refusal::SharedCredit(name()), "not_implemented", "NOT_IMPLEMENTED - consumers of 'q' do not share credit"),
             (Refusal::NotImplemented("x"), "not_implemented", "NOT_IMPLEMENTED - x"),
             (Refusal::Invalid { what: "topic", why: "y".into() }, "precondition_failed", "PRECONDITION_FAILED - invalid topic: y"),
             (Refusal::QueueFull, "resource_error", "RESOURCE_ERROR - the queue is full"),

@@ -7,11 +7,11 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use broker_api::{HeaderView, Value};
+use broker_api::{HeaderView, Neutral, Value};
 use smallvec::SmallVec;
 
 use crate::codec::{self, escape, unescape, DecodeError, Version};
-use crate::destination::REPLY_QUEUE;
+use crate::destination::{Destination, REPLY_QUEUE};
 
 /// `Head::format` of messages sent here: `origin` is lines as above.
 pub const FORMAT: u8 = 4;
@@ -182,13 +182,35 @@ impl HeaderView for Headers {
             "persistent" => Some(Value::Int(2)),
             "priority" => number().and_then(|number| i64::try_from(number).ok()).map(Value::Int),
             "timestamp" => number().map(Value::Timestamp),
-            // The prefix is how STOMP spells the name of a queue.
-            "reply-to" => Some(Value::Bytes(match text {
-                Cow::Borrowed(text) => Cow::Borrowed(text.strip_prefix(REPLY_QUEUE.as_bytes()).unwrap_or(text)),
-                Cow::Owned(text) => Cow::Owned(text.strip_prefix(REPLY_QUEUE.as_bytes()).unwrap_or(&text).to_vec()),
-            })),
+            "reply-to" => Some(Value::Bytes(queue_of(text))),
             _ => Some(Value::Bytes(text)),
         }
+    }
+
+    fn neutral<'a>(&self, origin: &'a [u8]) -> Neutral<'a> {
+        let mut neutral = Neutral::default();
+        for (name, value) in lines(origin) {
+            let Ok(text) = unescape(value, Version::V12) else { continue };
+            let number = || std::str::from_utf8(&text).ok()?.trim().parse().ok();
+            match name {
+                b"content-type" => neutral.content_type = Some(text),
+                b"content-encoding" => neutral.content_encoding = Some(text),
+                b"correlation-id" => neutral.correlation_id = Some(text),
+                b"reply-to" => {
+                    neutral.reply_topic = reply_topic(&text).map(Cow::Owned);
+                    neutral.reply_to = Some(queue_of(text));
+                }
+                b"amqp-message-id" => neutral.message_id = Some(text),
+                b"type" => neutral.kind = Some(text),
+                b"app-id" => neutral.app_id = Some(text),
+                b"user-id" => neutral.user_id = Some(text),
+                b"timestamp" => neutral.timestamp = number(),
+                b"expiration" => neutral.expiration_ms = number(),
+                b"priority" | b"persistent" => {}
+                name => neutral.headers.push((Cow::Borrowed(name), Value::Bytes(text))),
+            }
+        }
+        neutral
     }
 
     fn arguments<'a>(&self, encoded: &'a [u8], each: &mut dyn FnMut(&'a [u8], Value<'a>)) {
@@ -198,6 +220,22 @@ impl HeaderView for Headers {
                 None => continue,
             }
         }
+    }
+}
+
+/// The prefix is how STOMP spells the name of a queue that answers.
+fn queue_of(address: Cow<'_, [u8]>) -> Cow<'_, [u8]> {
+    match address {
+        Cow::Borrowed(text) => Cow::Borrowed(text.strip_prefix(REPLY_QUEUE.as_bytes()).unwrap_or(text)),
+        Cow::Owned(text) => Cow::Owned(text.strip_prefix(REPLY_QUEUE.as_bytes()).unwrap_or(&text).to_vec()),
+    }
+}
+
+/// The routing key of an address in the topic space.
+fn reply_topic(address: &[u8]) -> Option<Vec<u8>> {
+    match Destination::parse(std::str::from_utf8(address).ok()?) {
+        Ok(Destination::Topic(key)) => Some(key.into_bytes()),
+        _ => None,
     }
 }
 
@@ -215,7 +253,8 @@ mod tests {
 
     #[test]
     fn what_is_for_consumers_is_kept_in_one_spelling() {
-        let send = b"SEND\ndestination:/queue/a\nreceipt:1\na:x\\cy\na:second\ncolon:x:y\npersistent:true\nack:forged\nsubscription:0\n\n\0";
+        let send =
+            b"SEND\ndestination:/queue/a\nreceipt:1\na:x\\cy\na:second\ncolon:x:y\npersistent:true\nack:forged\nsubscription:0\n\n\0";
         assert_eq!(kept(send, Version::V12), ("a:x\\cy\ncolon:x\\cy\npersistent:true\n".to_owned(), true));
         assert_eq!(kept(b"SEND\na: x\\cy \npersistent:false\n\n\0", Version::V10), ("a:x\\\\cy\n".to_owned(), false));
         let many: String = (0..100).map(|n| format!("h{}:{n}\n", n % 50)).collect();
@@ -237,7 +276,8 @@ mod tests {
 
     #[test]
     fn others_read_properties_and_headers() {
-        let origin = b"content-type:text/plain\nx:a\\cb\npersistent:true\npriority:7\ntimestamp:12\nreply-to:/reply-queue/q\namqp-message-id:m\n";
+        let origin =
+            b"content-type:text/plain\nx:a\\cb\npersistent:true\npriority:7\ntimestamp:12\nreply-to:/reply-queue/q\namqp-message-id:m\n";
         let property = |name: &str| Headers.property(origin, name.as_bytes());
         assert_eq!(property("content_type"), Some(Value::Bytes(b"text/plain".into())));
         assert_eq!(property("delivery_mode"), Some(Value::Int(2)));
@@ -249,5 +289,9 @@ mod tests {
         let mut seen = Vec::new();
         Headers.headers(origin, &mut |name, value| seen.push((name.to_vec(), value)));
         assert_eq!(seen, [(b"x".to_vec(), Value::Bytes(b"a:b".into()))]);
+        let neutral = Headers.neutral(origin);
+        assert_eq!(neutral, Neutral::read(&Headers, origin));
+        assert_eq!(Headers.neutral(b"reply-to:/topic/a.b%2Fc\n").reply_topic.as_deref(), Some(&b"a.b/c"[..]));
+        assert_eq!(Headers.neutral(b"expiration:150\n").expiration_ms, Some(150));
     }
 }

@@ -23,6 +23,5 @@ pub use config::{Config, ConfigError};
 pub use destination::{BadDestination, Destination};
 pub use error::Fault;
 pub use headers::{Headers, FORMAT};
-pub use mapping::Views;
 pub use protocol::Stomp;
 pub use session::fuzz::session_fuzz;

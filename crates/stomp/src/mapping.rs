@@ -1,16 +1,13 @@
 //! STOMP's words on one side, the core's on the other: where a message came from, and what a MESSAGE says of it beyond what its SEND said.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use broker_api::{Batch, Delivery, Head, HeaderView, Moved, Value, DELIVERY_COUNTED, HEAD_DURABLE};
+use broker_api::spelling::key_of_topic;
+use broker_api::{view_of, Batch, Delivery, Head, Moved, Neutral, Value, Views, DELIVERY_COUNTED, HEAD_DURABLE};
 
 use crate::codec::{escape, Version};
 use crate::destination::{self, has_prefix, REPLY_QUEUE, TOPIC_EXCHANGE};
 use crate::headers::{lines, put_lines_for, FORMAT, PROPERTIES};
-
-/// How other protocols' headers are read, by format.
-pub type Views = Vec<(u8, Arc<dyn HeaderView>)>;
 
 pub(crate) const SEPARATOR: u8 = b'.';
 
@@ -20,26 +17,13 @@ pub(crate) fn put_destination(batch: &Batch, head: &Head, delivery: &Delivery, v
     let exchange = if head.topic && exchange.is_empty() && delivery.moved().is_none() { TOPIC_EXCHANGE.as_bytes() } else { exchange };
     let key = match head.separator == SEPARATOR || delivery.moved().is_some_and(|moved| moved.key_replaced) {
         true => Cow::Borrowed(key),
-        false => Cow::Owned(foreign_key(key, head.separator)),
+        false => Cow::Owned(key_of_topic(key)),
     };
     destination::put(exchange, &key, version != Version::V10, out);
 }
 
-/// Segments keep their borders; a dot inside one is escaped.
-fn foreign_key(key: &[u8], separator: u8) -> Vec<u8> {
-    let mut out = Vec::with_capacity(key.len());
-    for &byte in key {
-        match byte {
-            byte if byte == separator => out.push(SEPARATOR),
-            SEPARATOR => out.extend_from_slice(b"%2E"),
-            byte => out.push(byte),
-        }
-    }
-    out
-}
-
 /// The lines of a MESSAGE that come from its publisher, or from what became of it.
-pub(crate) fn put_headers(batch: &Batch, head: &Head, delivery: &Delivery, now_ms: u64, version: Version, views: &Views, out: &mut Vec<u8>) {
+pub(crate) fn put_headers(batch: &Batch, head: &Head, delivery: &Delivery, version: Version, views: &Views, out: &mut Vec<u8>) {
     let origin = batch.bytes(head.origin);
     let untouched = delivery.moved().is_none() && delivery.flags & DELIVERY_COUNTED == 0;
     if head.format == FORMAT && untouched {
@@ -54,8 +38,9 @@ pub(crate) fn put_headers(batch: &Batch, head: &Head, delivery: &Delivery, now_m
         let counted = delivery.flags & DELIVERY_COUNTED != 0;
         for (name, value) in lines(origin) {
             // Or it would seem to expire again where it now is; and what we say of its history nobody else says.
-            let dropped = delivery.moved().is_some() && (name == b"expiration" || is_death(name));
-            if !dropped && !(counted && name == b"x-delivery-count") {
+            let of_its_past = delivery.moved().is_some() && (name == b"expiration" || is_death(name));
+            let is_count = counted && name == b"x-delivery-count";
+            if !of_its_past && !is_count {
                 all.extend_from_slice(name);
                 all.push(b':');
                 all.extend_from_slice(value);
@@ -63,7 +48,8 @@ pub(crate) fn put_headers(batch: &Batch, head: &Head, delivery: &Delivery, now_m
             }
         }
     } else {
-        put_foreign(head, origin, delivery, now_ms, views, &mut all);
+        let neutral = view_of(views, head.format).map(|view| view.neutral(origin)).unwrap_or_default();
+        put_foreign(&neutral, head, delivery, &mut all);
     }
     if let Some(moved) = delivery.moved() {
         put_deaths(moved, &mut all);
@@ -98,33 +84,56 @@ fn put_deaths(moved: &Moved, out: &mut Vec<u8>) {
     }
 }
 
-/// Headers of a message that another protocol published. Names that a MESSAGE uses itself are not taken from there.
-fn put_foreign(head: &Head, origin: &[u8], delivery: &Delivery, now_ms: u64, views: &Views, out: &mut Vec<u8>) {
-    if head.has(HEAD_DURABLE) {
-        put(b"persistent", b"true", out);
-    }
-    if head.expires_ms != 0 && delivery.moved().is_none() {
-        put(b"expiration", head.expires_ms.saturating_sub(now_ms).to_string().as_bytes(), out);
-    }
-    let Some((_, view)) = views.iter().find(|(format, _)| *format == head.format) else { return };
-    for (theirs, ours) in PROPERTIES {
-        if matches!(ours, "persistent" | "expiration") {
-            continue;
+/// Headers of a message that another protocol published. Names that a MESSAGE uses itself are not taken from there, and of those that repeat
+/// the first is.
+fn put_foreign(neutral: &Neutral<'_>, head: &Head, delivery: &Delivery, out: &mut Vec<u8>) {
+    let moved = delivery.moved().is_some();
+    let number = |number: Option<u64>| number.map(|number| Cow::Owned(number.to_string().into_bytes()));
+    let durable = head.has(HEAD_DURABLE).then_some(Cow::Borrowed(&b"true"[..]));
+    let priority = number(Some(head.priority.into()).filter(|priority| *priority != 0));
+    let reply_to = neutral.reply_to.as_deref().map(reply_to).or_else(|| neutral.reply_topic.as_deref().map(topic));
+    let rows = [
+        ("content-type", neutral.content_type.clone()),
+        ("content-encoding", neutral.content_encoding.clone()),
+        ("persistent", durable),
+        ("priority", priority),
+        ("correlation-id", neutral.correlation_id.clone()),
+        ("reply-to", reply_to.map(Cow::Owned)),
+        ("expiration", number(neutral.expiration_ms.filter(|_| !moved))),
+        ("amqp-message-id", neutral.message_id.clone()),
+        ("timestamp", number(neutral.timestamp)),
+        ("type", neutral.kind.clone()),
+        ("user-id", neutral.user_id.clone()),
+        ("app-id", neutral.app_id.clone()),
+    ];
+    for (name, value) in rows {
+        if let Some(value) = value.filter(|value| is_text(value)) {
+            put(name.as_bytes(), &value, out);
         }
-        match view.property(origin, theirs.as_bytes()).and_then(text) {
-            Some(address) if ours == "reply-to" => put(ours.as_bytes(), &reply_to(&address), out),
-            Some(text) => put(ours.as_bytes(), &text, out),
-            None => {}
+    }
+    for (at, (name, value)) in neutral.headers.iter().enumerate() {
+        let repeats = || neutral.headers[..at].iter().any(|(other, _)| other == name);
+        let ours = matches!(&**name, b"" | b"destination" | b"subscription" | b"message-id" | b"ack" | b"redelivered" | b"content-length")
+            || PROPERTIES.iter().any(|(_, ours)| ours.as_bytes() == &**name)
+            || moved && is_death(name);
+        if let (false, Some(text)) = (ours || !is_text(name), text(value)) {
+            if is_text(&text) && !repeats() {
+                put(name, &text, out);
+            }
         }
     }
-    view.headers(origin, &mut |name, value| {
-        let ours = matches!(name, b"destination" | b"subscription" | b"message-id" | b"ack" | b"redelivered" | b"content-length")
-            || PROPERTIES.iter().any(|(_, ours)| ours.as_bytes() == name)
-            || delivery.moved().is_some() && is_death(name);
-        if let (false, Some(text)) = (ours, text(value)) {
-            put(name, &text, out);
-        }
-    });
+}
+
+/// Headers are text (1.2, "Value Encoding"), and none has a NUL in it.
+fn is_text(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok() && !bytes.contains(&0)
+}
+
+/// An address in the topic space.
+fn topic(key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    destination::put(TOPIC_EXCHANGE.as_bytes(), key, false, &mut out);
+    out
 }
 
 /// A reply address as STOMP clients can send to it: the bare name of a queue gets the prefix of one that is there already.
@@ -135,10 +144,10 @@ pub(crate) fn reply_to(address: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Of what has a spelling as text.
-fn text(value: Value<'_>) -> Option<Cow<'_, [u8]>> {
+/// Of what has a spelling as text. RabbitMQ shows texts and integers alone.
+fn text<'a>(value: &'a Value<'_>) -> Option<Cow<'a, [u8]>> {
     Some(match value {
-        Value::Bytes(text) => text,
+        Value::Bytes(text) => Cow::Borrowed(text),
         Value::Int(number) => number.to_string().into_bytes().into(),
         Value::Uint(number) | Value::Timestamp(number) => number.to_string().into_bytes().into(),
         Value::Bool(value) => value.to_string().into_bytes().into(),
@@ -170,6 +179,7 @@ pub(crate) fn expiration(text: &[u8]) -> Result<u64, String> {
 mod tests {
     use super::*;
     use broker_api::{Death, DeathReason, Seq, Side, Span};
+    use std::sync::Arc;
 
     #[test]
     fn expirations_are_read_as_rabbitmq_reads_them() {
@@ -202,15 +212,39 @@ mod tests {
         let mut out = Vec::new();
         put_destination(&batch, &head, &delivery, Version::V12, &mut out);
         out.push(b'\n');
-        put_headers(&batch, &head, &delivery, 0, Version::V12, &Views::new(), &mut out);
+        put_headers(&batch, &head, &delivery, Version::V12, &Views::new(), &mut out);
         let expected = "/exchange/dlx/k\nmine:kept\nx-first-death-exchange:\nx-first-death-queue:q\nx-first-death-reason:expired\n\
                         x-last-death-exchange:\nx-last-death-queue:q\nx-last-death-reason:expired\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
     #[test]
-    fn keys_of_other_protocols_keep_their_segments() {
-        assert_eq!(foreign_key(b"a/b.c/d", b'/'), b"a.b%2Ec.d");
+    fn what_others_publish_is_said_in_our_words() {
+        let bytes = |text: &'static str| Some(Cow::Borrowed(text.as_bytes()));
+        let neutral = Neutral {
+            content_type: bytes("text/plain"),
+            correlation_id: Some(Cow::Borrowed(b"\xff")),
+            reply_topic: bytes("a.b/c"),
+            message_id: bytes("m"),
+            timestamp: Some(7),
+            expiration_ms: Some(1500),
+            headers: vec![
+                (b"k".into(), Value::Bytes(b"v:w".into())),
+                (b"k".into(), Value::Int(2)),
+                (b"n".into(), Value::Int(-3)),
+                (b"subscription".into(), Value::Bytes(b"forged".into())),
+                (b"table".into(), Value::Encoded(b"F".into())),
+            ],
+            ..Neutral::default()
+        };
+        let head = Head { flags: HEAD_DURABLE, priority: 4, ..Head::default() };
+        let delivery = Delivery { seq: Seq(1), index: 0, side: None, attempts: 0, level: 1, flags: 0 };
+        let mut out = Vec::new();
+        put_foreign(&neutral, &head, &delivery, &mut out);
+        let expected =
+            "content-type:text/plain\npersistent:true\npriority:4\nreply-to:/topic/a.b%2Fc\nexpiration:1500\namqp-message-id:m\n\
+                        timestamp:7\nk:v\\cw\nn:-3\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
         assert_eq!((reply_to(b"q"), reply_to(b"/queue/q")), (b"/reply-queue/q".to_vec(), b"/queue/q".to_vec()));
     }
 }

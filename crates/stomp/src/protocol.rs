@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use broker_api::{Context, Protocol, ProtocolSession, Verdict};
+use broker_api::{Context, Protocol, ProtocolSession, Verdict, Views};
 
 use crate::config::Config;
-use crate::mapping::Views;
 use crate::session::Session;
 
 /// The protocol object: what all sessions share.

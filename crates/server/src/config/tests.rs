@@ -88,7 +88,7 @@ fn what_is_wrong_is_refused_with_its_key_its_line_and_what_would_be_right() {
         ("\nlisen = []", &["line 2", "lisen", "`listen`"][..]),
         ("listen = ['mqtt://h']", &["line 1", "listen = ", "no port", "mqtt://127.0.0.1:1883"]),
         ("listen = []", &["listen is empty", "at least one URL"]),
-        ("listen = ['stomp://127.0.0.1:61613']", &["stomp", "not yet", "mqtt://"]),
+        ("listen = ['stomps://127.0.0.1:61614']", &["stomps", "not yet", "mqtt://"]),
         ("log = 'loud'", &["line 1", "log = ", "loud", "debug"]),
         ("[journal]\nsegment_bytes = 5", &["line 2", "segment_bytes", "from 1 MiB to 1 GiB"]),
         ("[journal]\nsegment_bytes = '64 MB'", &["line 2", "64 MB", "\"64 MiB\""]),

@@ -65,7 +65,7 @@ fn what_cannot_work_is_refused_before_anything_is_served() {
         (&["--config", "user.toml"], 1, &["\"a\""]),
         (&["--config", "acl.toml"], 1, &["look", "readwrite"]),
         (&["--listen", "mqtt://0.0.0.0:0"], 1, &["other machines", "allow_anonymous = true"]),
-        (&["--listen", "stomp://127.0.0.1:0"], 1, &["not yet"]),
+        (&["--listen", "stomps://127.0.0.1:0"], 1, &["not yet"]),
         (&["--listen", &taken], 1, &["another process listens there"]),
         (&["--log", "loud", "--listen", "mqtt://127.0.0.1:0"], 1, &["loud", "debug"]),
         (&["--lisen", "x"], 2, &["--lisen"]),

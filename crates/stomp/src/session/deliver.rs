@@ -34,7 +34,7 @@ impl Session {
                 out.extend_from_slice(b"ack:");
                 put_id(&subscription.id, tag, out);
             }
-            put_headers(batch, head, delivery, step.now_ms, self.version, &self.stomp.views, out);
+            put_headers(batch, head, delivery, self.version, &self.stomp.views, out);
             if head.body.is_empty() {
                 out.extend_from_slice(b"\n\0\n");
                 continue;

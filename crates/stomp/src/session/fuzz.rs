@@ -126,9 +126,11 @@ pub fn session_fuzz(data: &[u8]) {
         }
     }
     let mut events = std::mem::take(&mut core.events);
-    events.events.extend(core.consumers.first().map(|consumer| {
-        Event::Signal(Signal::Ended { consumer: *consumer, why: broker_api::EndReason::QueueDeleted })
-    }));
+    events.events.extend(
+        core.consumers
+            .first()
+            .map(|consumer| Event::Signal(Signal::Ended { consumer: *consumer, why: broker_api::EndReason::QueueDeleted })),
+    );
     session.events(&mut events, now, 1, &mut turn, &mut out);
     session.on_deadline(now + Duration::from_secs(100), 1, &mut turn, &mut out);
     session.closed(false, &mut turn);

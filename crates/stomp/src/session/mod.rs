@@ -349,7 +349,9 @@ impl Session {
                 let why = "CONNECTION_FORCED - broker forced connection closure with reason 'closed by an operator'";
                 return end("connection_forced", why);
             }
-            Signal::Shutdown => return end("connection_forced", "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'"),
+            Signal::Shutdown => {
+                return end("connection_forced", "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'")
+            }
             Signal::Lost => return end("internal_error", "INTERNAL_ERROR - the message store has failed"),
             Signal::Blocked(_) | Signal::Unblocked | Signal::Active { .. } | Signal::Drained { .. } | Signal::Superseded { .. } => {}
         }

@@ -69,7 +69,8 @@ impl Unacked {
 
     /// Puts back what a transaction had taken.
     fn restore(&mut self, settled: impl Iterator<Item = Unsettled>) {
-        let mut all: Vec<(Unsettled, bool)> = self.entries.drain(..).filter(|(_, hole)| !hole).chain(settled.map(|entry| (entry, false))).collect();
+        let mut all: Vec<(Unsettled, bool)> =
+            self.entries.drain(..).filter(|(_, hole)| !hole).chain(settled.map(|entry| (entry, false))).collect();
         all.sort_unstable_by_key(|(entry, _)| entry.tag);
         self.entries = all.into();
         self.holes = 0;

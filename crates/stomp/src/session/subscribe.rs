@@ -122,7 +122,16 @@ impl Session {
     }
 
     #[allow(clippy::too_many_arguments, reason = "each is a different thing that a SUBSCRIBE says")]
-    fn consume(&mut self, tag: Box<[u8]>, id: Option<&[u8]>, queue: QueueName, topic: bool, mode: AckMode, priority: i32, step: &mut Step<'_>) {
+    fn consume(
+        &mut self,
+        tag: Box<[u8]>,
+        id: Option<&[u8]>,
+        queue: QueueName,
+        topic: bool,
+        mode: AckMode,
+        priority: i32,
+        step: &mut Step<'_>,
+    ) {
         self.numbers.consumer += 1;
         let ix = self.numbers.consumer;
         let limited = mode.prefetch != 0 && !mode.auto;

@@ -15,9 +15,17 @@ struct Connection {
     tail: Vec<u8>,
     held: Option<(Bytes, usize)>,
     seen: Vec<u8>,
+    known: Known,
+    closed: bool,
+}
+
+/// What a script may name without writing it.
+#[derive(Clone, Default)]
+struct Known {
     /// The id of the last MESSAGE, for `ACK id:$`; and of those before it, for `$1` (the first) and so on.
     ids: Vec<String>,
-    closed: bool,
+    /// The reply address of the last MESSAGE, for `destination:@`.
+    reply_to: String,
 }
 
 pub struct Rig {
@@ -48,7 +56,8 @@ impl Rig {
             simulated: true,
             ..journal::Config::default()
         };
-        let permission = |user, vhost, configure, write, read| broker::auth::Permission::parse(user, vhost, configure, write, read).unwrap();
+        let permission =
+            |user, vhost, configure, write, read| broker::auth::Permission::parse(user, vhost, configure, write, read).unwrap();
         let user = |name: &str, password: &str| broker::auth::User {
             name: name.to_owned(),
             credential: broker::auth::Credential::Plain(password.to_owned()),
@@ -86,7 +95,7 @@ impl Rig {
                 tail: Vec::new(),
                 held: None,
                 seen: Vec::new(),
-                ids: Vec::new(),
+                known: Known::default(),
                 closed: false,
             };
             self.connections.insert(name.to_owned(), connection);
@@ -105,9 +114,9 @@ impl Rig {
                 self.lines.push(format!("{name}| cut"));
             }
             _ => {
-                let ids = self.connection(name).ids.clone();
+                let known = self.connection(name).known.clone();
                 // What is parted by semicolons is sent at once.
-                let bytes: Vec<u8> = what.split(" ; ").flat_map(|part| encode(part, &ids)).collect();
+                let bytes: Vec<u8> = what.split(" ; ").flat_map(|part| encode(part, &known)).collect();
                 self.feed(name, &bytes);
             }
         }
@@ -121,7 +130,7 @@ impl Rig {
         let (user, password) = words.next().and_then(|word| word.split_once(':')).unwrap_or(("guest", "guest"));
         let before = self.lines.len();
         let connect = format!("STOMP accept-version:{version} host:/ login:{user} passcode:{password}");
-        self.feed(name, &encode(&connect, &[]));
+        self.feed(name, &encode(&connect, &Known::default()));
         self.settle();
         // What is always the same says nothing.
         let fresh = self.lines.split_off(before);
@@ -247,9 +256,9 @@ impl Rig {
         connection.seen.extend_from_slice(&bytes);
         let (mut lines, mut at) = (Vec::new(), 0);
         while let Some((text, end)) = frame(&connection.seen[at..]) {
-            if let Some(id) = text.split(' ').find_map(|word| word.strip_prefix("message-id:")) {
-                connection.ids.push(id.to_owned());
-            }
+            let value = |name: &str| text.split(' ').find_map(|word| word.strip_prefix(name)).map(str::to_owned);
+            connection.known.ids.extend(value("message-id:"));
+            connection.known.reply_to = value("reply-to:").unwrap_or_default();
             lines.push(format!("{name}< {text}"));
             at += end;
         }
@@ -278,8 +287,8 @@ fn frame(bytes: &[u8]) -> Option<(String, usize)> {
     Some((lines.join(" ") + &shown, head + 2 + len + 2))
 }
 
-/// The bytes of one frame: words with a colon are headers (`_` is a space in them), `body=x*9` is nine of them; `$` is an id seen before.
-fn encode(text: &str, ids: &[String]) -> Vec<u8> {
+/// The bytes of one frame: words with a colon are headers (`_` is a space in them), `body=x*9` is nine of them; `$` is an id seen before, `@` a reply address.
+fn encode(text: &str, known: &Known) -> Vec<u8> {
     if let Some(raw) = text.strip_prefix("raw ") {
         return raw.replace("\\n", "\n").replace("\\0", "\0").replace("\\r", "\r").into_bytes();
     }
@@ -291,8 +300,9 @@ fn encode(text: &str, ids: &[String]) -> Vec<u8> {
     };
     for (n, word) in text.split(' ').filter(|word| !word.is_empty()).enumerate() {
         let word = match word.split_once(":$") {
-            Some((name, "")) => format!("{name}:{}", ids.last().expect("a message came")),
-            Some((name, number)) => format!("{name}:{}", ids[number.parse::<usize>().expect("a number") - 1]),
+            Some((name, "")) => format!("{name}:{}", known.ids.last().expect("a message came")),
+            Some((name, number)) => format!("{name}:{}", known.ids[number.parse::<usize>().expect("a number") - 1]),
+            None if word.ends_with(":@") => format!("{}{}", word.trim_end_matches('@'), known.reply_to),
             None => word.replace('_', " "),
         };
         assert!(n == 0 || word.contains(':'), "no header: {word}");
