@@ -30,6 +30,7 @@ pub enum Kind {
 pub struct Ports {
     mqtt: u16,
     pub amqp: u16,
+    stomp: u16,
 }
 
 impl Speaks {
@@ -37,6 +38,7 @@ impl Speaks {
         match self {
             Speaks::Mqtt(_) => ports.mqtt,
             Speaks::Amqp { .. } => ports.amqp,
+            Speaks::Stomp(_) => ports.stomp,
         }
     }
 }
@@ -54,7 +56,7 @@ impl Kind {
         match self {
             Kind::Carrick(_) => true,
             Kind::Mosquitto(_) => matches!(protocol, Speaks::Mqtt(_)),
-            Kind::RabbitMq(_) => matches!(protocol, Speaks::Amqp { .. }),
+            Kind::RabbitMq(_) => matches!(protocol, Speaks::Amqp { .. } | Speaks::Stomp(_)),
         }
     }
 
@@ -201,7 +203,9 @@ fn start_carrick(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<
     if config.exists() {
         command.arg("--config").arg(config);
     }
-    command.arg("--listen").arg(format!("mqtt://127.0.0.1:{}", ports.mqtt)).arg("--listen").arg(format!("amqp://127.0.0.1:{}", ports.amqp));
+    for (scheme, port) in [("mqtt", ports.mqtt), ("amqp", ports.amqp), ("stomp", ports.stomp)] {
+        command.arg("--listen").arg(format!("{scheme}://127.0.0.1:{port}"));
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(out.try_clone()?);
     let mut group = Group::spawn(command)?;
     let stdout = group.child().stdout.take().context("the broker has no stdout")?;
@@ -215,20 +219,24 @@ fn start_carrick(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<
         }
     });
     let deadline = Instant::now() + PATIENCE;
-    let (mut mqtt, mut amqp) = (None, None);
+    let (mut mqtt, mut amqp, mut stomp) = (None, None, None);
     let port =
         |line: &str, scheme: &str| line.strip_prefix(&format!("listening {scheme}://127.0.0.1:"))?.trim_end_matches('/').parse().ok();
     loop {
         match ready.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) if line == "ready" => break,
-            Ok(line) => (mqtt, amqp) = (mqtt.or_else(|| port(&line, "mqtt")), amqp.or_else(|| port(&line, "amqp"))),
+            Ok(line) => {
+                mqtt = mqtt.or_else(|| port(&line, "mqtt"));
+                amqp = amqp.or_else(|| port(&line, "amqp"));
+                stomp = stomp.or_else(|| port(&line, "stomp"));
+            }
             Err(_) => bail!("the broker did not become ready; the end of its log:\n{}", process::tail(log, 20)),
         }
     }
-    let (Some(mqtt), Some(amqp)) = (mqtt, amqp) else {
+    let (Some(mqtt), Some(amqp), Some(stomp)) = (mqtt, amqp, stomp) else {
         bail!("the broker printed no line 'listening SCHEME://127.0.0.1:PORT' for each listener")
     };
-    Ok((group, Ports { mqtt, amqp }))
+    Ok((group, Ports { mqtt, amqp, stomp }))
 }
 
 fn free_port() -> Result<u16> {
@@ -238,15 +246,17 @@ fn free_port() -> Result<u16> {
 /// A node of its own below `dir`: its name, ports and files are nobody else's.
 fn start_rabbitmq(binary: &Path, dir: &Path, log: &Path, ports: Ports, names: u16) -> Result<(Group, Ports)> {
     let port = if ports.amqp == 0 { free_port()? } else { ports.amqp };
+    let stomp = if ports.stomp == 0 { free_port()? } else { ports.stomp };
     let distribution = free_port()?;
     let home = dir.join("rabbitmq");
     fs::create_dir_all(&home)?;
     let mut conf = format!("listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = true\nlog.file = false\n");
+    conf += &format!("stomp.listeners.tcp.1 = 127.0.0.1:{stomp}\n");
     if dir.join(DEFINITIONS).exists() {
         conf += &format!("load_definitions = {}\n", dir.join(DEFINITIONS).display());
     }
     fs::write(home.join("rabbitmq.conf"), conf)?;
-    fs::write(home.join("enabled_plugins"), "[].\n")?;
+    fs::write(home.join("enabled_plugins"), "[rabbitmq_stomp].\n")?;
     let mut command = Command::new(binary);
     command.env("HOME", &home).env("RABBITMQ_NODENAME", format!("client{port}@localhost"));
     command.env("RABBITMQ_CONFIG_FILE", home.join("rabbitmq")).env("RABBITMQ_ENABLED_PLUGINS_FILE", home.join("enabled_plugins"));
@@ -264,7 +274,7 @@ fn start_rabbitmq(binary: &Path, dir: &Path, log: &Path, ports: Ports, names: u1
         }
         thread::sleep(Duration::from_millis(100));
     }
-    Ok((group, Ports { mqtt: 0, amqp: port }))
+    Ok((group, Ports { mqtt: 0, amqp: port, stomp }))
 }
 
 fn answers_amqp(port: u16) -> bool {
@@ -312,5 +322,5 @@ fn start_mosquitto(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Resul
     command.arg("-c").arg(&conf).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
     let mut group = Group::spawn(command)?;
     wait_for_port(&mut group, port, PATIENCE, log).context("mosquitto")?;
-    Ok((group, Ports { mqtt: port, amqp: 0 }))
+    Ok((group, Ports { mqtt: port, ..Ports::default() }))
 }

@@ -114,6 +114,7 @@ fn attempt(context: &Context, kind: &Kind, program: &Program, counts: &mut Count
     let here = match program.speaks {
         Speaks::Mqtt(_) => "MQTT",
         Speaks::Amqp { .. } => "AMQP",
+        Speaks::Stomp(_) => "STOMP",
     };
     let mut tell = |name: &str, value: &str| {
         command.env(format!("{here}_{name}"), value);

@@ -26,6 +26,8 @@ pub enum Speaks {
     Mqtt(&'static [&'static str]),
     /// All the scenarios of AMQP 0-9-1 but those that the library has no way to do, and more of its own.
     Amqp { without: &'static [&'static str], more: &'static [&'static str] },
+    /// The scenarios.
+    Stomp(&'static [&'static str]),
 }
 
 const MQTT: Speaks = Speaks::Mqtt(&["v311", "v5"]);
@@ -46,6 +48,7 @@ pub const PROGRAMS: &[Program] = &[
     Program { name: "celery", needs: &[Need::Python], speaks: Speaks::Amqp { without: &[], more: CELERY }, prepare: python },
     Program { name: "aio-pika", needs: &[Need::Python], speaks: Speaks::Amqp { without: &[], more: AIO_PIKA }, prepare: python },
     Program { name: "rabbitmq-java", needs: JAVA, speaks: Speaks::Amqp { without: &[], more: RABBITMQ_JAVA }, prepare: maven },
+    Program { name: "stomp-py", needs: &[Need::Python], speaks: Speaks::Stomp(STOMP_PY), prepare: python },
     Program { name: "spring-amqp", needs: JAVA, speaks: Speaks::Amqp { without: &[], more: SPRING_AMQP }, prepare: maven },
 ];
 
@@ -78,6 +81,26 @@ const AMQP_TOOLS: Speaks = Speaks::Amqp {
 const LAPIN: &[&str] = &["tx", "reject-publish", "priority", "single-active", "quorum", "cancel-notify", "wrong-password"];
 const PHP_AMQPLIB: &[&str] = &["properties", "tx", "channel-error", "cancel-notify", "wrong-password", "heartbeat"];
 const AMQPLIB: &[&str] = &["properties", "exchange-bind", "recover", "channel-error", "cancel-notify", "wrong-password"];
+const STOMP_PY: &[&str] = &[
+    "versions",
+    "receipts",
+    "ack-auto",
+    "ack-client",
+    "ack-client-individual",
+    "nack",
+    "transaction",
+    "heart-beat",
+    "durable-subscription",
+    "reply-queue",
+    "topics",
+    "prefetch",
+    "properties",
+    "large",
+    "error-closes",
+    "wrong-password",
+    "disconnect-receipt",
+    "receipt-kill9",
+];
 /// kombu's own, and those of Celery's workers.
 const CELERY: &[&str] = &[
     "simple-queue",
@@ -126,6 +149,7 @@ pub fn expected(program: &Program) -> Vec<String> {
         Speaks::Amqp { without, more } => {
             AMQP.iter().filter(|scenario| !without.contains(scenario)).chain(more).map(|scenario| scenario.to_string()).collect()
         }
+        Speaks::Stomp(scenarios) => scenarios.iter().map(|scenario| scenario.to_string()).collect(),
     }
 }
 
