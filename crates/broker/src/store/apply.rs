@@ -322,7 +322,8 @@ impl Recovery {
             kind::BIND => self.exchanges.bind(&mut r)?,
             kind::UNBIND => self.exchanges.unbind(&mut r)?,
             kind::QUEUE => {
-                self.queue(&mut r, false)?;
+                let id = self.queue(&mut r, false)?.id.0;
+                self.touched_queues.insert(id);
             }
             kind::QUEUE_GONE => {
                 let id = r.u64()?;

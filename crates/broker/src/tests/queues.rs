@@ -172,3 +172,18 @@ fn a_bound_counts_what_is_ready() {
     assert_eq!(left, ["3", "4"]);
     rig.core.recount().expect("counters are right");
 }
+
+/// The checkpoint after a restart begins behind the record that made the queue: it has to hold it, also if nothing came to it yet.
+#[test]
+fn a_queue_that_was_empty_at_a_restart_is_there_after_the_next() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    c.queue(&rig, "q", durable());
+    let rig = rig.crash(Crash::PowerCut);
+    rig.checkpoint();
+    let mut c = rig.client();
+    assert!(matches!(c.publish(&rig, "", "q", "m")[..], [Got::Done(1)]));
+    let rig = rig.crash(Crash::PowerCut);
+    let mut c = rig.client();
+    assert_eq!(c.take(&rig, "q").map(|m| m.1).as_deref(), Some("m"));
+}
