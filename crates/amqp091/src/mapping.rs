@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use broker_api::spelling::key_of_topic;
-use broker_api::{view_of, Batch, Death, Delivery, Head, Moved, Views, DELIVERY_COUNTED};
+use broker_api::{view_of, Batch, Death, Delivery, Head, Moved, Views, DELIVERY_COUNTED, DELIVERY_DELAYED};
 
 use crate::codec::{ArrayWriter, Field, Properties, Table, TableWriter};
 use crate::foreign;
@@ -39,16 +39,15 @@ pub(crate) fn properties(batch: &Batch, head: &Head, delivery: &Delivery, views:
     let own = if head.format == FORMAT { Properties::parse(origin).ok() } else { None };
     let view = if own.is_none() { view_of(views, head.format) } else { None };
     let neutral = view.map(|view| view.neutral(origin)).unwrap_or_default();
-    let counted = delivery.flags & DELIVERY_COUNTED != 0;
     let mut headers = TableWriter::default();
     let expiration;
     let mut properties = match own {
         Some(own) => {
-            own.headers.into_iter().for_each(|table| copy_headers(table.iter(), moved, counted, &mut headers));
+            own.headers.into_iter().for_each(|table| copy_headers(table.iter(), moved, delivery.flags, &mut headers));
             own
         }
         None => {
-            copy_headers(foreign::headers(&neutral).into_iter(), moved, counted, &mut headers);
+            copy_headers(foreign::headers(&neutral).into_iter(), moved, delivery.flags, &mut headers);
             expiration = neutral.expiration_ms.map(|ms| ms.to_string());
             Properties { expiration: expiration.as_ref().map(String::as_bytes), ..foreign::properties(&neutral, head) }
         }
@@ -59,7 +58,7 @@ pub(crate) fn properties(batch: &Batch, head: &Head, delivery: &Delivery, views:
         let topic = view.is_some_and(|view| view.separator() != SEPARATOR);
         put_deaths(moved, topic, &further_keys(own.and_then(|own| own.headers)), &mut headers);
     }
-    if counted {
+    if delivery.flags & DELIVERY_COUNTED != 0 {
         // Quorum queues say it from the first delivery on.
         headers.put(b"x-delivery-count", &Field::I64(delivery.attempts.into()));
     }
@@ -80,14 +79,34 @@ const DEATH_HEADERS: [&[u8]; 7] = [
 ];
 
 /// Without what dead-lettering and counting write themselves, without BCC, and without CC where a dead-letter key took the keys' place.
-fn copy_headers<'a>(all: impl Iterator<Item = (&'a [u8], Field<'a>)>, moved: Option<&Moved>, counted: bool, headers: &mut TableWriter) {
+/// Whoever gets a message that was held back sees its delay negated.
+fn copy_headers<'a>(all: impl Iterator<Item = (&'a [u8], Field<'a>)>, moved: Option<&Moved>, flags: u8, headers: &mut TableWriter) {
+    let counted = flags & DELIVERY_COUNTED != 0;
     for (name, field) in all {
         let ours = name == b"BCC" || counted && name == b"x-delivery-count";
         let dropped = ours || moved.is_some_and(|moved| DEATH_HEADERS.contains(&name) || moved.key_replaced && name == b"CC");
-        if !dropped {
+        if name == DELAY && flags & DELIVERY_DELAYED != 0 {
+            let waited = i64::from(delay_ms(&field));
+            headers.put(name, &i32::try_from(-waited).map_or(Field::I64(-waited), Field::I32));
+        } else if !dropped {
             headers.put(name, &field);
         }
     }
+}
+
+/// The header by which a publisher asks an exchange of type `x-delayed-message` to hold a message back, in ms.
+pub(crate) const DELAY: &[u8] = b"x-delay";
+
+/// How long a message is to be held back. What is no number or not above 0 is no delay, nor is what is longer than 2^32 - 1 ms, as in
+/// RabbitMQ's plug-in, which reads numbers out of texts, too.
+pub(crate) fn delay_ms(field: &Field<'_>) -> u32 {
+    let delay = match field {
+        Field::LongStr(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
+        Field::F32(value) => Some(*value as i64),
+        Field::F64(value) => Some(*value as i64),
+        other => other.integer(),
+    };
+    delay.and_then(|delay| u32::try_from(delay).ok()).unwrap_or(0)
 }
 
 /// The keys of a CC header.
@@ -179,6 +198,27 @@ mod tests {
         assert_eq!(expiration(b"315360000000"), Ok(315_360_000_000));
         for long in ["315360000001", "99999999999999999999999"] {
             assert_eq!(refused(long), format!("invalid expiration '{long}': {{value_too_large,{long}}}"));
+        }
+    }
+
+    #[test]
+    fn delays_are_read_as_the_plug_in_reads_them() {
+        let rows = [
+            (Field::I32(5000), 5000),
+            (Field::U8(7), 7),
+            (Field::I64(u32::MAX.into()), u32::MAX),
+            (Field::I64(1 << 32), 0),
+            (Field::I32(-1), 0),
+            (Field::I32(0), 0),
+            (Field::LongStr(b"250"), 250),
+            (Field::LongStr(b"soon"), 0),
+            (Field::F64(99.9), 99),
+            (Field::F64(f64::NAN), 0),
+            (Field::Bool(true), 0),
+            (Field::Void, 0),
+        ];
+        for (field, delay) in rows {
+            assert_eq!(delay_ms(&field), delay, "{field:?}");
         }
     }
 

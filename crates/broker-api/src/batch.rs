@@ -92,6 +92,7 @@ pub struct Head {
     pub keys: Span,
     /// Absolute, in broker time (ms since the Unix epoch); 0 = never.
     pub expires_ms: u64,
+    /// An exchange that delays holds the message back for so long; others take no notice.
     pub delay_ms: u32,
     pub owner: u32,
     /// One plus the index of the turn's [`crate::StateEdit`] that goes into this publish's record; 0 = none.

@@ -13,6 +13,8 @@ pub const DELIVERY_AS_PUBLISHED: u8 = 4;
 pub const DELIVERY_RESUMED: u8 = 8;
 /// Its queue counts all attempts (`QueueSpec::counts_attempts`): `attempts` is worth telling, 0 too.
 pub const DELIVERY_COUNTED: u8 = 16;
+/// An exchange held it back for its [`crate::Head::delay_ms`] before it came here.
+pub const DELIVERY_DELAYED: u8 = 32;
 
 /// What a reference carries beside its message, shared by all deliveries of one route.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]

@@ -71,7 +71,7 @@ pub use control::{
 };
 pub use event::{
     Death, DeathReason, DeliverTo, Delivery, EndReason, Event, EventBatch, Moved, Side, Signal, DELIVERY_AS_PUBLISHED, DELIVERY_COUNTED,
-    DELIVERY_REDELIVERED, DELIVERY_RESUMED, DELIVERY_RETAINED,
+    DELIVERY_DELAYED, DELIVERY_REDELIVERED, DELIVERY_RESUMED, DELIVERY_RETAINED,
 };
 pub use headers::{view_of, HeaderView, Value, Views};
 pub use names::{ConsumerIx, ExchangeName, GroupIx, OwnerIx, QueueId, QueueName, Seq, Serial, SessionName, Token, TxIx, VhostName};

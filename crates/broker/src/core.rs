@@ -40,6 +40,8 @@ pub struct Config {
     pub transaction_bytes: usize,
     pub sessions_max: u64,
     pub retained_max: u64,
+    /// Messages that one delaying exchange holds back at a time; beyond that new ones are refused.
+    pub delayed_max: u64,
     pub connections_max: u64,
     /// When a message that is logged leaves for its consumers.
     pub delivery: DeliveryPoint,
@@ -70,6 +72,7 @@ impl Default for Config {
             transaction_bytes: 32 << 20,
             sessions_max: 1_000_000,
             retained_max: 10_000_000,
+            delayed_max: 10_000_000,
             connections_max: u64::MAX,
             delivery: DeliveryPoint::Early,
             index_bytes: 64 << 20,
@@ -124,6 +127,8 @@ pub(crate) enum Job {
     Pump(Vec<Arc<Queue>>),
     /// A slice of this is to be made.
     Fan(Arc<crate::link::FanOut>),
+    /// What is due in here is to go where it goes.
+    Due(Arc<Queue>),
 }
 
 pub(crate) struct Shared {
@@ -221,6 +226,9 @@ impl Shared {
     pub fn arm(&self, queue: &Arc<Queue>, state: &mut crate::queue::State) {
         self.spill.report(queue, state);
         if std::mem::take(&mut state.wants_alarm) {
+            if queue.delays {
+                return self.arm_delays(queue, state);
+            }
             let now = self.now_ms();
             self.timers.add(now + ms_until(state.alarm, now), crate::timers::Timer::Heads { queue: queue.id.0 });
         }

@@ -1,4 +1,5 @@
-//! What leaves a queue without being consumed and has somewhere to go: rejected, expired, evicted, or tried too often.
+//! What leaves a queue without being consumed and has somewhere to go: rejected, expired, evicted, or tried too often; and what was held back
+//! by an exchange that delays and is due (see `delay`).
 //!
 //! A move is atomic. The message stays in its source, moving, until one slot of the log holds both its leaving and its arriving: a `MOVE`
 //! record that hands the reference over to one other queue (the body stays where it is in the log), or, where it goes to several places
@@ -6,7 +7,7 @@
 //! the references' side entries.
 
 use crate::core::{Counters, Shared};
-use crate::exchange::LazyHeaders;
+use crate::exchange::{Exchange, LazyHeaders};
 use crate::link::{append_one, copy_out, one_run, targets_of, write_records, Bundle, Hidden, RouteRun, Target};
 use crate::mutants::{self, Mutant};
 use crate::queue::{Fill, Follow, Gone, Held, Leaving, Peek, Queue};
@@ -16,7 +17,8 @@ use crate::routing::topic::words_of;
 use crate::spill::is_spilled;
 use crate::store::records::{Move, LEVEL};
 use crate::store::{kind, reason, settle_filled};
-use broker_api::{Batch, Death, DeathReason, Moved, Side, Span};
+use crate::vhost::Vhost;
+use broker_api::{Batch, Death, DeathReason, Head, Moved, Side, Span, DELIVERY_DELAYED};
 use journal::{Filled, Slot};
 use std::sync::Arc;
 
@@ -51,10 +53,50 @@ impl How<'_> {
 
 /// Where a message goes next, decided without any lock.
 struct Plan {
-    moved: Moved,
+    change: Change,
     separator: u8,
     run: RouteRun,
     targets: Vec<Target>,
+}
+
+/// What a move makes of the message.
+enum Change {
+    /// It is a dead letter.
+    Dead(Moved),
+    /// It is due. What it was before stays.
+    Due(Option<Moved>),
+}
+
+impl Change {
+    fn moved(&self) -> Option<&Moved> {
+        match self {
+            Change::Dead(moved) => Some(moved),
+            Change::Due(before) => before.as_ref(),
+        }
+    }
+
+    /// What its references say beside the subscriptions that it matches.
+    fn side(&self, of: Option<&Side>) -> Option<Arc<Side>> {
+        let subscriptions = of.map_or_else(Vec::new, |side| side.subscriptions.clone());
+        let moved = self.moved().map(|moved| Box::new(moved.clone()));
+        (moved.is_some() || !subscriptions.is_empty()).then(|| Arc::new(Side { subscriptions, moved }))
+    }
+
+    fn flags(&self, waited: bool) -> u8 {
+        match self {
+            Change::Due(_) => DELIVERY_DELAYED,
+            Change::Dead(_) if waited => DELIVERY_DELAYED,
+            Change::Dead(_) => 0,
+        }
+    }
+
+    /// When it expires where it goes to: a dead letter has lost its own time, which begins for what was held back.
+    fn expires_ms(&self, head: &Head, arrived_ms: u64, now_ms: u64) -> u64 {
+        match self {
+            Change::Due(_) if head.expires_ms != 0 => now_ms + head.expires_ms.saturating_sub(arrived_ms),
+            _ => 0,
+        }
+    }
 }
 
 impl Shared {
@@ -71,7 +113,11 @@ impl Shared {
                 }
             },
         };
-        let Some(plan) = self.plan(&queue, &held.batch, head, &peek, why) else {
+        let plan = match why {
+            Gone::Due => self.plan_due(&queue, &held.batch, head, &peek),
+            _ => self.plan(&queue, &held.batch, head, &peek, why),
+        };
+        let Some(plan) = plan else {
             tracing::debug!(queue = %queue.name, why = reason(why), "dropped: its dead-letter exchange is not there");
             return self.drop_moving(&queue, seq, why, how);
         };
@@ -93,23 +139,30 @@ impl Shared {
         let moved = moved(queue, batch, index, before, why, self.now_ms());
         // A replaced key is spelled as the queue's owner spelled it.
         let separator = if moved.key_replaced { b'.' } else { head.separator };
-        let headers = LazyHeaders::of(self, batch, head);
-        let by = |key: &[u8]| {
-            let words = words_of(syntax(separator), key);
-            let key = Key::read(syntax(separator), key, words.as_deref());
-            Arc::new(compute(&vhost, exchange.clone(), &key, &headers, None))
-        };
-        let mut route = by(&moved.key);
-        if !moved.key_replaced && !head.keys.is_empty() {
-            // All the keys that it was published with, the hidden ones too.
-            let routes: Vec<_> = std::iter::once(route).chain(batch.keys(head).map(by)).collect();
-            route = Arc::new(crate::route::Route::union(&routes));
-        }
-        let run = one_run(route, head.level, head.has(broker_api::HEAD_DURABLE));
+        let headers = LazyHeaders::of(self, batch, head).after_delay(peek.waited);
+        let run = run_of(&vhost, &exchange, batch, head, (separator, &moved.key, moved.key_replaced), &headers);
         let mut targets = targets_of(&run);
         let own_queue = |t: &Target| run.route.queues.iter().any(|q| q.id == t.queue.id);
         targets.retain(|t| !own_queue(t) || !is_cycle(&moved.deaths, t.queue.name.as_str()));
-        Some(Plan { moved, separator, run, targets })
+        let change = Change::Dead(moved);
+        targets.iter_mut().for_each(|t| t.flags |= change.flags(peek.waited));
+        Some(Plan { change, separator, run, targets })
+    }
+
+    /// For what was held back. `None`: its exchange is gone.
+    fn plan_due(&self, queue: &Queue, batch: &Arc<Batch>, index: u32, peek: &Peek) -> Option<Plan> {
+        let exchange = self.exchange_of(queue)?;
+        let vhost = self.vhost_by_id(queue.vhost)?;
+        let head = &batch.heads[index as usize];
+        let before = peek.side.as_ref().and_then(|side| side.moved.as_deref());
+        let (key, replaced) = before.map_or((batch.key(head), false), |moved| (&*moved.key, moved.key_replaced));
+        let separator = if replaced { b'.' } else { head.separator };
+        let headers = LazyHeaders::of(self, batch, head).after_delay(true);
+        let run = run_of(&vhost, &exchange, batch, head, (separator, key, replaced), &headers);
+        let mut targets = targets_of(&run);
+        let change = Change::Due(before.cloned());
+        targets.iter_mut().for_each(|t| t.flags |= change.flags(true));
+        Some(Plan { change, separator, run, targets })
     }
 
     fn drop_moving(&self, queue: &Arc<Queue>, seq: broker_api::Seq, why: Gone, how: &mut How<'_>) {
@@ -133,15 +186,16 @@ impl Shared {
         next: &mut Follow,
         how: &mut How<'_>,
     ) {
-        let Plan { moved, targets, .. } = plan;
+        let Plan { change, targets, .. } = plan;
         let target = &targets[0].queue;
         let Some((mut entry, mut gone)) = source.end_move(seq, why, true, &self.log) else { return };
         // In a transaction this one stays void.
         let Some(slot) = gone.slot.take() else { return };
         let message = &held.batch.heads[head as usize];
-        let subscriptions = targets[0].side.as_ref().map_or_else(Vec::new, |side| side.subscriptions.clone());
-        entry.arrives(held, head, Arc::new(Side { subscriptions, moved: Some(Box::new(moved)) }));
-        entry.expires = crate::queue::expiry_tick(0, self.now_ms(), target.rules().message_ttl_ms);
+        entry.arrives(held, head, change.side(targets[0].side.as_deref()), targets[0].flags);
+        let now_ms = self.now_ms();
+        let expires_ms = change.expires_ms(message, held.batch.arrived_ms, now_ms);
+        entry.expires = target.time_of(target.rules().message_ttl_ms, expires_ms, now_ms, message.delay_ms);
         let record = Move {
             source: source.id,
             seq,
@@ -157,7 +211,9 @@ impl Shared {
             side: entry.side.clone(),
         };
         let mut state = target.lock();
-        let arrived = target.make_room(&mut state, entry.bytes, &self.log, next).then(|| target.adopt(&mut state, entry, message.priority));
+        let arrived = target
+            .make_room(&mut state, entry.bytes, &self.log, next)
+            .then(|| target.adopt(&mut state, entry, message.priority, &self.log));
         if let (Some(to), Some(hidden)) = (arrived, how.hidden()) {
             hidden.hide(target, &mut state, to);
         }
@@ -222,13 +278,12 @@ impl Shared {
 
     /// Puts an edited copy where the plan says; its records go into the bundle.
     fn put_copy(&self, plan: Plan, batch: &Batch, head: u32, next: &mut Follow, bundle: &mut Bundle, mut hidden: Option<&mut Hidden>) {
-        let Plan { moved, separator, run, mut targets } = plan;
-        let mut copy = edited(batch, head, &moved, separator, self.now_ms());
+        let Plan { change, separator, run, mut targets } = plan;
+        let mut copy = edited(batch, head, &change, separator, self.now_ms());
         self.memory.count(&mut copy);
         let copy = Arc::new(copy);
         for target in &mut targets {
-            let subscriptions = target.side.as_ref().map_or_else(Vec::new, |side| side.subscriptions.clone());
-            target.side = Some(Arc::new(Side { subscriptions, moved: Some(Box::new(moved.clone())) }));
+            target.side = change.side(target.side.as_deref());
         }
         let held = Held::new(copy.clone(), Some(bundle.place.clone()), None);
         let written = write_records(self, &mut bundle.records, &copy, &run, &targets, None);
@@ -247,7 +302,7 @@ impl Shared {
 
     /// A message that a full queue refused, where the queue wants such messages dead-lettered. It was in no queue, so this is a publish.
     pub fn dead_letter_refused(&self, queue: &Arc<Queue>, batch: &Arc<Batch>, head: u32, next: &mut Follow, how: &mut How<'_>) {
-        let peek = Peek { held: None, head, lsn: 0, side: None, durable: false };
+        let peek = Peek { held: None, head, lsn: 0, side: None, durable: false, waited: false };
         let Some(plan) = self.plan(queue, batch, head, &peek, Gone::Evicted) else { return };
         match how {
             How::Own(fill) => {
@@ -276,7 +331,7 @@ fn moved(queue: &Queue, batch: &Batch, index: u32, before: Option<&Moved>, why: 
         Gone::Expired => DeathReason::Expired,
         Gone::Evicted => DeathReason::MaxLength,
         Gone::Limit => DeathReason::DeliveryLimit,
-        Gone::Rejected | Gone::Accepted | Gone::Purged => DeathReason::Rejected,
+        Gone::Rejected | Gone::Accepted | Gone::Purged | Gone::Due => DeathReason::Rejected,
     };
     let mut deaths = before.map_or_else(Vec::new, |before| before.deaths.clone());
     let name = queue.name.as_str();
@@ -324,10 +379,39 @@ fn is_cycle(deaths: &[Death], queue: &str) -> bool {
     deaths[..=at].iter().all(|d| d.reason != DeathReason::Rejected)
 }
 
-/// A copy of one message with its new exchange and key, and without its expiry.
-fn edited(batch: &Batch, index: u32, moved: &Moved, separator: u8, now_ms: u64) -> Batch {
+/// Where an exchange sends a message by its key, and by all the keys that it was published with (the hidden ones too) unless another took
+/// their place.
+fn run_of(
+    vhost: &Vhost,
+    exchange: &Arc<Exchange>,
+    batch: &Batch,
+    head: &Head,
+    (separator, key, replaced): (u8, &[u8], bool),
+    headers: &LazyHeaders<'_>,
+) -> RouteRun {
+    let by = |key: &[u8]| {
+        let words = words_of(syntax(separator), key);
+        let key = Key::read(syntax(separator), key, words.as_deref());
+        Arc::new(compute(vhost, exchange.clone(), &key, headers, None))
+    };
+    let mut route = by(key);
+    if !replaced && !head.keys.is_empty() {
+        let routes: Vec<_> = std::iter::once(route).chain(batch.keys(head).map(by)).collect();
+        route = Arc::new(crate::route::Route::union(&routes));
+    }
+    one_run(route, head.level, head.has(broker_api::HEAD_DURABLE))
+}
+
+/// A copy of one message with its new exchange and key, and with the expiry that it has now.
+fn edited(batch: &Batch, index: u32, change: &Change, separator: u8, now_ms: u64) -> Batch {
     let mut copy = copy_out(batch, index);
-    copy.arrived_ms = now_ms;
+    let arrived_ms = std::mem::replace(&mut copy.arrived_ms, now_ms);
+    if let Some(head) = copy.heads.first_mut() {
+        head.expires_ms = change.expires_ms(head, arrived_ms, now_ms);
+        head.flags &= !(broker_api::HEAD_VERBATIM | broker_api::HEAD_RETAIN | broker_api::HEAD_MANDATORY | broker_api::HEAD_CONFIRM);
+        head.state = 0;
+    }
+    let Some(moved) = change.moved() else { return copy };
     let mut put = |bytes: &[u8]| {
         let at = copy.arena.len();
         copy.arena.extend_from_slice(bytes);
@@ -339,12 +423,9 @@ fn edited(batch: &Batch, index: u32, moved: &Moved, separator: u8, now_ms: u64) 
         head.key = key;
         head.separator = separator;
         head.topic = &*moved.exchange == "amq.topic";
-        head.expires_ms = 0;
         if moved.key_replaced {
             head.keys = Span::EMPTY;
         }
-        head.flags &= !(broker_api::HEAD_VERBATIM | broker_api::HEAD_RETAIN | broker_api::HEAD_MANDATORY | broker_api::HEAD_CONFIRM);
-        head.state = 0;
     }
     copy
 }

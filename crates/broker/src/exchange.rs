@@ -6,7 +6,7 @@
 
 use crate::core::Shared;
 use crate::queue::Queue;
-use crate::routing::exchange::{by_name, Arguments, BindKey, Headers, Key, Router, Value};
+use crate::routing::exchange::{by_name, Arguments, BindKey, Headers, Key, Router, Value, DELAYED};
 use crate::routing::topic::words_of;
 use crate::routing::{Pattern, Stamp, Syntax};
 use crate::vhost::{TopicTarget, Vhost};
@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Ids of the exchanges that every virtual host has; no counter reaches them.
 const FIXED: u64 = 1 << 63;
@@ -91,6 +91,8 @@ pub(crate) struct Exchange {
     /// Where a policy sends what goes nowhere; the exchange's own argument comes first.
     pub alternate_by_policy: RwLock<Option<ExchangeName>>,
     table: Table,
+    /// Where an exchange that delays keeps what is not due; set as it is made (see `crate::delay`).
+    pub delays: OnceLock<Arc<Queue>>,
     deleted: AtomicBool,
     versions: [AtomicU64; SLOTS],
     version_of_all: AtomicU64,
@@ -119,6 +121,7 @@ impl Exchange {
             spec,
             alternate_by_policy: RwLock::default(),
             table,
+            delays: OnceLock::new(),
             deleted: AtomicBool::new(false),
             versions,
             version_of_all: AtomicU64::new(0),
@@ -144,6 +147,10 @@ impl Exchange {
     }
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
+    }
+    /// Holds messages back that have a delay.
+    pub fn is_delaying(&self) -> bool {
+        self.spec.kind == DELAYED
     }
 
     /// Where it sends what its bindings do not.
@@ -184,11 +191,18 @@ pub(crate) struct LazyHeaders<'a> {
     view: Option<&'a dyn HeaderView>,
     origin: &'a [u8],
     read: OnceCell<Vec<(&'a [u8], Value<'a>)>>,
+    delay_ms: u32,
 }
 
 impl<'a> LazyHeaders<'a> {
     pub fn of(core: &'a Shared, batch: &'a Batch, head: &Head) -> LazyHeaders<'a> {
-        LazyHeaders { view: core.header_view(head.format), origin: batch.bytes(head.origin), read: OnceCell::new() }
+        let (view, origin) = (core.header_view(head.format), batch.bytes(head.origin));
+        LazyHeaders { view, origin, read: OnceCell::new(), delay_ms: head.delay_ms }
+    }
+
+    /// Of a message that was held back before, if `waited`: once is enough.
+    pub fn after_delay(self, waited: bool) -> LazyHeaders<'a> {
+        LazyHeaders { delay_ms: if waited { 0 } else { self.delay_ms }, ..self }
     }
 }
 
@@ -205,6 +219,10 @@ impl Headers for LazyHeaders<'_> {
 
     fn property(&self, name: &[u8]) -> Option<Value<'_>> {
         self.view?.property(self.origin, name)
+    }
+
+    fn delay_ms(&self) -> u32 {
+        self.delay_ms
     }
 }
 

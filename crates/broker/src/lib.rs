@@ -8,6 +8,7 @@
 
 mod commit_gate;
 mod core;
+mod delay;
 mod exchange;
 mod link;
 mod outbox;
@@ -34,6 +35,7 @@ mod sys;
 mod timers;
 
 pub use crate::core::{Config, Core, DeliveryPoint};
+pub use delay::Delayed;
 pub use open::CoreError;
 pub use policy::{check_policy, known_policy_setting, ApplyTo, Policy, PolicyKind, PolicyValue};
 pub use spill::SpillStats;

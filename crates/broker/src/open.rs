@@ -5,7 +5,7 @@ use crate::core::{Config, Core, Counters, DeliveryPoint, Job, Shared};
 use crate::queue::{Follow, Queue, Wanted};
 use crate::session::{Session, Subscription};
 use crate::spill::{is_spilled, name_of, spill_backlogs, Limits, Spill, Spiller};
-use crate::store::{push_handed, Dirty, Log, Recovery};
+use crate::store::{push_handed, Dirty, Log, Recovery, RecoveryLimits};
 use crate::timers::{Timer, Timers};
 use crate::vhost::{TopicTarget, Vhost};
 use broker_api::{Expiry, VhostName};
@@ -65,7 +65,8 @@ impl Core {
         let auth = Auth::new(&config.auth)?;
         let stepped = journal_config.simulated;
         let vhost = Vhost::new(0, VhostName::new("/"));
-        let mut recovery = Recovery::new(vec![vhost.clone()], config.session_bound(), config.header_views.clone());
+        let limits = RecoveryLimits { session: config.session_bound(), delayed_max: config.delayed_max };
+        let mut recovery = Recovery::new(vec![vhost.clone()], limits, config.header_views.clone());
         let clock = journal_config.clock.clone();
         let keep_free = journal_config.min_free_bytes.saturating_add(journal_config.segment_bytes);
         let journal = Journal::open(storage.clone(), journal_config, &mut recovery)?;
@@ -199,6 +200,7 @@ impl Shared {
                     let _ = self.loader.send(Job::Fan(fan));
                 }
             }
+            Job::Due(queue) => self.release_due(&queue),
             Job::Pump(queues) => self.follow_up(Follow { pump: queues, ..Follow::default() }),
         }
     }
@@ -305,8 +307,10 @@ impl Shared {
             self.suspect_named_queues();
         }
         self.drop_orphan_shares();
+        self.drop_orphan_delays();
         let queues: Vec<Arc<Queue>> = self.queues.iter().map(|q| q.clone()).collect();
         for queue in queues {
+            queue.wake_delays(now);
             let mut state = queue.lock();
             if state.rules.message_ttl_ms.is_some() && state.ready > 0 {
                 // Its pages may be away, and nobody knows what in them expires.
@@ -426,6 +430,7 @@ impl Shared {
             }
             Timer::Memory => self.look_at_memory(),
             Timer::Heads { queue } => self.expire_heads(queue),
+            Timer::Due { queue } => self.delays_are_due(queue),
             Timer::QueueExpiry { queue, at_ms } => self.queue_may_expire(queue, at_ms),
             Timer::Trim { queue } => self.trim(queue),
             Timer::Policies { vhost } => self.policies_changed(vhost),

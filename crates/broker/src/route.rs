@@ -24,8 +24,10 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty() && self.shares.is_empty() && self.queues.is_empty()
+    /// Nobody gets it now. What an exchange holds back is as good as returned to who asks, as in RabbitMQ: where it goes when it is due
+    /// nobody knows.
+    pub fn reaches_nobody(&self) -> bool {
+        self.sessions.is_empty() && self.shares.is_empty() && self.queues.iter().all(|queue| queue.delays)
     }
 
     /// Several routes of one message as one. Nobody remembers it, so it needs no marks of the exchanges on the way.
@@ -98,6 +100,12 @@ impl Walk<'_> {
         let mut found = Vec::new();
         while let Some(exchange) = self.next.pop() {
             let mark = exchange.mark(self.vhost, key);
+            if let Some(held_back) = exchange.delays.get().filter(|_| headers.delay_ms() > 0) {
+                self.route.volatile = true;
+                self.route.queues.push(held_back.clone());
+                self.route.via.push((exchange, mark));
+                continue;
+            }
             self.route.volatile |= self.vhost.look_up(&exchange, key, headers, &mut found);
             let nowhere = found.is_empty();
             for found in found.drain(..) {

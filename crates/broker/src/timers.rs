@@ -42,7 +42,14 @@ pub(crate) enum Timer {
     Heads {
         queue: u64,
     },
+    /// Something that an exchange holds back is due.
+    Due {
+        queue: u64,
+    },
 }
+
+/// Names a timer that stands on the list.
+pub(crate) type TimerKey = (u64, u64);
 
 #[derive(Default)]
 struct State {
@@ -60,7 +67,7 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    pub fn add(&self, at_ms: u64, timer: Timer) {
+    pub fn add(&self, at_ms: u64, timer: Timer) -> TimerKey {
         let mut state = self.state.lock();
         let n = state.next;
         state.next += 1;
@@ -68,6 +75,12 @@ impl Timers {
         if state.due.first_key_value().is_some_and(|((_, first), _)| *first == n) {
             self.changed.notify_one();
         }
+        (at_ms, n)
+    }
+
+    /// Takes one off the list; it may have gone off before.
+    pub fn remove(&self, key: TimerKey) {
+        self.state.lock().due.remove(&key);
     }
 
     pub fn stop(&self) {

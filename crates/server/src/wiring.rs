@@ -126,6 +126,7 @@ fn broker_config(file: &file::Broker, auth: auth::Config) -> broker::Config {
         transaction_bytes: file.transaction_bytes.map_or(default.transaction_bytes, |n| n.0 as usize),
         sessions_max: file.sessions_max.map_or(default.sessions_max, |n| n.0),
         retained_max: file.retained_max.map_or(default.retained_max, |n| n.0),
+        delayed_max: file.delayed_max.map_or(default.delayed_max, |n| n.0),
         sys_interval_secs: file.sys_interval_secs.map_or(default.sys_interval_secs, |n| n.0),
         restart_will_delay_secs: file.restart_will_delay_secs.map_or(default.restart_will_delay_secs, |n| n.0 as u32),
         delivery: match file.delivery {

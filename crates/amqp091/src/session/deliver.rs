@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use broker_api::{
     Batch, Consume, ConsumerIx, Control, CreditTo, Declare, Delivery, GroupIx, Head, Mode, Out, OwnerIx, QueueId, QueueName, QueueSpec,
-    Take, DELIVERY_COUNTED, DELIVERY_REDELIVERED,
+    Take, DELIVERY_COUNTED, DELIVERY_DELAYED, DELIVERY_REDELIVERED,
 };
 
 use super::channel::At;
@@ -293,7 +293,7 @@ impl Session {
     fn put_content(&self, channel: u16, batch: &Batch, head: &Head, delivery: &Delivery, step: &mut Step<'_>) {
         let body_size = head.body.len as usize;
         match (head.format, delivery.moved()) {
-            (FORMAT, None) if delivery.flags & DELIVERY_COUNTED == 0 => {
+            (FORMAT, None) if delivery.flags & (DELIVERY_COUNTED | DELIVERY_DELAYED) == 0 => {
                 put_content_head(step.out.buffer(), channel, body_size as u64, mapping::own_properties(batch, head));
             }
             _ => {

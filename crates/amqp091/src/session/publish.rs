@@ -211,7 +211,8 @@ impl Session {
             None => 0,
             Some(text) => (step.now_ms + mapping::expiration(text).map_err(refused)?).max(1),
         };
-        let (origin, keys) = match needs_edit(&properties) {
+        let Wishes { edits, delay_ms } = Wishes::of(&properties);
+        let (origin, keys) = match edits {
             false => (message.origin, Span::EMPTY),
             true => self.edited(number, &properties, message.origin, step)?,
         };
@@ -235,6 +236,7 @@ impl Session {
             keys,
             body: message.body,
             expires_ms,
+            delay_ms,
             owner: channel.owner,
             flags,
             priority: properties.priority.unwrap_or(0),
@@ -294,10 +296,26 @@ fn further_keys<'a>(headers: Table<'a>, name: &str) -> Result<Vec<&'a [u8]>, Str
     }
 }
 
-#[inline]
-fn needs_edit(properties: &Properties<'_>) -> bool {
-    properties.reply_to == Some(REPLY_TO)
-        || properties.headers.is_some_and(|headers| headers.iter().any(|(name, _)| matches!(name, b"CC" | b"BCC")))
+/// What the properties ask of the broker.
+struct Wishes {
+    /// They are not passed on as they came.
+    edits: bool,
+    delay_ms: u32,
+}
+
+impl Wishes {
+    #[inline]
+    fn of(properties: &Properties<'_>) -> Wishes {
+        let mut wishes = Wishes { edits: properties.reply_to == Some(REPLY_TO), delay_ms: 0 };
+        for (name, field) in properties.headers.iter().flat_map(|headers| headers.iter()) {
+            match name {
+                b"CC" | b"BCC" => wishes.edits = true,
+                mapping::DELAY if wishes.delay_ms == 0 => wishes.delay_ms = mapping::delay_ms(&field),
+                _ => {}
+            }
+        }
+        wishes
+    }
 }
 
 /// Room for the publishes to come, if the rest of the block is like this one: the heads of a turn leave with it, so that each turn

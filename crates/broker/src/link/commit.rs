@@ -266,6 +266,9 @@ impl Commit {
         }
         for InQueue { queue, runs } in queues.into_values() {
             queue.reveal(&runs, owner, &core.log, core.now_ticks(), follow);
+            if queue.delays {
+                core.arm(&queue, &mut queue.lock());
+            }
             core.checkpoint.queue(&queue);
         }
     }

@@ -4,7 +4,7 @@ use super::control::{done, Answer};
 use super::Link;
 use crate::core::Shared;
 use crate::exchange::{Binding, Bindings, Changed, Dest, DestId, Exchange};
-use crate::routing::exchange::by_name;
+use crate::routing::exchange::{by_name, check, BadArguments};
 use crate::store::exchanges::{binding_gone_record, binding_record, exchange_gone_record, exchange_record};
 use crate::vhost::Vhost;
 use broker_api::{Bind, Destination, ExchangeName, ExchangeSpec, Inequivalent, Refusal, Reply};
@@ -29,17 +29,22 @@ impl Link {
         if name.as_str().starts_with("amq.") {
             return Err(Refusal::AccessRefused(format!("exchange name '{name}' contains reserved prefix 'amq.*'")));
         }
+        let unknown = |kind: &str| {
+            let why = format!("{} exchange type '{kind}'", if kind.is_empty() { "invalid" } else { "unknown" });
+            Refusal::Invalid { what: "exchange type", why }
+        };
         if by_name::<Dest>(&spec.kind).is_none() {
-            return Err(Refusal::Invalid {
-                what: "exchange type",
-                why: format!("{} exchange type '{}'", if spec.kind.is_empty() { "invalid" } else { "unknown" }, spec.kind),
-            });
+            return Err(unknown(&spec.kind));
         }
         let arguments = self.core.arguments(spec.format, &spec.arguments);
-        crate::routing::exchange::check(&spec.kind, &arguments).map_err(Refusal::PreconditionFailed)?;
+        check(&spec.kind, &arguments).map_err(|bad| match bad {
+            BadArguments::Type(kind) => unknown(&kind),
+            BadArguments::Value(why) => Refusal::PreconditionFailed(why),
+        })?;
         let slot = spec.durable.then(|| self.core.log.reserve());
         let made = Exchange::new(self.core.id(), name.clone(), spec, &arguments);
         let exchange = made.ok_or(Refusal::NotImplemented("this exchange type"))?;
+        self.core.hold_back_for(vhost.id, &exchange);
         vhost.exchanges.insert(name, exchange.clone());
         crate::policy::rule_exchange(&vhost, &exchange);
         let Some(slot) = slot else { return done(Reply::Ok) };
@@ -180,6 +185,10 @@ impl Shared {
             if exchange.spec.durable {
                 gone.push(exchange.id);
                 self.checkpoint.exchange(vhost.id, exchange.id);
+            }
+            if let Some(held_back) = exchange.delays.get() {
+                // By a record of its own, behind the exchange's: a restart between the two does it again.
+                self.drop_queue(held_back);
             }
             next.extend(sources.into_iter().filter(|x| is_over(x, bindings)));
         }

@@ -184,14 +184,14 @@ impl Link {
             let next = run.first + run.count == index && run.serial.0 + u64::from(run.count) == serial.0;
             if same && next && run.level == head.level && run.durable == durable && head.state == 0 {
                 run.count += 1;
-                return Ok(run.route.is_empty() && head.has(HEAD_MANDATORY));
+                return Ok(run.route.reaches_nobody() && head.has(HEAD_MANDATORY));
             }
         }
         let route = match runs.iter().rev().take(4).find(|r| same_way(batch, r, head)) {
             Some(run) => run.route.clone(),
             None => self.find_route(batch, head)?,
         };
-        let nowhere = route.is_empty() && head.has(HEAD_MANDATORY);
+        let nowhere = route.reaches_nobody() && head.has(HEAD_MANDATORY);
         runs.push(RouteRun { route, first: index, count: 1, level: head.level, durable, serial });
         Ok(nowhere)
     }

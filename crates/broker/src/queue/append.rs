@@ -35,11 +35,11 @@ impl Queue {
         let bytes = head.key.len + head.body.len;
         let arrived_ms = incoming.held.batch.arrived_ms;
         let message_ttl_ms = state.rules.message_ttl_ms;
-        let fleeting = message_ttl_ms == Some(0) || (head.expires_ms != 0 && head.expires_ms <= arrived_ms);
+        let fleeting = !self.delays && (message_ttl_ms == Some(0) || (head.expires_ms != 0 && head.expires_ms <= arrived_ms));
         let expires = match fleeting {
             // Not over for the pump that follows.
             true => expiry_tick(arrived_ms + 2 * TICK_MS, arrived_ms, None),
-            false => expiry_tick(head.expires_ms, arrived_ms, message_ttl_ms),
+            false => self.time_of(message_ttl_ms, head.expires_ms, arrived_ms, head.delay_ms),
         };
         let entry = Entry {
             held: Some(incoming.held.clone()),
@@ -58,10 +58,10 @@ impl Queue {
             status: Status::Ready,
         };
         let level = head.priority.min(self.spec.max_priority);
-        state.expires(expires);
         state.unspilled += entry.only_in_memory();
         let lane = state.lanes.open(level);
         let position = lane.push(entry);
+        state.has_time(position, expires, arrived_ms);
         state.ready += 1;
         state.bytes += u64::from(bytes);
         state.held_bytes += u64::from(bytes);
@@ -172,9 +172,19 @@ impl Entry {
     }
 }
 
+impl State {
+    /// An entry came that is due, or expires, at this time.
+    pub(super) fn has_time(&mut self, position: u64, time: u32, now_ms: u64) {
+        match self.delays {
+            Some(_) => self.waits(position, time, now_ms),
+            None => self.expires(time),
+        }
+    }
+}
+
 impl Queue {
     /// Without a consumer nothing is worth keeping once the log has it; with one, its next messages are, and the rest up to a bound.
-    fn trim(&self, state: &mut State, level: u8, committed: u64) {
+    pub(super) fn trim(&self, state: &mut State, level: u8, committed: u64) {
         if state.consumers.is_empty() {
             return trim(state, level, 0, 0, committed, 8);
         }

@@ -37,9 +37,11 @@ pub(crate) enum Gone {
     Purged = 4,
     /// Given back too often.
     Limit = 5,
+    /// It waited long enough.
+    Due = 6,
 }
 
-/// A message on its way to a dead-letter exchange.
+/// A message on its way to a dead-letter exchange, or from where it was held back.
 pub(crate) struct Leaving {
     pub queue: Arc<Queue>,
     pub seq: Seq,

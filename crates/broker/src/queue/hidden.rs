@@ -35,19 +35,20 @@ impl State {
         }
     }
 
-    fn show(&mut self, seq: Seq, owner: u64) {
+    fn show(&mut self, seq: Seq, owner: u64, now_ms: u64) {
         let position = seq.position();
         let Some(lane) = self.lanes.get_mut(seq.lane()) else { return };
         let Some(entry) = lane.get_mut(position).filter(|e| e.status == Status::Leased && e.owner == owner) else { return };
         entry.status = Status::Ready;
         entry.owner = 0;
-        let bytes = entry.bytes;
+        let (bytes, time) = (entry.bytes, entry.expires);
         if position < lane.cursor {
             lane.returned.insert(position);
         }
         self.unleases(bytes);
         self.hidden.0 -= 1;
         self.hidden.1 -= u64::from(bytes);
+        self.waits(position, time, now_ms);
     }
 }
 
@@ -57,7 +58,7 @@ impl Queue {
         let mut state = self.lock();
         for (first, count) in runs {
             for n in 0..u64::from(*count) {
-                state.show(first.plus(n), owner);
+                state.show(first.plus(n), owner, log.now_ms());
             }
         }
         state.barriers.retain(|b| b.owner != owner);

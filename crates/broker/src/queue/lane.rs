@@ -310,6 +310,11 @@ impl Lane {
         Next::Nothing
     }
 
+    /// Does only the page file have the front of this page?
+    pub fn is_partly_away(&self, number: u64) -> bool {
+        self.page_index(number).is_ok_and(|at| self.pages[at].away > 0)
+    }
+
     /// A page that was given back is ready or has to be read; one that is neither is no longer there.
     pub fn look(&self, position: u64) -> Next {
         match self.page_index(position / PAGE) {

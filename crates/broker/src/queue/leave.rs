@@ -85,6 +85,7 @@ impl Queue {
             lsn: entry.known_lsn(),
             side: entry.side.clone(),
             durable: entry.durable,
+            waited: entry.flags & broker_api::DELIVERY_DELAYED != 0,
         })
     }
 
@@ -213,11 +214,13 @@ pub(crate) struct Peek {
     pub lsn: u64,
     pub side: Option<Arc<broker_api::Side>>,
     pub durable: bool,
+    /// An exchange has held it back before.
+    pub waited: bool,
 }
 
 impl State {
     /// Ready or leased becomes moving: out of reach and out of the bounds, but still there.
-    fn set_moving(&mut self, level: u8, position: u64) -> bool {
+    pub(super) fn set_moving(&mut self, level: u8, position: u64) -> bool {
         let Some(lane) = self.lanes.get_mut(level) else { return false };
         let Some(entry) = lane.get_mut(position) else { return false };
         match entry.status {
@@ -293,7 +296,7 @@ impl Queue {
     }
 
     /// Appends a reference that another queue held; its body stays where it is.
-    pub fn adopt(&self, state: &mut State, entry: Entry, priority: u8) -> Seq {
+    pub fn adopt(&self, state: &mut State, entry: Entry, priority: u8, log: &Log) -> Seq {
         let bytes = u64::from(entry.bytes);
         let (expires, in_memory) = (entry.expires, entry.held.is_some());
         let level = priority.min(self.spec.max_priority);
@@ -301,22 +304,23 @@ impl Queue {
         state.ready += 1;
         state.bytes += bytes;
         state.held_bytes += if in_memory { bytes } else { 0 };
-        state.expires(expires);
+        state.has_time(position, expires, log.now_ms());
         self.depth.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.trim(state, level, log.committed_lsn());
         Seq::new(level, position)
     }
 }
 
 impl Entry {
     /// Ready in another queue, with what the move made of it.
-    pub fn arrives(&mut self, held: &Arc<super::Held>, head: u32, side: Arc<broker_api::Side>) {
+    pub fn arrives(&mut self, held: &Arc<super::Held>, head: u32, side: Option<Arc<broker_api::Side>>, flags: u8) {
         self.lsn = self.known_lsn();
         self.held = Some(held.clone());
         self.head = head;
-        self.side = Some(side);
+        self.side = side;
         self.owner = 0;
         self.attempts = 0;
-        self.flags = 0;
+        self.flags = flags;
         self.status = Status::Ready;
     }
 }

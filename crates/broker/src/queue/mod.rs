@@ -2,6 +2,7 @@
 
 mod append;
 mod consumer;
+mod delays;
 mod follow;
 mod group;
 mod hidden;
@@ -20,6 +21,7 @@ mod tick;
 
 pub(crate) use append::{Incoming, AHEAD};
 pub(crate) use consumer::Consumer;
+pub(crate) use delays::{Delays, Due};
 pub(crate) use follow::{Fill, Follow, Gone, Leaving};
 pub(crate) use group::Group;
 pub(crate) use lane::{Entry, Held, Lane, Page, Status, PAGE};
@@ -95,6 +97,8 @@ pub(crate) struct State {
     spill: Option<Arc<Spill>>,
     /// Messages of transactions that have not passed the commit point: nothing behind them in their lane is handed out either.
     barriers: Vec<hidden::Barrier>,
+    /// There where messages wait until they are due.
+    pub delays: Option<Box<Delays>>,
     pub deleted: bool,
     pub dropped_messages: u64,
 }
@@ -106,6 +110,8 @@ pub(crate) struct Queue {
     pub spec: Arc<QueueSpec>,
     /// References in it are logged.
     pub durable: bool,
+    /// Messages wait here until they are due (see `delays`).
+    pub delays: bool,
     pub life: Life,
     loading: AtomicBool,
     /// Set while the queue stands on the list of queues that the next checkpoint looks at.
@@ -126,6 +132,7 @@ impl Queue {
             vhost,
             spec,
             durable,
+            delays: false,
             life: Life::default(),
             loading: AtomicBool::new(false),
             listed: AtomicBool::new(false),

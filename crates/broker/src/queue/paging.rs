@@ -45,18 +45,14 @@ impl Queue {
     /// Puts back what the reader thread fetched and goes on delivering.
     pub fn loaded(self: &Arc<Queue>, found: Vec<(Seq, Arc<Held>, u32)>, log: &Log, now: u32, follow: &mut Follow) {
         let mut state = self.lock();
-        for (seq, held, head) in found {
-            let entry = state.lanes.get_mut(seq.lane()).and_then(|l| l.get_mut(seq.position()));
-            if let Some(entry) = entry.filter(|e| e.status != Status::Gone && e.held.is_none()) {
-                entry.lsn = entry.known_lsn();
-                entry.held = Some(held);
-                entry.head = head;
-                let bytes = u64::from(entry.bytes);
-                state.held_bytes += bytes;
-            }
-        }
+        state.put_back(found.into_iter());
         self.loading.store(false, Ordering::Release);
         self.pump_locked(&mut state, log, now, follow);
+    }
+
+    /// The same where nobody waits to be served.
+    pub fn put_back(&self, found: impl Iterator<Item = (Seq, Arc<Held>, u32)>) {
+        self.lock().put_back(found);
     }
 
     /// Puts back the entries of a page. Counters do not change: they counted it all the time.
@@ -96,6 +92,18 @@ impl Queue {
 }
 
 impl State {
+    fn put_back(&mut self, found: impl Iterator<Item = (Seq, Arc<Held>, u32)>) {
+        for (seq, held, head) in found {
+            let entry = self.lanes.get_mut(seq.lane()).and_then(|l| l.get_mut(seq.position()));
+            if let Some(entry) = entry.filter(|e| e.status != Status::Gone && e.held.is_none()) {
+                entry.lsn = entry.known_lsn();
+                entry.held = Some(held);
+                entry.head = head;
+                self.held_bytes += u64::from(entry.bytes);
+            }
+        }
+    }
+
     /// Sends away what the page file has. A queue with consumers keeps the pages around its next message. Answers how many bytes went.
     pub fn send_away(&mut self, committed: u64) -> usize {
         let busy = self.consumers.iter().any(|c| c.active);
@@ -141,7 +149,9 @@ impl Queue {
         if state.lanes.open(seq.lane()).insert(seq.position(), entry) {
             state.ready += 1;
             state.bytes += bytes;
-            state.expires(expires);
+            if !self.delays {
+                state.expires(expires);
+            }
             self.depth.fetch_add(1, Ordering::Relaxed);
         }
     }

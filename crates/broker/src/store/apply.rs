@@ -3,7 +3,7 @@
 mod references;
 
 use super::records::{self, kind, read_expiry, read_message, read_own_message};
-use super::snapshot::class;
+use super::snapshot::{class, OF_EXCHANGE, OF_SESSION};
 use super::wire::Reader;
 use crate::exchange::Views;
 use crate::policy::Rules;
@@ -50,7 +50,7 @@ pub(crate) struct Recovery {
     pub ended_sessions: Vec<u64>,
     /// Their retained messages may still stand in the checkpoint.
     pub ended_vhosts: Vec<u32>,
-    pub session_bound: Bound,
+    pub limits: Limits,
     views: Views,
     /// Virtual hosts whose policies changed since what holds for their queues was worked out.
     stale_rules: BTreeSet<u32>,
@@ -59,12 +59,20 @@ pub(crate) struct Recovery {
     buffer: Vec<u8>,
 }
 
+/// Bounds of queues that no description of their own has them in.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    pub session: Bound,
+    /// Messages that an exchange holds back.
+    pub delayed_max: u64,
+}
+
 fn malformed(what: &str) -> ApplyError {
     ApplyError(format!("{what} cannot be read"))
 }
 
 impl Recovery {
-    pub fn new(vhosts: Vec<Arc<Vhost>>, session_bound: Bound, views: Views) -> Recovery {
+    pub fn new(vhosts: Vec<Arc<Vhost>>, limits: Limits, views: Views) -> Recovery {
         Recovery {
             vhosts,
             queues: AHashMap::default(),
@@ -80,7 +88,7 @@ impl Recovery {
             ended: Vec::new(),
             ended_sessions: Vec::new(),
             ended_vhosts: Vec::new(),
-            session_bound,
+            limits,
             views,
             stale_rules: BTreeSet::new(),
             touched_policies: BTreeSet::new(),
@@ -124,7 +132,7 @@ impl Recovery {
         }
     }
 
-    fn queue(&mut self, r: &mut Reader<'_>, of_session: bool) -> Option<Arc<Queue>> {
+    fn queue(&mut self, r: &mut Reader<'_>, of_what: u8) -> Option<Arc<Queue>> {
         let (id, vhost) = (r.u64()?, r.u32()?);
         let name = QueueName::new(r.text()?);
         let spec = records::read_queue_spec(r)?;
@@ -132,7 +140,11 @@ impl Recovery {
         if let Some(queue) = self.queues.get(&id) {
             return Some(queue.clone());
         }
-        let bound = if of_session { self.session_bound } else { crate::queue::bound_of(&spec) };
+        if of_what == OF_EXCHANGE {
+            return Some(self.held_back(id, name.as_str(), vhost));
+        }
+        let of_session = of_what == OF_SESSION;
+        let bound = if of_session { self.limits.session } else { crate::queue::bound_of(&spec) };
         let spec = if of_session { session_spec(spec.durable) } else { Arc::new(spec) };
         let queue = Queue::new(QueueId(id), name.clone(), vhost, spec, bound);
         self.queues.insert(id, queue.clone());
@@ -141,6 +153,21 @@ impl Recovery {
             self.rule(vhost, &queue);
         }
         Some(queue)
+    }
+
+    /// What a durable exchange holds back; the exchange itself is made when all is there.
+    fn held_back(&mut self, id: u64, name: &str, vhost: u32) -> Arc<Queue> {
+        let max = self.limits.delayed_max;
+        self.queues.entry(id).or_insert_with(|| Queue::delaying(id, name, vhost, true, max)).clone()
+    }
+
+    fn exchange(&mut self, r: &mut Reader<'_>) -> Option<u64> {
+        let id = self.exchanges.exchange(r)?;
+        self.saw_id(id);
+        if let Some((vhost, name)) = self.exchanges.delaying(id) {
+            self.held_back(id, &name, vhost);
+        }
+        Some(id)
     }
 
     /// Before anything is redone that depends on what holds for queues, and at the end.
@@ -215,7 +242,7 @@ impl Recovery {
         // Pages of references are loaded before sessions are (their class is lower), so the queue may be there.
         let queue = match self.queues.get(&id) {
             Some(queue) => queue.clone(),
-            None => Queue::new(QueueId(id), name.into(), vhost, session_spec(durable), self.session_bound),
+            None => Queue::new(QueueId(id), name.into(), vhost, session_spec(durable), self.limits.session),
         };
         self.queues.insert(id, queue.clone());
         let session = Session::new(id, vhost, name.clone(), queue, expiry);
@@ -314,15 +341,15 @@ impl Recovery {
                 }
             }
             kind::EXCHANGE => {
-                let id = self.exchanges.exchange(&mut r)?;
+                let id = self.exchange(&mut r)?;
                 self.exchanges.touch_exchange(id);
-                self.saw_id(id);
+                self.touched_queues.insert(id);
             }
             kind::EXCHANGE_GONE => self.exchanges.exchange_gone(r.u64()?),
             kind::BIND => self.exchanges.bind(&mut r)?,
             kind::UNBIND => self.exchanges.unbind(&mut r)?,
             kind::QUEUE => {
-                let id = self.queue(&mut r, false)?.id.0;
+                let id = self.queue(&mut r, 0)?.id.0;
                 self.touched_queues.insert(id);
             }
             kind::QUEUE_GONE => {
@@ -381,8 +408,8 @@ impl Recovery {
                 }
             }
             class::QUEUE => {
-                let of_session = r.u8()? != 0;
-                let queue = self.queue(&mut r, of_session)?;
+                let of_what = r.u8()?;
+                let queue = self.queue(&mut r, of_what)?;
                 let mut state = queue.lock();
                 for _ in 0..r.u8()? {
                     let (level, next, suspect) = (r.u8()?, r.u64()?, r.u64()?);
@@ -392,6 +419,9 @@ impl Recovery {
                     for _ in 0..r.u32()? {
                         let (number, live, bytes) = (r.u64()?, r.u16()?, r.u64()?);
                         queue.recover_away(&mut state, level, number, (live, bytes), next);
+                        if let Some(delays) = &mut state.delays {
+                            delays.recover_page(number, r.u32()?);
+                        }
                     }
                 }
             }
@@ -410,8 +440,7 @@ impl Recovery {
             }
             class::RETAINED => self.retain(&mut r, bytes, Some(key.b))?,
             class::EXCHANGE => {
-                let id = self.exchanges.exchange(&mut r)?;
-                self.saw_id(id);
+                self.exchange(&mut r)?;
             }
             class::BINDINGS => self.exchanges.pair(&mut r)?,
             class::POLICIES => self.policies(&mut r)?,

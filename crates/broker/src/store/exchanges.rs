@@ -6,6 +6,7 @@ use super::snapshot::class;
 use super::wire::{Reader, Writer};
 use crate::core::Shared;
 use crate::exchange::{Binding, Dest, DestId, Exchange};
+use crate::routing::exchange::DELAYED;
 use crate::vhost::Vhost;
 use broker_api::{ExchangeName, ExchangeSpec};
 use journal::{ObjectKey, Records};
@@ -193,6 +194,12 @@ impl RecoveredExchanges {
         self.touched.exchanges.insert((vhost, id));
     }
 
+    /// The virtual host and the name of this exchange, if it is one that holds messages back.
+    pub(super) fn delaying(&self, id: u64) -> Option<(u32, String)> {
+        let exchange = self.exchanges.get(&id).filter(|x| x.spec.kind == DELAYED)?;
+        Some((exchange.vhost, exchange.name.to_string()))
+    }
+
     fn touch_pair(&mut self, vhost: u32, source: u64, to: DestId) {
         self.touched.pairs.insert((vhost, source, to));
     }
@@ -259,6 +266,7 @@ impl RecoveredExchanges {
             let arguments = core.arguments(spec.format, &spec.arguments);
             match Exchange::new(id, name.clone(), spec, &arguments) {
                 Some(exchange) => {
+                    core.hold_back_for(vhost.id, &exchange);
                     vhost.exchanges.insert(name, exchange);
                 }
                 None => tracing::error!(exchange = %name, "its type is not known to this version; it is left out"),

@@ -8,7 +8,7 @@ pub(crate) mod records;
 mod snapshot;
 pub(crate) mod wire;
 
-pub(crate) use apply::Recovery;
+pub(crate) use apply::{Limits as RecoveryLimits, Recovery};
 pub(crate) use snapshot::{CoreSnapshot, Dirty};
 
 use crate::mutants::{self, Mutant};
@@ -387,5 +387,6 @@ pub(crate) fn reason(why: Gone) -> &'static str {
         Gone::Evicted => "maxlen",
         Gone::Purged => "purged",
         Gone::Limit => "delivery_limit",
+        Gone::Due => "due",
     }
 }

@@ -185,6 +185,18 @@ struct Pass<'a> {
     sending: bool,
 }
 
+/// How a queue is found again: by its name, by its session (which has its bound, and no name that others could use), or by the exchange that
+/// holds back what stands in it.
+fn of_what(core: &Shared, queue: &Queue) -> u8 {
+    match queue.delays {
+        true => OF_EXCHANGE,
+        false => u8::from(core.sessions.contains_key(&queue.id.0)),
+    }
+}
+
+pub(super) const OF_SESSION: u8 = 1;
+pub(super) const OF_EXCHANGE: u8 = 2;
+
 /// Pages as they were written, by level and number.
 type Fronts = Vec<((u8, u64), Option<Vec<u8>>)>;
 /// Level, number, entries, bytes of their messages.
@@ -285,8 +297,7 @@ impl Pass<'_> {
         let (pages, complete) = self.pages(queue, &mut state, &mut fronts)?;
         self.bytes.clear();
         let mut w = Writer(&mut self.bytes);
-        // A session's queue has the session's bound, and no name that others could use.
-        w.u8(u8::from(self.core.sessions.contains_key(&queue.id.0)));
+        w.u8(of_what(self.core, queue));
         write_queue(&mut w, queue);
         w.u8(state.lanes.len() as u8);
         for (level, lane) in state.lanes.iter() {
@@ -299,6 +310,11 @@ impl Pass<'_> {
                 w.u64(*number);
                 w.u16(*live);
                 w.u64(*bytes);
+                if let Some(delays) = &state.delays {
+                    // What is on its way is not in there, and stays if we crash: then the page is looked at first.
+                    let known = state.moving + state.leased == 0;
+                    w.u32(if known { delays.of_page(*number) } else { 0 });
+                }
             }
         }
         self.put(ObjectKey::new(class::QUEUE, queue.id.0, 0))?;

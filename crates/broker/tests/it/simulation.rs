@@ -10,10 +10,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const TOPICS: u64 = 3;
-/// Lines 0..3 are the sessions', then the share, then the declared queue whose consumer settles as it takes.
+/// Lines 0..3 are the sessions', then the share, then two declared queues whose consumers settle as they take: what comes to the second was
+/// held back by an exchange for `DELAY_MS`.
 const SESSIONS: [&str; 3] = ["s0", "s1", "s2"];
 const SHARE: usize = 3;
 const AUTO: usize = 4;
+const HELD: usize = 5;
+const DELAY_MS: u32 = 150;
+const OF_HELD: ConsumerIx = ConsumerIx(2);
 const PRODUCERS: usize = 2;
 
 fn wants(line: usize, topic: u64) -> bool {
@@ -21,6 +25,7 @@ fn wants(line: usize, topic: u64) -> bool {
         0 | 2 => true,
         1 => topic < 2,
         SHARE => topic == 1,
+        // `AUTO` and `HELD`.
         _ => topic == 2,
     }
 }
@@ -50,6 +55,7 @@ struct Tally {
     settled: u64,
     in_flight: u64,
     resumed: u64,
+    held_back: u64,
     torn_tails: u64,
     commits: u64,
     /// Commits that a crash left undecided, and how it decided them.
@@ -115,7 +121,7 @@ struct Sim {
 
 impl Sim {
     fn new(seed: u64) -> Sim {
-        let names = ["s0", "s1", "s2", "share", "auto"];
+        let names = ["s0", "s1", "s2", "share", "auto", "held"];
         let mut setup = Setup::seeded(seed).tiny();
         if seed % 2 == 1 {
             // Checkpoints follow each other so closely that the same pages are written again and again.
@@ -171,27 +177,34 @@ impl Sim {
     fn declare(&self, node: &Node) -> Client {
         let mut c = Client::connect(node);
         c.control(Control::Owner { owner: OWNER, fail_stop: false });
-        let spec = QueueSpec { durable: true, ..QueueSpec::default() };
-        c.control(Control::Declare(Declare::Queue { owner: OWNER, name: "auto".into(), spec, passive: false }));
-        let destination = Destination::Queue("auto".into());
-        c.control(Control::Bind(Bind {
-            owner: OwnerIx(1),
-            source: "amq.topic".into(),
-            destination,
-            key: "t.2".into(),
-            arguments: Vec::new(),
-            format: 0,
-        }));
-        c.control(Control::Consume(Consume {
-            consumer: CONSUMER,
-            owner: OWNER,
-            group: None,
-            queue: "auto".into(),
-            credit: u32::MAX,
-            mode: Mode::Settled,
-            exclusive: false,
-            priority: 0,
-        }));
+        let (kind, arguments) = ("x-delayed-message".to_owned(), b"x-delayed-type=fanout".to_vec());
+        let spec = ExchangeSpec { kind, durable: true, arguments, format: PAIR, ..ExchangeSpec::default() };
+        c.control(Control::Declare(Declare::Exchange { owner: OWNER, name: "later".into(), spec, passive: false }));
+        for name in ["auto", "held"] {
+            let spec = QueueSpec { durable: true, ..QueueSpec::default() };
+            c.control(Control::Declare(Declare::Queue { owner: OWNER, name: name.into(), spec, passive: false }));
+        }
+        let ends = [
+            ("amq.topic", Destination::Queue("auto".into())),
+            ("amq.topic", Destination::Exchange("later".into())),
+            ("later", Destination::Queue("held".into())),
+        ];
+        for (source, destination) in ends {
+            let bind = Bind { owner: OWNER, source: source.into(), destination, key: "t.2".into(), arguments: Vec::new(), format: 0 };
+            c.control(Control::Bind(bind));
+        }
+        for (consumer, queue) in [(CONSUMER, "auto"), (OF_HELD, "held")] {
+            c.control(Control::Consume(Consume {
+                consumer,
+                owner: OWNER,
+                group: None,
+                queue: queue.into(),
+                credit: u32::MAX,
+                mode: Mode::Settled,
+                exclusive: false,
+                priority: 0,
+            }));
+        }
         c
     }
 
@@ -242,7 +255,7 @@ impl Sim {
                 node.settle();
                 if !node.failed.load(Ordering::Acquire) {
                     self.hear()?;
-                    self.lines[AUTO].all_sure();
+                    [AUTO, HELD].into_iter().for_each(|line| self.lines[line].all_sure());
                     node.core.recount()?;
                 }
             }
@@ -259,7 +272,7 @@ impl Sim {
             let id = (p as u32, producer.next);
             producer.next += 1;
             let body = body(&mut self.rng, id);
-            turn.push((id, msg(&format!("t/{topic}"), body, 1 + (id.1 % 2) as u8)));
+            turn.push((id, msg(&format!("t/{topic}"), body, 1 + (id.1 % 2) as u8).delay(DELAY_MS)));
             (0..self.lines.len()).filter(|l| wants(*l, topic)).for_each(|l| self.lines[l].publish(id));
         }
         let Some(client) = &self.producers[p].client else { return };
@@ -297,7 +310,7 @@ impl Sim {
             for _ in 0..self.rng.below(4) {
                 let (topic, id) = (self.rng.below(TOPICS), ((PRODUCERS + n) as u32, consumer.next));
                 consumer.next += 1;
-                publishes.push(msg(&format!("t/{topic}"), body(&mut self.rng, id), 1 + (id.1 % 2) as u8));
+                publishes.push(msg(&format!("t/{topic}"), body(&mut self.rng, id), 1 + (id.1 % 2) as u8).delay(DELAY_MS));
                 open.published.push((id, topic));
             }
             let count = self.rng.below(4) as usize;
@@ -455,10 +468,12 @@ impl Sim {
         for seen in auto.log.drain(..) {
             if let Seen::Got(got) = seen {
                 let id = parse(&got)?;
-                self.lines[AUTO].deliver(id)?;
-                self.lines[AUTO].ask_settle(id);
+                let line = if got.to == OF_HELD { HELD } else { AUTO };
+                self.lines[line].deliver(id)?;
+                self.lines[line].ask_settle(id);
                 seen_of(&mut self.consumers, id);
                 self.tally.settled += 1;
+                self.tally.held_back += u64::from(line == HELD);
             }
         }
         Ok(())
@@ -592,9 +607,21 @@ impl Sim {
             self.consumers[n].client = Some(c);
         }
         let mut auto = self.declare(node);
+        // Whatever is held back is due by then.
+        node.clock().pass_ms(u64::from(DELAY_MS) + 10);
+        node.settle();
+        let mut held = Vec::new();
         for g in auto.take() {
-            there[AUTO].insert(parse(&g)?);
+            let (id, line) = (parse(&g)?, if g.to == OF_HELD { HELD } else { AUTO });
+            if !there[line].insert(id) {
+                return Err(format!("{}: {id:?} came twice after the crash", self.lines[line].name));
+            }
+            if line == HELD {
+                held.push((line, id, g));
+            }
         }
+        fifo(&held)?;
+        node.core.recount()?;
         for (n, got) in &first {
             fifo(got)?;
             self.resumed(*n, got, &states[*n])?;
@@ -621,9 +648,11 @@ impl Sim {
                 self.consumers[n].out.push((line, id, g, pin));
             }
         }
-        for id in &there[AUTO] {
-            self.lines[AUTO].deliver(*id)?;
-            self.lines[AUTO].ask_settle(*id);
+        for line in [AUTO, HELD] {
+            for id in &there[line] {
+                self.lines[line].deliver(*id)?;
+                self.lines[line].ask_settle(*id);
+            }
         }
         auto.log.clear();
         self.auto = Some(auto);
@@ -746,6 +775,7 @@ fn add(into: &mut Tally, t: &Tally) {
         settled,
         in_flight,
         resumed,
+        held_back,
         torn_tails,
         commits,
         commits_kept,
@@ -815,7 +845,7 @@ fn crashes_at_random_points() {
     println!("{:.1} s: {tally:?}", started.elapsed().as_secs_f64());
     let Tally { crashes, confirmed, settled, in_flight, resumed, torn_tails, checkpoints, evacuations, rotations, injected, .. } = tally;
     let counts = [crashes, confirmed, settled, in_flight, resumed, torn_tails, checkpoints, evacuations, rotations];
-    let counts = counts.into_iter().chain([tally.commits, tally.commits_kept, tally.commits_lost, tally.pages_merged]);
+    let counts = counts.into_iter().chain([tally.commits, tally.commits_kept, tally.commits_lost, tally.pages_merged, tally.held_back]);
     let faults = [injected.kills, injected.power_cuts, injected.sectors_lost, injected.sectors_kept, injected.cut_short];
     assert!(counts.chain(faults).all(|n| n > 0), "something never happened: {tally:?}");
     assert!(confirmed > 1000 && settled > 1000);

@@ -15,6 +15,19 @@ pub const GROUP: GroupIx = GroupIx(1);
 /// Anything that waits for another thread gives up after this.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Arguments for tests, by their format: `name=value`.
+pub struct Pair;
+pub const PAIR: u8 = 200;
+
+impl HeaderView for Pair {
+    fn headers<'a>(&self, _: &'a [u8], _: &mut dyn FnMut(&'a [u8], Value<'a>)) {}
+    fn arguments<'a>(&self, encoded: &'a [u8], each: &mut dyn FnMut(&'a [u8], Value<'a>)) {
+        if let Some(at) = encoded.iter().position(|b| *b == b'=') {
+            each(&encoded[..at], Value::Bytes(encoded[at + 1..].into()));
+        }
+    }
+}
+
 /// A node's settings, and its disk.
 #[derive(Clone)]
 pub struct Setup {
@@ -41,7 +54,8 @@ impl Setup {
             checkpoint_interval: Duration::ZERO,
             ..Default::default()
         };
-        let config = broker::Config { sys_interval_secs: 0, index_bytes: 0, ..Default::default() };
+        let header_views: Vec<(u8, Arc<dyn HeaderView>)> = vec![(PAIR, Arc::new(Pair))];
+        let config = broker::Config { sys_interval_secs: 0, index_bytes: 0, header_views, ..Default::default() };
         Setup { storage, config, journal, threads: false }
     }
 
@@ -176,12 +190,14 @@ pub struct Msg {
     pub flags: u16,
     /// From now; 0 = never.
     pub expires_secs: u64,
+    /// For exchanges that delay.
+    pub delay_ms: u32,
     pub edit: Option<StateEdit>,
 }
 
 pub fn msg(topic: &str, body: impl AsRef<[u8]>, level: u8) -> Msg {
     let flags = if level > 0 { HEAD_DURABLE | HEAD_CONFIRM } else { 0 };
-    Msg { topic: topic.into(), body: body.as_ref().into(), level, flags, expires_secs: 0, edit: None }
+    Msg { topic: topic.into(), body: body.as_ref().into(), level, flags, expires_secs: 0, delay_ms: 0, edit: None }
 }
 
 impl Msg {
@@ -199,6 +215,10 @@ impl Msg {
     }
     pub fn expires(mut self, secs: u64) -> Msg {
         self.expires_secs = secs;
+        self
+    }
+    pub fn delay(mut self, ms: u32) -> Msg {
+        self.delay_ms = ms;
         self
     }
     pub fn with(mut self, edit: StateEdit) -> Msg {
@@ -219,6 +239,7 @@ impl Msg {
             separator: b'/',
             topic: true,
             owner: OWNER.0,
+            delay_ms: self.delay_ms,
             expires_ms: if self.expires_secs > 0 { now_ms + self.expires_secs * 1000 } else { 0 },
             ..Head::default()
         });

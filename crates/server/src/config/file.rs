@@ -129,6 +129,7 @@ pub struct Broker {
     pub transaction_bytes: Option<Bytes<1024, { 48 * MIB }>>,
     pub sessions_max: Option<Whole<1, { u64::MAX }>>,
     pub retained_max: Option<Whole<0, { u64::MAX }>>,
+    pub delayed_max: Option<Whole<0, { u64::MAX }>>,
     pub sys_interval_secs: Option<Whole<0, 86_400>>,
     pub restart_will_delay_secs: Option<Whole<0, 86_400>>,
     pub delivery: Option<Delivery>,

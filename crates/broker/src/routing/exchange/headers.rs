@@ -24,6 +24,11 @@ pub trait Headers {
     fn property(&self, _name: &[u8]) -> Option<Value<'_>> {
         None
     }
+
+    /// How long an exchange that delays is to hold it back; 0: not at all, or not any more.
+    fn delay_ms(&self) -> u32 {
+        0
+    }
 }
 
 pub struct NoHeaders;

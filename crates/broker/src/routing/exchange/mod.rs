@@ -2,6 +2,7 @@
 //!
 //! The default exchange is not here: it is a look-up of a queue by its name.
 
+mod delayed;
 mod direct;
 mod fanout;
 mod hashed;
@@ -11,6 +12,7 @@ mod topic;
 
 use std::cell::OnceCell;
 
+pub use delayed::Delayed;
 pub use direct::Direct;
 pub use fanout::Fanout;
 pub use hashed::Hashed;
@@ -144,7 +146,10 @@ impl<'a> Key<'a> {
 pub type Constructor<D> = fn(&Arguments) -> Box<dyn Router<D>>;
 
 /// The types there are, for error texts and the management API.
-pub const TYPES: &[&str] = &["direct", "fanout", "headers", "topic", "x-consistent-hash", "x-modulus-hash", "x-random"];
+pub const TYPES: &[&str] = &["direct", "fanout", "headers", "topic", "x-consistent-hash", DELAYED, "x-modulus-hash", "x-random"];
+
+/// The type that holds messages back.
+pub const DELAYED: &str = "x-delayed-message";
 
 /// The registry.
 pub fn by_name<D: Clone + Send + Sync + 'static>(name: &str) -> Option<Constructor<D>> {
@@ -154,6 +159,7 @@ pub fn by_name<D: Clone + Send + Sync + 'static>(name: &str) -> Option<Construct
         "headers" => |_| Box::new(HeadersExchange::default()),
         "topic" => |_| Box::new(Topic::default()),
         "x-consistent-hash" => |arguments| Box::new(Hashed::consistent(arguments)),
+        DELAYED => |arguments| Box::new(Delayed::of(arguments)),
         "x-modulus-hash" => |_| Box::new(Hashed::modulus()),
         "x-random" => |_| Box::new(Hashed::random()),
         _ => return None,
@@ -161,9 +167,18 @@ pub fn by_name<D: Clone + Send + Sync + 'static>(name: &str) -> Option<Construct
 }
 
 /// What is wrong with the arguments that an exchange is declared with.
-pub fn check(name: &str, arguments: &Arguments) -> Result<(), String> {
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum BadArguments {
+    /// One names a type that there is not.
+    Type(String),
+    /// In RabbitMQ's words.
+    Value(String),
+}
+
+pub fn check(name: &str, arguments: &Arguments) -> Result<(), BadArguments> {
     match name {
-        "x-consistent-hash" => hashed::check(arguments),
+        "x-consistent-hash" => hashed::check(arguments).map_err(BadArguments::Value),
+        DELAYED => delayed::check_delayed(arguments),
         _ => Ok(()),
     }
 }

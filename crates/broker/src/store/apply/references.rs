@@ -7,7 +7,7 @@ use crate::queue::{Entry, Queue, Status, PAGE};
 use crate::store::page::{page_key, read_page};
 use crate::store::records::{self, read_publish, read_requeue, read_settle, Move, Reference};
 use crate::store::wire::Reader;
-use broker_api::{QueueId, Seq, Side};
+use broker_api::{Head, QueueId, Seq, Side};
 use journal::{Lsn, Objects, Release};
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ struct Message {
     bytes: u32,
     expires_ms: u64,
     arrived_ms: u64,
+    delay_ms: u32,
 }
 
 #[derive(Default)]
@@ -54,7 +55,8 @@ impl Recovery {
             self.edit(*session, edit);
         }
         let bytes = record.head.key.len + record.head.body.len;
-        let message = Message { lsn, bytes, expires_ms: record.head.expires_ms, arrived_ms: record.arrived_ms };
+        let Head { expires_ms, delay_ms, .. } = record.head;
+        let message = Message { lsn, bytes, expires_ms, arrived_ms: record.arrived_ms, delay_ms };
         self.references(message, 0, &record.references, &record.sides, releases);
         match record.fan {
             Some((id, true)) => {
@@ -99,7 +101,7 @@ impl Recovery {
                 head: 0,
                 offset: 0,
                 bytes: of.bytes,
-                expires: crate::queue::expiry_tick(of.expires_ms, of.arrived_ms, queue.rules().message_ttl_ms),
+                expires: queue.time_of(queue.rules().message_ttl_ms, of.expires_ms, of.arrived_ms, of.delay_ms),
                 attempts: 0,
                 ordinal: ordinal as u16,
                 level,

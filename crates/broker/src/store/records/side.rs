@@ -110,6 +110,7 @@ impl Move {
             2 => Gone::Expired,
             3 => Gone::Evicted,
             5 => Gone::Limit,
+            6 => Gone::Due,
             _ => Gone::Rejected,
         };
         Some(Move {
