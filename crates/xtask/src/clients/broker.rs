@@ -34,11 +34,13 @@ pub struct Ports {
 }
 
 impl Speaks {
-    pub fn of(self, ports: Ports) -> u16 {
+    /// What a program is told of, and where it is.
+    pub fn doors(self, ports: Ports) -> Vec<(&'static str, u16)> {
         match self {
-            Speaks::Mqtt(_) => ports.mqtt,
-            Speaks::Amqp { .. } => ports.amqp,
-            Speaks::Stomp(_) => ports.stomp,
+            Speaks::Mqtt(_) => vec![("MQTT", ports.mqtt)],
+            Speaks::Amqp { .. } => vec![("AMQP", ports.amqp)],
+            Speaks::Stomp(_) => vec![("STOMP", ports.stomp)],
+            Speaks::All(_) => vec![("MQTT", ports.mqtt), ("AMQP", ports.amqp), ("STOMP", ports.stomp)],
         }
     }
 }

@@ -17,7 +17,7 @@ use anyhow::{bail, Result};
 
 use self::broker::{Broker, Kind};
 use self::control::Control;
-use self::programs::{Program, Shop, Speaks, PROGRAMS};
+use self::programs::{Program, Shop, PROGRAMS};
 use crate::context::Context;
 use crate::counts::{Counts, TapLine, TapResult};
 use crate::{process, runner, Options};
@@ -111,19 +111,16 @@ fn attempt(context: &Context, kind: &Kind, program: &Program, counts: &mut Count
     let broker = Broker::start(kind.clone(), &data, &log("-broker")?)?;
     let ports = broker.ports();
     let control = Control::start(broker)?;
-    let here = match program.speaks {
-        Speaks::Mqtt(_) => "MQTT",
-        Speaks::Amqp { .. } => "AMQP",
-        Speaks::Stomp(_) => "STOMP",
-    };
-    let mut tell = |name: &str, value: &str| {
-        command.env(format!("{here}_{name}"), value);
-    };
-    tell("HOST", "127.0.0.1");
-    tell("PORT", &program.speaks.of(ports).to_string());
-    tell("USER", "guest");
-    tell("PASSWORD", "guest");
-    tell("CONTROL", &control.address.to_string());
+    for (here, port) in program.speaks.doors(ports) {
+        let mut tell = |name: &str, value: &str| {
+            command.env(format!("{here}_{name}"), value);
+        };
+        tell("HOST", "127.0.0.1");
+        tell("PORT", &port.to_string());
+        tell("USER", "guest");
+        tell("PASSWORD", "guest");
+        tell("CONTROL", &control.address.to_string());
+    }
     let (refused_v3, refused_v5) = kind.refusals();
     command.env("MQTT_REFUSED_V3", refused_v3).env("MQTT_REFUSED_V5", refused_v5);
     let output = log("")?;
@@ -181,6 +178,7 @@ fn report(kind: &Kind, program: &Program, text: &str, counts: &mut Counts) {
 
 #[cfg(test)]
 mod tests {
+    use super::programs::Speaks;
     use super::*;
 
     #[test]

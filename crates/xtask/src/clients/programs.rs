@@ -28,6 +28,8 @@ pub enum Speaks {
     Amqp { without: &'static [&'static str], more: &'static [&'static str] },
     /// The scenarios.
     Stomp(&'static [&'static str]),
+    /// Everything, to each other.
+    All(&'static [&'static str]),
 }
 
 const MQTT: Speaks = Speaks::Mqtt(&["v311", "v5"]);
@@ -49,6 +51,7 @@ pub const PROGRAMS: &[Program] = &[
     Program { name: "aio-pika", needs: &[Need::Python], speaks: Speaks::Amqp { without: &[], more: AIO_PIKA }, prepare: python },
     Program { name: "rabbitmq-java", needs: JAVA, speaks: Speaks::Amqp { without: &[], more: RABBITMQ_JAVA }, prepare: maven },
     Program { name: "stomp-py", needs: &[Need::Python], speaks: Speaks::Stomp(STOMP_PY), prepare: python },
+    Program { name: "pika-paho", needs: &[Need::Python], speaks: Speaks::All(PIKA_PAHO), prepare: python },
     Program { name: "spring-amqp", needs: JAVA, speaks: Speaks::Amqp { without: &[], more: SPRING_AMQP }, prepare: maven },
 ];
 
@@ -80,6 +83,23 @@ const AMQP_TOOLS: Speaks = Speaks::Amqp {
 };
 const LAPIN: &[&str] = &["tx", "reject-publish", "priority", "single-active", "quorum", "cancel-notify", "wrong-password"];
 const PHP_AMQPLIB: &[&str] = &["properties", "tx", "channel-error", "cancel-notify", "wrong-password", "heartbeat"];
+const PIKA_PAHO: &[&str] = &[
+    "mqtt-to-amqp/transient",
+    "mqtt-to-amqp/durable",
+    "mqtt-to-amqp/kill9",
+    "amqp-to-mqtt/transient",
+    "amqp-to-mqtt/durable",
+    "amqp-to-mqtt/kill9",
+    "older-versions",
+    "patterns",
+    "headers-exchange",
+    "request-response",
+    "expiry",
+    "will",
+    "retained",
+    "dead-letter",
+    "large",
+];
 const AMQPLIB: &[&str] = &["properties", "exchange-bind", "recover", "channel-error", "cancel-notify", "wrong-password"];
 const STOMP_PY: &[&str] = &[
     "versions",
@@ -149,7 +169,7 @@ pub fn expected(program: &Program) -> Vec<String> {
         Speaks::Amqp { without, more } => {
             AMQP.iter().filter(|scenario| !without.contains(scenario)).chain(more).map(|scenario| scenario.to_string()).collect()
         }
-        Speaks::Stomp(scenarios) => scenarios.iter().map(|scenario| scenario.to_string()).collect(),
+        Speaks::Stomp(scenarios) | Speaks::All(scenarios) => scenarios.iter().map(|scenario| scenario.to_string()).collect(),
     }
 }
 
