@@ -104,6 +104,9 @@ impl At {
     }
 }
 
+/// What RabbitMQ says to a content that belongs to nothing.
+pub(super) const NO_METHOD: &str = "expected method frame, got non method frame instead";
+
 impl Session {
     /// A frame on another channel than 0. Answers where the next one begins.
     #[inline]
@@ -137,6 +140,9 @@ impl Session {
 
     fn unopened(&mut self, block: &[u8], frame: Frame, step: &mut Step<'_>) -> Handled<usize> {
         let payload = frame.payload(block);
+        if matches!(frame.kind, FRAME_HEADER | FRAME_BODY) {
+            return Err(failed(frame.channel, Code::UnexpectedFrame, NO_METHOD, (0, 0)));
+        }
         let method = if frame.kind == FRAME_METHOD { Method::parse(payload).ok() } else { None };
         match method {
             Some(Method::ChannelOpen { .. }) => self.open_channel(frame.channel, step)?,

@@ -29,7 +29,8 @@ use bytes::Bytes;
 use tracing::debug;
 
 use crate::codec::{
-    frame_at, put_heartbeat, CodecError, Frame, FrameError, Method, Splitter, FRAME_END, FRAME_HEARTBEAT, FRAME_METHOD, PROTOCOL_HEADER,
+    frame_at, put_heartbeat, CodecError, Frame, FrameError, Method, Splitter, FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_HEARTBEAT,
+    FRAME_METHOD, PROTOCOL_HEADER,
 };
 use crate::error::{of_codec, undecodable, Code, Fault, MethodId};
 use crate::protocol::Amqp;
@@ -245,11 +246,14 @@ impl Session {
 
     #[inline]
     fn frame(&mut self, block: &[u8], frame: Frame, step: &mut Step<'_>) -> Handled<Next> {
+        if !is_known(frame) {
+            return Err(unexpected(frame, block));
+        }
         if frame.channel != 0 && self.phase == Phase::Running {
             return self.channel_frame(block, frame, step).map(Next::At);
         }
         match frame.kind {
-            FRAME_HEARTBEAT if frame.channel == 0 && frame.size() == 0 => {}
+            FRAME_HEARTBEAT if frame.channel == 0 => {}
             FRAME_METHOD if frame.channel == 0 => {
                 let method = Method::parse(frame.payload(block)).map_err(|error| codec_failed(0, error, frame.payload(block)))?;
                 if let Some(close) = self.connection_method(method, step)? {
@@ -351,11 +355,23 @@ fn codec_failed(channel: u16, error: CodecError, payload: &[u8]) -> Failed {
     })
 }
 
+/// Of a kind that there is, and with as much in it as each of that kind has.
+#[inline]
+fn is_known(frame: Frame) -> bool {
+    match frame.kind {
+        FRAME_METHOD => frame.size() >= 4,
+        FRAME_HEADER => frame.size() >= 12,
+        FRAME_BODY => true,
+        FRAME_HEARTBEAT => frame.size() == 0,
+        _ => false,
+    }
+}
+
 /// As RabbitMQ shows what it did not expect.
 fn unexpected(frame: Frame, block: &[u8]) -> Failed {
     let payload = frame.payload(block);
     let text = octets(frame.kind, payload, payload.len());
-    if ![FRAME_METHOD, crate::codec::FRAME_HEADER, crate::codec::FRAME_BODY, FRAME_HEARTBEAT].contains(&frame.kind) {
+    if !is_known(frame) {
         return failed(0, Code::FrameError, format!("{text}: unknown_frame"), (0, 0));
     }
     failed(0, Code::UnexpectedFrame, text, (0, 0))

@@ -4,6 +4,7 @@
 use broker_api::{Head, Span, HEAD_CONFIRM, HEAD_DURABLE, HEAD_MANDATORY};
 use bytes::Bytes;
 
+use super::channel::NO_METHOD;
 use super::{codec_failed, failed, Handled, Session, Step};
 use crate::codec::{frame_at, ContentHead, Field, Frame, Properties, Publish, PublishView, Table, TableWriter, FRAME_BODY, FRAME_HEADER};
 use crate::error::{Code, MethodId};
@@ -156,7 +157,7 @@ impl Session {
         let payload = frame.payload(block);
         let unexpected = |text: &str| failed(number, Code::UnexpectedFrame, text, PUBLISH);
         let Some(mut content) = self.take_content(number) else {
-            return Err(failed(number, Code::UnexpectedFrame, "expected method frame, got non method frame instead", (0, 0)));
+            return Err(failed(number, Code::UnexpectedFrame, NO_METHOD, (0, 0)));
         };
         match (&content.properties, frame.kind) {
             (None, FRAME_HEADER) => {

@@ -54,3 +54,88 @@ fn the_headers_of_contents_that_have_not_come_whole_count() {
     }
     panic!("no bound over 40 MB");
 }
+
+/// A table in a table in a table, with nothing in the innermost: ten thousand of them fit a frame.
+fn nested(depth: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    for left in (0..depth).rev() {
+        // A name of one byte, the type, and the length of what is inside.
+        out.extend_from_slice(b"\x01tF");
+        out.extend_from_slice(&(7 * left as u32).to_be_bytes());
+    }
+    out
+}
+
+fn declare_with(table: &[u8]) -> String {
+    let mut payload = vec![0, 50, 0, 10, 0, 0, 1, b'q', 0];
+    payload.extend_from_slice(&(table.len() as u32).to_be_bytes());
+    payload.extend_from_slice(table);
+    hex_frame(1, &payload)
+}
+
+fn hex_frame(kind: u8, payload: &[u8]) -> String {
+    let mut hex = format!("a hex {kind:02x}0001{:08x}", payload.len());
+    payload.iter().for_each(|byte| hex += &format!("{byte:02x}"));
+    hex + "ce"
+}
+
+/// As arguments and as headers of a message. Thirty-two are taken.
+#[test]
+fn tables_nested_ten_thousand_deep_are_refused_without_a_deep_stack() {
+    for depth in [31, 32, 33, 1000, 10_000] {
+        let taken = depth < 32;
+        let mut rig = Rig::new(usize::MAX);
+        rig.step("a connect");
+        rig.step(&declare_with(&nested(depth)));
+        let said = rig.lines.concat();
+        match taken {
+            true => assert!(said.contains("queue.declare_ok"), "{depth}: {said}"),
+            false => assert!(said.contains("reply_code=502 reply_text=\"SYNTAX_ERROR - "), "{depth}: {said}"),
+        }
+        let mut rig = Rig::new(usize::MAX);
+        rig.step("a connect");
+        rig.step("a queue.declare queue=q");
+        rig.step("a basic.publish routing_key=q");
+        let table = nested(depth);
+        let mut head = vec![0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x20, 0];
+        head.extend_from_slice(&(table.len() as u32).to_be_bytes());
+        head.extend_from_slice(&table);
+        rig.lines.clear();
+        rig.step(&hex_frame(2, &head));
+        rig.step("a basic.get queue=q no_ack");
+        let said = rig.lines.concat();
+        match taken {
+            true => assert!(said.contains("basic.get_ok"), "{depth}: {said}"),
+            false => assert!(said.contains("reply_code=502 reply_text=\"SYNTAX_ERROR - "), "{depth}: {said}"),
+        }
+    }
+}
+
+/// Known to be wrong: RabbitMQ says 404, for that was first. Only whoever does not wait for the answer can see it.
+#[test]
+fn what_fails_in_the_session_overtakes_what_fails_in_the_core() {
+    let mut rig = Rig::new(usize::MAX);
+    rig.step("a connect");
+    rig.step("a queue.declare queue=nope passive ; basic.ack delivery_tag=9");
+    assert!(rig.lines[0].contains("reply_code=406"), "it is right by now: {:?}", rig.lines);
+}
+
+/// Ten thousand channels: those agreed, and then the connection ends.
+#[test]
+fn ten_thousand_channels_are_more_than_agreed() {
+    let mut rig = Rig::new(usize::MAX);
+    rig.step("b connect");
+    rig.step("b queue.declare queue=q");
+    rig.step("a connect");
+    rig.lines.clear();
+    let opens: Vec<String> = (2..=10_000).map(|channel| format!("channel.open ch={channel}")).collect();
+    rig.step(&format!("a {}", opens.join(" ; ")));
+    let opened = rig.lines.iter().filter(|line| line.contains("channel.open_ok")).count();
+    assert_eq!(opened, 2046);
+    let said = rig.lines[opened..].concat();
+    assert!(said.contains("reply_code=530 reply_text=\"NOT_ALLOWED - number of channels opened (2047) has reached"), "{said}");
+    rig.lines.clear();
+    rig.step("b publish routing_key=q body=fine");
+    rig.step("b basic.get queue=q no_ack");
+    assert!(rig.lines.concat().contains("body=fine"), "{:?}", rig.lines);
+}

@@ -4,5 +4,6 @@ mod bounds;
 mod codec;
 mod oracle;
 mod rig;
+mod session_fuzz;
 mod transcripts;
 mod words;

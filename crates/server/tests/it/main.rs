@@ -1,6 +1,7 @@
 //! The binary as a process: what it prints, refuses, and how it ends. One helper per boundary; the tests are in the modules.
 
 mod conversions;
+mod hostile;
 mod journal;
 mod serve;
 mod store_failure;
