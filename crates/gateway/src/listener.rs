@@ -64,11 +64,11 @@ pub fn bind(url: &ListenUrl, backlog: u16) -> Result<Vec<Bound>, BindError> {
         Endpoint::Unix(path) => {
             bind_unix(path, backlog).map(|socket| vec![Bound { url: url.clone(), socket }]).map_err(|e| BindError::new(url, e))
         }
-        Endpoint::Tcp { host, port } => bind_host(&url.scheme, host, *port, backlog).map_err(|e| BindError::new(url, e)),
+        Endpoint::Tcp { host, port } => bind_host(url, host, *port, backlog).map_err(|e| BindError::new(url, e)),
     }
 }
 
-fn bind_host(scheme: &str, host: &str, port: u16, backlog: u16) -> io::Result<Vec<Bound>> {
+fn bind_host(asked: &ListenUrl, host: &str, port: u16, backlog: u16) -> io::Result<Vec<Bound>> {
     let mut addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
     addresses.sort_unstable();
     addresses.dedup();
@@ -80,7 +80,7 @@ fn bind_host(scheme: &str, host: &str, port: u16, backlog: u16) -> io::Result<Ve
             Ok(socket) => {
                 let local = socket.local_addr()?;
                 port = local.port();
-                let url = ListenUrl::tcp(scheme, &local.ip().to_string(), port);
+                let url = ListenUrl { endpoint: Endpoint::Tcp { host: local.ip().to_string(), port }, ..asked.clone() };
                 bound.push(Bound { url, socket: Listening::Tcp(socket) });
             }
             // `localhost` often names ::1 on machines without IPv6.
@@ -147,6 +147,8 @@ mod tests {
         assert!(!real.ends_with(":0"), "{real}");
         let error = bind(&url(&real), 16).expect_err("taken").to_string();
         assert!(error.contains(&real) && error.contains("another process"), "{error}");
+        let bound = bind(&url("stomp://127.0.0.1:0?dialect=x"), 16).expect("a free port");
+        assert!(bound[0].url.to_string().ends_with("?dialect=x"), "{}", bound[0].url);
     }
 
     #[test]
@@ -160,7 +162,7 @@ mod tests {
     fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("s");
-        let at = ListenUrl { scheme: "unix".into(), endpoint: Endpoint::Unix(path.clone()) };
+        let at = ListenUrl { scheme: "unix".into(), endpoint: Endpoint::Unix(path.clone()), settings: Vec::new() };
         drop(UnixListener::bind(&path).expect("a first owner"));
         assert!(path.exists(), "std leaves the file behind, as a killed process does");
         let bound = bind(&at, 16).expect("replaced");

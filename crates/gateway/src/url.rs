@@ -12,6 +12,8 @@ pub struct ListenUrl {
     /// `mqtt`; for `unix:` alone, the default protocol.
     pub scheme: String,
     pub endpoint: Endpoint,
+    /// What stands behind a `?`: names and values, which mean something to the protocol.
+    pub settings: Vec<(String, String)>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,7 +35,7 @@ pub struct UrlError {
 
 impl ListenUrl {
     pub fn tcp(scheme: &str, host: &str, port: u16) -> ListenUrl {
-        ListenUrl { scheme: scheme.to_owned(), endpoint: Endpoint::Tcp { host: host.to_owned(), port } }
+        ListenUrl { scheme: scheme.to_owned(), endpoint: Endpoint::Tcp { host: host.to_owned(), port }, settings: Vec::new() }
     }
 
     /// Can only this machine reach it? A name counts as remote unless it is `localhost`: it may resolve to anything.
@@ -63,10 +65,16 @@ impl FromStr for ListenUrl {
             let path = rest.strip_prefix("//").unwrap_or(rest);
             return match path {
                 "" => Err(fail("it has no path")),
-                path => Ok(ListenUrl { scheme, endpoint: Endpoint::Unix(PathBuf::from(path)) }),
+                path => Ok(ListenUrl { scheme, endpoint: Endpoint::Unix(PathBuf::from(path)), settings: Vec::new() }),
             };
         }
-        let authority = rest.strip_prefix("//").ok_or(fail("'//' does not follow the scheme"))?;
+        let rest = rest.strip_prefix("//").ok_or(fail("'//' does not follow the scheme"))?;
+        let (authority, query) = rest.split_once('?').map_or((rest, None), |(authority, query)| (authority, Some(query)));
+        let setting = |pair: &str| match pair.split_once('=') {
+            Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
+            _ => Err(fail("what stands behind its '?' is not name=value, with '&' between several")),
+        };
+        let settings = query.map_or(Ok(Vec::new()), |query| query.split('&').map(setting).collect())?;
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         if authority.contains(['/', '@', '?', '#']) {
             return Err(fail("it has more than a host and a port"));
@@ -80,17 +88,21 @@ impl FromStr for ListenUrl {
             None if host.is_empty() => return Err(fail("it has no host")),
             None => host,
         };
-        Ok(ListenUrl { scheme, endpoint: Endpoint::Tcp { host: host.to_owned(), port } })
+        Ok(ListenUrl { scheme, endpoint: Endpoint::Tcp { host: host.to_owned(), port }, settings })
     }
 }
 
 impl fmt::Display for ListenUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.endpoint {
-            Endpoint::Unix(path) => write!(f, "{}:{}", self.scheme, path.display()),
-            Endpoint::Tcp { host, port } if host.contains(':') => write!(f, "{}://[{host}]:{port}", self.scheme),
-            Endpoint::Tcp { host, port } => write!(f, "{}://{host}:{port}", self.scheme),
+            Endpoint::Unix(path) => write!(f, "{}:{}", self.scheme, path.display())?,
+            Endpoint::Tcp { host, port } if host.contains(':') => write!(f, "{}://[{host}]:{port}", self.scheme)?,
+            Endpoint::Tcp { host, port } => write!(f, "{}://{host}:{port}", self.scheme)?,
         }
+        for (n, (name, value)) in self.settings.iter().enumerate() {
+            write!(f, "{}{name}={value}", if n == 0 { '?' } else { '&' })?;
+        }
+        Ok(())
     }
 }
 
@@ -106,6 +118,7 @@ mod tests {
             ("mqtt://[::1]:1883", "mqtt://[::1]:1883", true),
             ("mqtt://[::ffff:127.0.0.1]:1", "mqtt://[::ffff:127.0.0.1]:1", true),
             ("mqtt://localhost:1883", "mqtt://localhost:1883", true),
+            ("stomp://127.0.0.1:1/?a=b&c=d=e", "stomp://127.0.0.1:1?a=b&c=d=e", true),
             ("mqtt://0.0.0.0:1883", "mqtt://0.0.0.0:1883", false),
             ("mqtt://[::]:1883", "mqtt://[::]:1883", false),
             ("mqtt://broker.example:1883", "mqtt://broker.example:1883", false),
@@ -128,6 +141,8 @@ mod tests {
             ("mqtt://::1:1883", "needs brackets"),
             ("mqtt://[127.0.0.1]:1883", "not an IPv6"),
             ("mqtt://u:p@host:1883", "more than a host"),
+            ("mqtt://h:1?a", "name=value"),
+            ("mqtt://h:1?", "name=value"),
             ("unix:", "no path"),
             ("mq tt://h:1", "not a word"),
         ] {

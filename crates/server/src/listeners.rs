@@ -8,13 +8,29 @@ use tracing::debug;
 /// Schemes that other work will add. Known ones get a better answer than unknown ones.
 const LATER: [&str; 11] = ["mqtts", "amqps", "stomps", "ws", "wss", "http", "https", "any", "anys", "openwire", "tcp"];
 
-pub fn check_scheme(url: &ListenUrl) -> Result<()> {
+pub fn check_url(url: &ListenUrl) -> Result<()> {
+    for (n, (name, value)) in url.settings.iter().enumerate() {
+        check_setting(url, name, value)?;
+        if url.settings[..n].iter().any(|(other, _)| other == name) {
+            bail!("{url}: '{name}' is there twice; right would be once");
+        }
+    }
     match url.scheme.as_str() {
         "mqtt" | "amqp" | "stomp" | "unix" => Ok(()),
         later if LATER.contains(&later) => {
             bail!("{url}: {later}:// is not yet supported; right would be mqtt://, amqp://, stomp:// or unix:")
         }
         other => bail!("{url}: '{other}' is no scheme that this program knows; right would be mqtt://, amqp://, stomp:// or unix:"),
+    }
+}
+
+fn check_setting(url: &ListenUrl, name: &str, value: &str) -> Result<()> {
+    const RIGHT: &str = "right would be dialect=rabbitmq or dialect=activemq";
+    match (url.scheme.as_str(), name) {
+        ("stomp", "dialect") if stomp::Dialect::named(value).is_some() => Ok(()),
+        ("stomp", "dialect") => bail!("{url}: '{value}' is no dialect; {RIGHT}"),
+        ("stomp", _) => bail!("{url}: STOMP has no setting '{name}'; {RIGHT}"),
+        (scheme, _) => bail!("{url}: {scheme}:// has no settings; right would be nothing behind the port"),
     }
 }
 

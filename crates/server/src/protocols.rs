@@ -4,6 +4,7 @@ use crate::config::file;
 use crate::config::Settings;
 use anyhow::{Context, Result};
 use broker_api::{Protocol, Views};
+use gateway::ListenUrl;
 use std::num::NonZeroU16;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -20,8 +21,7 @@ pub fn all(settings: &Settings) -> Result<List> {
     config.check().context("in [mqtt]")?;
     let mqtt = mqtt::Mqtt::among(config, header_views());
     let amqp: Arc<dyn Protocol> = amqp091::Amqp::new(amqp091::Config::default(), header_views());
-    let stomp: Arc<dyn Protocol> = stomp::Stomp::new(stomp::Config::default(), header_views());
-    Ok(List { speakers: vec![("mqtt", mqtt.clone()), ("unix", mqtt.clone()), ("amqp", amqp), ("stomp", stomp)], mqtt })
+    Ok(List { speakers: vec![("mqtt", mqtt.clone()), ("unix", mqtt.clone()), ("amqp", amqp)], mqtt })
 }
 
 /// How each protocol's messages are read by exchanges and by the other protocols.
@@ -35,8 +35,12 @@ pub fn header_views() -> Views {
 }
 
 impl List {
-    pub fn of_scheme(&self, scheme: &str) -> Option<Arc<dyn Protocol>> {
-        self.speakers.iter().find(|(name, _)| *name == scheme).map(|(_, protocol)| protocol.clone())
+    /// With the settings that [`crate::listeners::check_url`] has passed.
+    pub fn of_url(&self, url: &ListenUrl) -> Option<Arc<dyn Protocol>> {
+        if url.scheme == "stomp" {
+            return Some(stomp::Stomp::new(stomp_config(url), header_views()));
+        }
+        self.speakers.iter().find(|(name, _)| *name == url.scheme).map(|(_, protocol)| protocol.clone())
     }
 }
 
@@ -49,6 +53,15 @@ impl List {
             let dropped = [&counters.too_large, &counters.expired, &counters.unsayable];
             (dropped.iter().map(|counter| counter.load(Relaxed)).sum(), counters.refused.load(Relaxed))
         }
+    }
+}
+
+fn stomp_config(url: &ListenUrl) -> stomp::Config {
+    let default = stomp::Config::default();
+    let dialect = url.settings.iter().find(|(name, _)| name == "dialect").and_then(|(_, name)| stomp::Dialect::named(name));
+    match dialect.unwrap_or_default() {
+        stomp::Dialect::RabbitMq => default,
+        stomp::Dialect::ActiveMq => default.activemq(),
     }
 }
 

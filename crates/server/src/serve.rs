@@ -107,7 +107,7 @@ fn listen(settings: &Settings, protocols: &protocols::List, gateway: &mut Gatewa
 }
 
 fn service(settings: &Settings, protocols: &protocols::List, bound: &Bound) -> Result<Service> {
-    let protocol = protocols.of_scheme(&bound.url.scheme).with_context(|| format!("{}: nothing speaks that here", bound.url))?;
+    let protocol = protocols.of_url(&bound.url).with_context(|| format!("{}: nothing speaks that here", bound.url))?;
     Ok(Service { protocol, vhost: wiring::default_vhost(), allow_anonymous: settings.allow_anonymous == Some(true) })
 }
 

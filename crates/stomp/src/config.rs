@@ -5,9 +5,11 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::codec::Limits;
+use crate::dialect::Dialect;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    pub dialect: Dialect,
     /// What a frame may hold once its sender has logged in.
     pub limits: Limits,
     /// Subscriptions of a connection at a time.
@@ -24,6 +26,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
+            dialect: Dialect::RabbitMq,
             limits: Limits { body: 32 << 20, ..Limits::default() },
             max_subscriptions: 1024,
             max_transactions: 256,
@@ -44,6 +47,11 @@ pub struct ConfigError {
 }
 
 impl Config {
+    /// Of a listener that speaks as an ActiveMQ does.
+    pub fn activemq(self) -> Config {
+        Config { dialect: Dialect::ActiveMq, product: "ActiveMQ".to_owned(), version: "5.18.3".to_owned(), ..self }
+    }
+
     /// Says what cannot work, before the first client does.
     pub fn check(&self) -> Result<(), ConfigError> {
         let range = |what, value: u64, min: u64, max: u64| match (min..=max).contains(&value) {

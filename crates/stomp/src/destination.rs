@@ -124,6 +124,34 @@ fn put_name(name: &[u8], escaped: bool, out: &mut Vec<u8>) {
     }
 }
 
+/// A key of the topic space. `%2E`, a dot inside a word ([`broker_api::spelling`]), stays as it is, so that what is shown can be sent to.
+fn put_key(key: &[u8], escaped: bool, out: &mut Vec<u8>) {
+    let mut rest = key;
+    while let Some(at) = memchr::memchr(b'%', rest) {
+        put_name(&rest[..at], escaped, out);
+        let len = escape_len(&rest[at..]);
+        match len {
+            0 => put_name(&rest[at..=at], escaped, out),
+            len => out.extend_from_slice(&rest[at..at + len]),
+        }
+        rest = &rest[at + len.max(1)..];
+    }
+    put_name(rest, escaped, out);
+}
+
+/// How long the escape is that this begins with: `%2E`, with any number of `25` behind the `%`; 0 if it is none.
+fn escape_len(text: &[u8]) -> usize {
+    let mut behind = &text[1..];
+    while let Some(rest) = behind.strip_prefix(b"25") {
+        behind = rest;
+    }
+    if behind.starts_with(b"2E") {
+        text.len() - behind.len() + 2
+    } else {
+        0
+    }
+}
+
 /// Where a message came from, as a header's value. `escaped`: for 1.1 and later.
 pub fn put(exchange: &[u8], key: &[u8], escaped: bool, out: &mut Vec<u8>) {
     match (exchange, key) {
@@ -133,7 +161,7 @@ pub fn put(exchange: &[u8], key: &[u8], escaped: bool, out: &mut Vec<u8>) {
         }
         (b"amq.topic", key) => {
             out.extend_from_slice(b"/topic/");
-            put_name(key, escaped, out);
+            put_key(key, escaped, out);
         }
         (exchange, key) => {
             out.extend_from_slice(b"/exchange/");
@@ -205,6 +233,7 @@ mod tests {
         assert_eq!(shown("", "a/b%25c"), "/queue/a%2Fb%2525c");
         assert_eq!(shown("", "ä"), "/queue/%C3%A4");
         assert_eq!(shown("amq.topic", "a.b:c"), "/topic/a.b\\cc");
+        assert_eq!(shown("amq.topic", "a.b%2Ec.50%.%252E.%25x"), "/topic/a.b%2Ec.50%25.%252E.%2525x");
         assert_eq!(shown("amq.fanout", ""), "/exchange/amq.fanout");
         assert_eq!(shown("amq.fanout", "k/x"), "/exchange/amq.fanout/k%2Fx");
     }

@@ -1,17 +1,24 @@
 //! From the core's refusals to the ERROR frames that RabbitMQ's plug-in sends: the whole table.
 
+use std::borrow::Cow;
+
 use broker_api::{Limit, Refusal};
 
 /// Why a connection ends: the `message` header of an ERROR frame, and its body.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
-    pub message: &'static str,
+    pub message: Cow<'static, str>,
     pub detail: String,
 }
 
 impl Fault {
     pub fn new(message: &'static str, detail: impl Into<String>) -> Fault {
-        Fault { message, detail: detail.into() }
+        Fault { message: Cow::Borrowed(message), detail: detail.into() }
+    }
+
+    /// Where the whole text is the message.
+    pub fn plain(text: String) -> Fault {
+        Fault { detail: format!("{text}\n"), message: Cow::Owned(text) }
     }
 
     pub fn precondition(why: impl std::fmt::Display) -> Fault {

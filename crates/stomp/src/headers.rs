@@ -26,6 +26,8 @@ pub(crate) struct Sent<'a> {
     pub persistent: bool,
     pub priority: Option<Cow<'a, [u8]>>,
     pub expiration: Option<Cow<'a, [u8]>>,
+    /// ActiveMQ's.
+    pub expires: Option<Cow<'a, [u8]>>,
     pub user_id: Option<Cow<'a, [u8]>>,
     /// A name that is not allowed here.
     pub message_id: bool,
@@ -88,6 +90,10 @@ pub(crate) fn read_send<'a>(headers: &codec::Headers<'a>, kept: &mut Vec<u8>) ->
             }
             b"expiration" => {
                 sent.expiration = text()?;
+                put_raw(name, value, version, kept)?;
+            }
+            b"expires" => {
+                sent.expires = text()?;
                 put_raw(name, value, version, kept)?;
             }
             b"user-id" => {

@@ -1,12 +1,14 @@
 //! STOMP's words on one side, the core's on the other: where a message came from, and what a MESSAGE says of it beyond what its SEND said.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use broker_api::spelling::key_of_topic;
-use broker_api::{view_of, Batch, Delivery, Head, Moved, Neutral, Value, Views, DELIVERY_COUNTED, HEAD_DURABLE};
+use broker_api::{view_of, Batch, Delivery, Head, Moved, Neutral, QueueName, Value, Views, DELIVERY_COUNTED, HEAD_DURABLE};
 
-use crate::codec::{escape, Version};
-use crate::destination::{self, has_prefix, REPLY_QUEUE, TOPIC_EXCHANGE};
+use crate::codec::{escape, unescape, Version};
+use crate::destination::{self, has_prefix, REPLY_QUEUE, TEMP_QUEUE, TOPIC_EXCHANGE};
+use crate::dialect::{self, REMOTE_TEMP_QUEUE};
 use crate::headers::{lines, put_lines_for, FORMAT, PROPERTIES};
 
 pub(crate) const SEPARATOR: u8 = b'.';
@@ -20,6 +22,63 @@ pub(crate) fn put_destination(batch: &Batch, head: &Head, delivery: &Delivery, v
         false => Cow::Owned(key_of_topic(key)),
     };
     destination::put(exchange, &key, version != Version::V10, out);
+}
+
+/// The same for a topic as an ActiveMQ shows it.
+pub(crate) fn put_topic(batch: &Batch, head: &Head, delivery: &Delivery, version: Version, out: &mut Vec<u8>) {
+    let key = delivery.key(batch);
+    let key = if head.separator == SEPARATOR { Cow::Borrowed(key) } else { Cow::Owned(key_of_topic(key)) };
+    dialect::shown("/topic/", &key, version, out);
+}
+
+/// The lines that an ActiveMQ writes: the time, the expiry and the priority of every message, and reply addresses in its words.
+pub(crate) fn put_activemq_headers(
+    batch: &Batch,
+    head: &Head,
+    delivery: &Delivery,
+    (version, views, replies): (Version, &Views, &HashMap<Box<str>, QueueName>),
+    out: &mut Vec<u8>,
+) {
+    let mut all = Vec::new();
+    put_headers(batch, head, delivery, Version::V12, views, &mut all);
+    let mut said = Vec::new();
+    let (mut priority, mut timestamp) = (false, false);
+    for (name, value) in lines(&all) {
+        priority |= name == b"priority";
+        timestamp |= name == b"timestamp";
+        match name {
+            b"expires" | b"expiration" => {}
+            b"reply-to" => {
+                let value = unescape(value, Version::V12).unwrap_or_default();
+                put(name, &activemq_reply_to(&value, replies), &mut said);
+            }
+            name => {
+                said.extend_from_slice(name);
+                said.push(b':');
+                said.extend_from_slice(value);
+                said.push(b'\n');
+            }
+        }
+    }
+    let expires = if delivery.moved().is_some() { 0 } else { head.expires_ms };
+    put(b"expires", expires.to_string().as_bytes(), &mut said);
+    if !priority {
+        // JMS 1.1, 3.4.10.
+        put(b"priority", b"4", &mut said);
+    }
+    if !timestamp {
+        put(b"timestamp", batch.arrived_ms.to_string().as_bytes(), &mut said);
+    }
+    put_lines_for(&said, version, out);
+}
+
+/// A temporary queue has the name that its owner gave it, for the owner; for others that of the queue behind it.
+fn activemq_reply_to(address: &[u8], replies: &HashMap<Box<str>, QueueName>) -> Vec<u8> {
+    let Some(queue) = dialect::reply_queue(address) else { return address.to_vec() };
+    match replies.iter().find(|(_, name)| name.as_str().as_bytes() == queue) {
+        Some((id, _)) => [TEMP_QUEUE.as_bytes(), id.as_bytes()].concat(),
+        None => [REMOTE_TEMP_QUEUE.as_bytes(), queue].concat(),
+    }
 }
 
 /// The lines of a MESSAGE that come from its publisher, or from what became of it.

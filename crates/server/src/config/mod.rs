@@ -84,7 +84,7 @@ impl Settings {
             bail!("listen is empty: right would be at least one URL, such as mqtt://127.0.0.1:1883");
         }
         for url in &self.listen {
-            crate::listeners::check_scheme(url)?;
+            crate::listeners::check_url(url)?;
         }
         let mut names: Vec<&str> = self.users.iter().map(|user| user.name.as_str()).collect();
         names.sort_unstable();

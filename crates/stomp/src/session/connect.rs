@@ -5,8 +5,9 @@ use std::time::Duration;
 use broker_api::{Close, Context, Control, Login, LoginStep, Refusal, Reply, VhostName};
 use tracing::debug;
 
-use super::{made_up_name, malformed, Asked, Handled, Phase, Session, Step, OWNER};
+use super::{made_up_name, malformed, Asked, Handled, Phase, Session, Step, MAKER, OWNER};
 use crate::codec::{Command, Frame, FrameWriter, Version};
+use crate::dialect::Dialect;
 use crate::error::{of_refusal, Fault};
 
 /// RabbitMQ counts in seconds.
@@ -17,11 +18,15 @@ pub(super) struct Peer {
     loopback: bool,
     pub(super) user: Box<str>,
     pub(super) vhost: Box<str>,
+    /// ActiveMQ's: whose durable subscriptions these are.
+    pub(super) client_id: Option<Box<str>>,
+    /// ActiveMQ's: CONNECTED says it again.
+    request_id: Option<Box<str>>,
 }
 
 impl Peer {
     pub(super) fn new(context: &Context) -> Peer {
-        Peer { loopback: context.peer.is_loopback(), user: Box::default(), vhost: "/".into() }
+        Peer { loopback: context.peer.is_loopback(), user: Box::default(), vhost: "/".into(), client_id: None, request_id: None }
     }
 }
 
@@ -63,7 +68,13 @@ impl Session {
             self.beats = Beats::of(&header).ok_or_else(|| Fault::processing(format!("heart-beat is not two numbers: '{header}'")))?;
         }
         self.version = version;
-        let host = text("host")?;
+        let activemq = self.dialect() == Dialect::ActiveMq;
+        // An ActiveMQ has one virtual host and does not look at this.
+        let host = text("host")?.filter(|_| !activemq);
+        if activemq {
+            self.peer.client_id = text("client-id")?.map(Into::into);
+            self.peer.request_id = text("request-id")?.map(Into::into);
+        }
         if let Some(host) = &host {
             self.peer.vhost = host.as_str().into();
         }
@@ -87,8 +98,14 @@ impl Session {
         let fault = match result {
             Ok(Reply::LoggedIn { principal, .. }) => {
                 self.peer.user = principal.user.as_str().into();
+                if self.dialect() == Dialect::ActiveMq {
+                    self.command(Control::Owner { owner: MAKER, fail_stop: false }, Asked::Silent, step);
+                }
                 self.command(Control::Owner { owner: OWNER, fail_stop: true }, Asked::Owner, step);
                 return Ok(());
+            }
+            Ok(_) | Err(Refusal::LoginRefused | Refusal::BadMechanism) if self.dialect() == Dialect::ActiveMq => {
+                Fault::plain(format!("User name [{}] or password is invalid.", self.peer.user))
             }
             Ok(_) | Err(Refusal::LoginRefused | Refusal::BadMechanism) => {
                 Fault::new("Bad CONNECT", format!("Access refused for user '{}'\n", self.peer.user))
@@ -104,13 +121,16 @@ impl Session {
         self.session_id = made_up_name("session").into();
         let config = &self.stomp.config;
         let out = step.out.buffer();
-        FrameWriter::new(Command::Connected, self.version, out)
+        let connected = FrameWriter::new(Command::Connected, self.version, out)
             .header("server", format!("{}/{}", config.product, config.version))
             .header("session", self.session_id.as_bytes())
             .header("heart-beat", self.beats.header())
-            .header("version", self.version.text())
-            .end();
-        out.push(b'\n');
+            .header("version", self.version.text());
+        match &self.peer.request_id {
+            Some(id) => connected.header("response-id", id.as_bytes()).end(),
+            None => connected.end(),
+        }
+        step.out.buffer().push(b'\n');
         self.heard_at = step.now;
         self.sent_at = step.now;
         self.phase = Phase::Running;

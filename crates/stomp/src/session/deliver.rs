@@ -8,12 +8,14 @@ use super::settle::Unsettled;
 use super::subscribe::says_ack;
 use super::{Session, Step};
 use crate::codec::put_number;
-use crate::mapping::{put_destination, put_headers};
+use crate::dialect::Dialect;
+use crate::mapping::{put_activemq_headers, put_destination, put_headers, put_topic};
 
 impl Session {
     /// A run of deliveries to one subscription. What needs no acknowledgement the core has settled as it left.
     pub(super) fn deliver(&mut self, to: u32, queue: QueueId, batch: &Arc<Batch>, run: &[Delivery], step: &mut Step<'_>) {
         let Some(subscription) = self.subscriptions.get_mut(&to) else { return };
+        let activemq = self.stomp.config.dialect == Dialect::ActiveMq;
         for delivery in run {
             let Some(head) = batch.heads.get(delivery.index as usize) else { continue };
             self.numbers.tag += 1;
@@ -25,16 +27,26 @@ impl Session {
             out.extend_from_slice(b"MESSAGE\n");
             out.extend_from_slice(&subscription.line);
             out.extend_from_slice(b"destination:");
-            put_destination(batch, head, delivery, self.version, out);
+            match (&subscription.shown, activemq) {
+                (Some(shown), _) => out.extend_from_slice(shown),
+                (None, true) => put_topic(batch, head, delivery, self.version, out),
+                (None, false) => put_destination(batch, head, delivery, self.version, out),
+            }
             out.extend_from_slice(b"\nmessage-id:");
             put_id(&subscription.id, tag, out);
-            let redelivered = delivery.flags & DELIVERY_REDELIVERED != 0;
-            out.extend_from_slice(if redelivered { b"redelivered:true\n" } else { b"redelivered:false\n" });
+            match (delivery.flags & DELIVERY_REDELIVERED != 0, activemq) {
+                (true, _) => out.extend_from_slice(b"redelivered:true\n"),
+                (false, false) => out.extend_from_slice(b"redelivered:false\n"),
+                (false, true) => {}
+            }
             if says_ack(self.version, subscription.auto) {
                 out.extend_from_slice(b"ack:");
                 put_id(&subscription.id, tag, out);
             }
-            put_headers(batch, head, delivery, self.version, &self.stomp.views, out);
+            match activemq {
+                false => put_headers(batch, head, delivery, self.version, &self.stomp.views, out),
+                true => put_activemq_headers(batch, head, delivery, (self.version, &self.stomp.views, &self.replies), out),
+            }
             if head.body.is_empty() {
                 out.extend_from_slice(b"\n\0\n");
                 continue;

@@ -139,7 +139,7 @@ impl Session {
     /// The last that is said.
     pub(super) fn say_error(&mut self, fault: &Fault, receipt: Option<&[u8]>, step: &mut Step<'_>) -> Close {
         let error = FrameWriter::new(Command::Error, self.version, step.out.buffer())
-            .header("message", fault.message)
+            .header("message", &*fault.message)
             .header("content-type", "text/plain")
             .header("version", "1.0,1.1,1.2");
         let error = match receipt {

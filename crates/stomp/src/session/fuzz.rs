@@ -82,15 +82,20 @@ impl Yes {
     }
 }
 
-/// The first byte says where the rest is cut in two, and how contrary the core is.
+/// The first byte says where the rest is cut in two, and how contrary the core is. Each dialect hears it.
 pub fn session_fuzz(data: &[u8]) {
     codec::split(data);
     let Some((first, data)) = data.split_first() else { return };
-    let (cut, now) = (usize::from(*first) % (data.len() + 1), Instant::now());
+    let config = || Config { max_subscriptions: 8, max_transactions: 4, ..Config::default() };
+    converse(config(), *first, data);
+    converse(config().activemq(), *first, data);
+}
+
+fn converse(config: Config, first: u8, data: &[u8]) {
+    let (cut, now) = (usize::from(first) % (data.len() + 1), Instant::now());
     let context = Context { peer: Peer::Unix, opened_ms: 0 };
-    let config = Config { max_subscriptions: 8, max_transactions: 4, ..Config::default() };
     let mut session = Stomp::new(config, Vec::new()).open(context, now);
-    let mut core = Yes { contrary: u32::from(*first), ..Yes::default() };
+    let mut core = Yes { contrary: u32::from(first), ..Yes::default() };
     let (mut turn, mut out) = (Turn::default(), Out::default());
     let mut tail = Vec::new();
     for piece in [&data[..cut], &data[cut..]] {

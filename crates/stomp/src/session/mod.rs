@@ -9,6 +9,7 @@
 //! of the frames that they answer ([`due`]): whoever has a receipt knows that everything sent before is done, and whoever gets an ERROR has
 //! had the receipts of all before it.
 
+mod activemq;
 mod connect;
 mod deliver;
 mod due;
@@ -32,6 +33,7 @@ use bytes::Bytes;
 use tracing::debug;
 
 use crate::codec::{Command, DecodeError, Frame, Frames, Splitter, Version};
+use crate::dialect::Dialect;
 use crate::error::{of_refusal, Fault};
 use crate::protocol::Stomp;
 
@@ -47,6 +49,8 @@ const REQUESTS_MAX: usize = 4096;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Everything a connection does is done in the name of this owner.
 const OWNER: OwnerIx = OwnerIx(1);
+/// But for making queues that may be there already, and other ones then: that stops nobody.
+const MAKER: OwnerIx = OwnerIx(2);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -71,6 +75,8 @@ enum Asked {
     Silent,
     /// A queue, with its encoded arguments.
     Declare(Vec<u8>),
+    /// A queue, however it was made.
+    Make,
     /// The end of this subscription.
     Cancel(u32),
 }
@@ -112,7 +118,7 @@ pub(crate) struct Session {
     subscriptions: HashMap<u32, Subscription>,
     /// By what an id makes of them, `T_id` or `Q_destination`; those that were ended are not here.
     by_tag: HashMap<Box<[u8]>, u32>,
-    /// Reply queues, by the ID of `/temp-queue/ID`.
+    /// Reply queues, by the ID of `/temp-queue/ID`; to ActiveMQ, temporary queues.
     replies: HashMap<Box<str>, QueueName>,
     /// By the destination header of a SEND.
     targets: HashMap<Box<[u8]>, Target>,
@@ -179,6 +185,10 @@ impl Session {
         }
     }
 
+    fn dialect(&self) -> Dialect {
+        self.stomp.config.dialect
+    }
+
     fn command(&mut self, control: Control, asked: Asked, step: &mut Step<'_>) {
         self.set_scope(None, step.turn);
         self.numbers.token += 1;
@@ -243,8 +253,7 @@ impl Session {
             Some(Command::Disconnect) => self.phase = Phase::Leaving,
             Some(Command::Connect) => return Err(Fault::new("Illegal command", "Already connected\n")),
             _ => {
-                let name = String::from_utf8_lossy(frame.name);
-                return Err(Fault::new("Bad command", format!("Could not interpret command \"{name}\"\n")));
+                return Err(self.dialect().bad_command(&String::from_utf8_lossy(frame.name)));
             }
         }
         let receipt = frame.headers.get("receipt").map_err(malformed)?;
@@ -268,7 +277,7 @@ impl Session {
 
     /// The connection ends with this, once what was sent before it has been answered.
     fn fail(&mut self, fault: Fault, receipt: Option<Box<[u8]>>, step: &mut Step<'_>) -> Flow {
-        debug!(message = fault.message, detail = %fault.detail.trim_end(), "error");
+        debug!(message = &*fault.message, detail = %fault.detail.trim_end(), "error");
         if self.phase == Phase::Fresh || self.phase == Phase::Login {
             return Flow::Close(self.say_error(&fault, receipt.as_deref(), step));
         }
@@ -310,6 +319,7 @@ impl Session {
             (Asked::Cancel(ix), Ok(_)) => self.forget_if_idle(ix),
             // Somebody else has deleted the queue or its place meanwhile: what was to end has ended.
             (Asked::Cancel(ix), Err(_)) => self.forget_if_idle(ix),
+            (Asked::Make, Err(Refusal::Inequivalent(_))) => {}
             // It was skipped behind a refusal, which ends the connection.
             (_, Err(Refusal::OwnerEnded)) => {}
             (asked, Err(refusal)) => {

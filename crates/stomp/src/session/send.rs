@@ -1,11 +1,12 @@
 //! SEND: read where it lies. Only the headers that are for consumers are copied, into the turn's arena.
 
-use broker_api::{Control, Declare, Head, QueueName, Span, HEAD_CONFIRM, HEAD_DURABLE};
+use broker_api::{Control, Declare, Head, QueueName, QueueSpec, Span, HEAD_CONFIRM, HEAD_DURABLE};
 
-use super::{made_up_name, malformed, Asked, Handled, Session, Step, OWNER};
+use super::{made_up_name, malformed, Asked, Handled, Session, Step, MAKER, OWNER};
 use crate::arguments::{queue_spec, Kind};
 use crate::codec::{self, Frame};
 use crate::destination::{Destination, TEMP_QUEUE};
+use crate::dialect::Dialect;
 use crate::error::Fault;
 use crate::headers::{put_line, read_send, Sent, FORMAT};
 use crate::mapping::{self, SEPARATOR};
@@ -35,10 +36,11 @@ impl Session {
 
     fn accept(&mut self, frame: &Frame<'_>, block: &[u8], sent: &Sent<'_>, from: usize, first_token: u32, step: &mut Step<'_>) -> Handled {
         let transaction = sent.transaction.as_deref().map(|name| self.transaction(name)).transpose()?;
-        if sent.message_id {
+        if sent.message_id && self.dialect() == Dialect::RabbitMq {
             return Err(Fault::new("Invalid header", "'message-id' is not allowed on 'SEND'.\n"));
         }
-        let Some(destination) = &sent.destination else { return Err(missing("SEND")) };
+        let Some(destination) = &sent.destination else { return Err(self.dialect().missing_destination("SEND")) };
+        self.dialect().not_yet(&frame.headers, false)?;
         let priority = match &sent.priority {
             None => 0,
             Some(text) => number(text).ok_or_else(|| Fault::processing("priority is no number from 0 to 255"))?,
@@ -47,9 +49,10 @@ impl Session {
             let (given, user) = (String::from_utf8_lossy(user), &self.peer.user);
             return Err(Fault::precondition(format!("user_id property set to '{given}' but authenticated user was '{user}'")));
         }
-        let expires_ms = match &sent.expiration {
-            None => 0,
-            Some(text) => (step.now_ms + mapping::expiration(text).map_err(Fault::precondition)?).max(1),
+        let expires_ms = match (&sent.expiration, &sent.expires) {
+            (Some(text), _) => (step.now_ms + mapping::expiration(text).map_err(Fault::precondition)?).max(1),
+            (None, Some(text)) if self.dialect() == Dialect::ActiveMq => expires(text, step)?,
+            _ => 0,
         };
         if let Some(address) = &sent.reply_to {
             let address = self.reply_address(address, step)?;
@@ -94,7 +97,12 @@ impl Session {
     #[cold]
     fn find_target(&mut self, header: &[u8], headers: &codec::Headers<'_>, step: &mut Step<'_>) -> Handled {
         let text = destination_text(header)?;
-        let destination = Destination::parse(text).map_err(|bad| bad.fault())?;
+        let destination = match self.dialect().destination(text)? {
+            Destination::TempQueue(id) if self.dialect() == Dialect::ActiveMq => {
+                Destination::ReplyQueue(self.temp_queue(&id, step)?.to_string())
+            }
+            other => other,
+        };
         let Some((exchange, key)) = destination.routing() else {
             return Err(Fault::new("Invalid destination", format!("'{text}' is not a valid destination for 'SEND'\n")));
         };
@@ -112,8 +120,17 @@ impl Session {
     pub(super) fn declare(&mut self, name: &str, headers: &codec::Headers<'_>, subscribe: bool, step: &mut Step<'_>) -> Handled<QueueName> {
         let queue = QueueName::new(name);
         if !self.declared.contains(&queue) {
-            let spec = queue_spec(name, &self.peer.vhost, Kind::Queue, headers, subscribe)?;
-            self.declare_as(&queue, spec, step);
+            match self.dialect() {
+                Dialect::RabbitMq => {
+                    let spec = queue_spec(name, &self.peer.vhost, Kind::Queue, headers, subscribe)?;
+                    self.declare_as(&queue, spec, step);
+                }
+                Dialect::ActiveMq => {
+                    let spec = QueueSpec { durable: true, format: FORMAT, ..QueueSpec::default() };
+                    let declare = Declare::Queue { owner: MAKER, name: queue.clone(), spec, passive: false };
+                    self.command(Control::Declare(declare), Asked::Make, step);
+                }
+            }
             if self.declared.len() >= DECLARED_MAX {
                 self.declared.clear();
             }
@@ -122,7 +139,7 @@ impl Session {
         Ok(queue)
     }
 
-    pub(super) fn declare_as(&mut self, name: &QueueName, spec: broker_api::QueueSpec, step: &mut Step<'_>) {
+    pub(super) fn declare_as(&mut self, name: &QueueName, spec: QueueSpec, step: &mut Step<'_>) {
         let arguments = spec.arguments.clone();
         let declare = Declare::Queue { owner: OWNER, name: name.clone(), spec, passive: false };
         self.command(Control::Declare(declare), Asked::Declare(arguments), step);
@@ -131,12 +148,20 @@ impl Session {
     /// `/temp-queue/ID` stands for a queue of this connection, which is made and listened to when it is first named; consumers are told its
     /// name.
     fn reply_address(&mut self, address: &[u8], step: &mut Step<'_>) -> Handled<Vec<u8>> {
-        let Some(id) = address.strip_prefix(TEMP_QUEUE.as_bytes()) else {
+        let text = destination_text(address)?;
+        if self.dialect() == Dialect::ActiveMq {
+            // Nothing there is refused; what is no address stays a text.
+            return match self.dialect().destination(text) {
+                Ok(Destination::TempQueue(id)) => Ok(mapping::reply_to(self.temp_queue(&id, step)?.as_str().as_bytes())),
+                Ok(Destination::ReplyQueue(name)) => Ok(mapping::reply_to(name.as_bytes())),
+                _ => Ok(address.to_vec()),
+            };
+        }
+        let Some(id) = text.strip_prefix(TEMP_QUEUE) else {
             // RabbitMQ reads it as a destination, too.
-            Destination::parse(destination_text(address)?).map_err(|bad| bad.fault())?;
+            self.dialect().destination(text)?;
             return Ok(mapping::reply_to(address));
         };
-        let id = destination_text(id)?;
         if let Some(queue) = self.replies.get(id) {
             return Ok(mapping::reply_to(queue.as_str().as_bytes()));
         }
@@ -145,10 +170,29 @@ impl Session {
         self.replies.insert(id.into(), queue.clone());
         Ok(mapping::reply_to(queue.as_str().as_bytes()))
     }
+
+    /// ActiveMQ's `/temp-queue/ID`: a queue that goes with this connection, and that others may send to by its name.
+    pub(super) fn temp_queue(&mut self, id: &str, step: &mut Step<'_>) -> Handled<QueueName> {
+        if let Some(queue) = self.replies.get(id) {
+            return Ok(queue.clone());
+        }
+        if self.replies.len() >= self.stomp.config.max_subscriptions {
+            return Err(Fault::plain("Too many temporary queues of one connection".to_owned()));
+        }
+        let queue = QueueName::new(&made_up_name("amq.gen"));
+        self.declare_as(&queue, QueueSpec { exclusive: true, format: FORMAT, ..QueueSpec::default() }, step);
+        self.replies.insert(id.into(), queue.clone());
+        Ok(queue)
+    }
 }
 
-pub(super) fn missing(command: &str) -> Fault {
-    Fault::new("Missing destination", format!("\"{command}\" must include a 'destination' header\n"))
+/// ActiveMQ's `expires`: the hour itself, in ms since the Unix epoch; 0 is never.
+fn expires(text: &[u8], step: &mut Step<'_>) -> Handled<u64> {
+    let at: u64 = number(text).ok_or_else(|| Fault::plain(format!("expires is no number: '{}'", String::from_utf8_lossy(text))))?;
+    if at != 0 {
+        put_line("expiration", at.saturating_sub(step.now_ms).to_string().as_bytes(), &mut step.turn.arena);
+    }
+    Ok(at)
 }
 
 /// Names are text; what is not cannot be the name of anything here.

@@ -1,11 +1,13 @@
 //! Deliveries that wait for an ACK or NACK, and what these do: settle in the core, and give credit.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use broker_api::{ConsumerIx, CreditTo, Outcome, QueueId, Seq, Settle};
 
 use super::{malformed, Handled, Session, Step, OWNER};
 use crate::codec::{Frame, Version};
+use crate::dialect::Dialect;
 use crate::error::Fault;
 
 /// A delivery that was not settled yet.
@@ -90,7 +92,14 @@ impl Session {
         let Some(id) = frame.headers.get(header).map_err(malformed)? else {
             return Err(Fault::new("Missing header", format!("\"{command}\" must include the \"{header}\" header\n")));
         };
-        let invalid = || Fault::new("Invalid header", format!("\"{command}\" must include a valid \"{header}\" header\n"));
+        let activemq = self.dialect() == Dialect::ActiveMq;
+        // It says what stands under the name that the header had before 1.2.
+        let named = frame.headers.get("message-id").map_err(malformed)?.unwrap_or(Cow::Borrowed(b"null"));
+        let unexpected = || Fault::plain(format!("Unexpected {command} received for message-id [{}]", String::from_utf8_lossy(&named)));
+        let invalid = || match activemq {
+            true => unexpected(),
+            false => Fault::new("Invalid header", format!("\"{command}\" must include a valid \"{header}\" header\n")),
+        };
         let (subscription, tag) = self.read_id(&id).ok_or_else(invalid)?;
         let outcome = match command {
             "ACK" => Outcome::Accepted,
@@ -100,7 +109,10 @@ impl Session {
                 _ => Outcome::Modified,
             },
         };
-        let unknown = || Fault::precondition(format!("unknown delivery tag {tag}"));
+        let unknown = || match activemq {
+            true => unexpected(),
+            false => Fault::precondition(format!("unknown delivery tag {tag}")),
+        };
         let ix = self.who_has(subscription, tag).ok_or_else(unknown)?;
         let found = self.subscriptions.get_mut(&ix).ok_or_else(unknown)?;
         let mut taken = Vec::new();

@@ -4,22 +4,24 @@ use base64::Engine;
 use broker_api::{Bind, Consume, ConsumerIx, Control, Destination as Core, ExchangeName, Mode, QueueName, QueueSpec};
 use md5::{Digest, Md5};
 
-use super::send::{destination_text, missing, number};
+use super::send::{destination_text, number};
 use super::settle::{Unacked, ID_SEPARATOR};
 use super::{made_up_name, malformed, Asked, Handled, Session, Step, OWNER};
 use crate::arguments::{queue_spec, Kind};
 use crate::codec::{escape, Command, Frame, FrameWriter, Version};
 use crate::destination::{Destination, TEMP_QUEUE};
+use crate::dialect::Dialect;
 use crate::error::Fault;
 use crate::headers::FORMAT;
 
 pub(super) struct Subscription {
     /// `T_id`, or `Q_destination` where the client gave no id.
     pub(super) tag: Box<[u8]>,
-    /// For error texts.
-    queue: QueueName,
+    pub(super) queue: QueueName,
     /// Of a topic: deleting the queue goes with ending it for good.
     topic: bool,
+    /// What its messages say as their destination, where that is always the same.
+    pub(super) shown: Option<Box<[u8]>>,
     /// The `subscription` line of its messages; empty without an id.
     pub(super) line: Box<[u8]>,
     /// What its messages' ids begin with, as a header's value.
@@ -36,39 +38,53 @@ pub(super) struct Subscription {
 
 /// What a SUBSCRIBE says of the way its messages are settled.
 #[derive(Clone, Copy)]
-struct AckMode {
-    auto: bool,
-    cumulative: bool,
-    prefetch: u32,
+pub(super) struct AckMode {
+    pub(super) auto: bool,
+    pub(super) cumulative: bool,
+    pub(super) prefetch: u32,
+}
+
+/// A consumer to be.
+pub(super) struct Wanted<'a> {
+    pub(super) tag: Box<[u8]>,
+    pub(super) id: Option<&'a [u8]>,
+    pub(super) queue: QueueName,
+    pub(super) topic: bool,
+    pub(super) mode: AckMode,
+    pub(super) priority: i32,
+    pub(super) exclusive: bool,
+    /// What its messages say as their destination, where that is always the same.
+    pub(super) shown: Option<Box<[u8]>>,
 }
 
 impl Session {
     pub(super) fn subscribe(&mut self, frame: &Frame<'_>, step: &mut Step<'_>) -> Handled {
+        if self.dialect() == Dialect::ActiveMq {
+            return self.subscribe_activemq(frame, step);
+        }
         let get = |name: &str| frame.headers.get(name).map_err(malformed);
         let durable = is_durable(frame)?;
         let id = get("id")?;
         if durable && id.is_none() {
             return Err(Fault::new("Missing Header", "Header 'id' is required for durable subscriptions"));
         }
-        let Some(header) = get("destination")? else { return Err(missing("SUBSCRIBE")) };
+        let Some(header) = get("destination")? else { return Err(self.dialect().missing_destination("SUBSCRIBE")) };
         let text = destination_text(&header)?;
-        let destination = Destination::parse(text).map_err(|bad| bad.fault())?;
+        let destination = self.dialect().destination(text)?;
         let Some((exchange, key)) = destination.routing() else {
             return Err(Fault::new("Invalid destination", format!("'{text}' is not a valid destination for 'SUBSCRIBE'\n")));
         };
         if id.as_deref().is_some_and(|id| id.starts_with(TEMP_QUEUE.as_bytes())) {
             return Err(Fault::processing(format!("SUBSCRIBE 'id' may not start with {TEMP_QUEUE}")));
         }
-        let tag = tag_of(id.as_deref(), &header);
-        if self.by_tag.contains_key(&tag) {
-            let tag = String::from_utf8_lossy(&tag);
-            let detail = format!("A subscription identified by '{tag}' already exists.");
-            return Err(Fault::new("Duplicated subscription identifier", detail));
-        }
-        let mode = ack_mode(frame)?;
+        let tag = self.new_tag(id.as_deref(), &header)?;
+        let prefetch = match get("prefetch-count")? {
+            None => 0,
+            Some(text) => number(&text).ok_or_else(|| Fault::processing("prefetch-count is no number"))?,
+        };
+        let mode = AckMode { prefetch, ..ack_mode(frame)? };
         // RabbitMQ overlooks a priority that is no number.
         let priority = get("x-priority")?.and_then(|text| number(&text)).unwrap_or(0);
-        self.check_room()?;
         let queue = match &destination {
             Destination::Queue(name) => self.declare(name, &frame.headers, true, step)?,
             Destination::AmqQueue(name) | Destination::ReplyQueue(name) => QueueName::new(name),
@@ -86,8 +102,20 @@ impl Session {
             }
         };
         let topic = matches!(destination, Destination::Topic(_));
-        self.consume(tag, id.as_deref(), queue, topic, mode, priority, step);
+        self.consume(Wanted { tag, id: id.as_deref(), queue, topic, mode, priority, exclusive: false, shown: None }, step);
         Ok(())
+    }
+
+    /// What a new subscription is called here, if there is room for it and nobody has the name.
+    pub(super) fn new_tag(&self, id: Option<&[u8]>, destination: &[u8]) -> Handled<Box<[u8]>> {
+        let tag = tag_of(id, destination);
+        if self.by_tag.contains_key(&tag) {
+            let tag = String::from_utf8_lossy(&tag);
+            let detail = format!("A subscription identified by '{tag}' already exists.");
+            return Err(Fault::new("Duplicated subscription identifier", detail));
+        }
+        self.check_room()?;
+        Ok(tag)
     }
 
     fn check_room(&self) -> Handled {
@@ -98,7 +126,7 @@ impl Session {
         Ok(())
     }
 
-    fn bind(&mut self, queue: &QueueName, exchange: &str, key: &str, step: &mut Step<'_>) {
+    pub(super) fn bind(&mut self, queue: &QueueName, exchange: &str, key: &str, step: &mut Step<'_>) {
         let bind = Bind {
             owner: OWNER,
             source: ExchangeName::new(exchange),
@@ -117,21 +145,14 @@ impl Session {
         self.declare_as(queue, spec, step);
         let id = format!("{TEMP_QUEUE}{id}");
         let mode = AckMode { auto: true, cumulative: false, prefetch: 0 };
-        self.consume(tag_of(Some(id.as_bytes()), b""), Some(id.as_bytes()), queue.clone(), false, mode, 0, step);
+        let tag = tag_of(Some(id.as_bytes()), b"");
+        let (id, queue) = (Some(id.as_bytes()), queue.clone());
+        self.consume(Wanted { tag, id, queue, topic: false, mode, priority: 0, exclusive: false, shown: None }, step);
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments, reason = "each is a different thing that a SUBSCRIBE says")]
-    fn consume(
-        &mut self,
-        tag: Box<[u8]>,
-        id: Option<&[u8]>,
-        queue: QueueName,
-        topic: bool,
-        mode: AckMode,
-        priority: i32,
-        step: &mut Step<'_>,
-    ) {
+    pub(super) fn consume(&mut self, wanted: Wanted<'_>, step: &mut Step<'_>) {
+        let Wanted { tag, id, queue, topic, mode, priority, exclusive, shown } = wanted;
         self.numbers.consumer += 1;
         let ix = self.numbers.consumer;
         let limited = mode.prefetch != 0 && !mode.auto;
@@ -142,7 +163,7 @@ impl Session {
             queue: queue.clone(),
             credit: if limited { mode.prefetch } else { u32::MAX },
             mode: if mode.auto { Mode::Settled } else { Mode::Lease },
-            exclusive: false,
+            exclusive,
             priority,
         });
         self.command(control, Asked::Silent, step);
@@ -152,6 +173,7 @@ impl Session {
             tag: tag.clone(),
             queue,
             topic,
+            shown,
             auto: mode.auto,
             cumulative: mode.cumulative,
             limited,
@@ -180,6 +202,9 @@ impl Session {
     }
 
     pub(super) fn unsubscribe(&mut self, frame: &Frame<'_>, step: &mut Step<'_>) -> Handled {
+        if self.dialect() == Dialect::ActiveMq {
+            return self.unsubscribe_activemq(frame, step);
+        }
         let get = |name: &str| frame.headers.get(name).map_err(malformed);
         let durable = is_durable(frame)?;
         let (id, destination) = (get("id")?, get("destination")?);
@@ -197,19 +222,28 @@ impl Session {
             }
         };
         let tag = tag_of(id.as_deref(), destination.as_deref().unwrap_or_default());
-        let Some(ix) = self.by_tag.remove(&tag) else {
+        let Some((topic, queue)) = self.end_subscription(&tag, step) else {
             let detail = format!("UNSUBSCRIBE must refer to an existing subscription.\nSubscription to \"{shown}\" not found.\n");
             return Err(Fault::new("No subscription found", detail));
         };
-        self.command(Control::Cancel { consumer: ConsumerIx(ix) }, Asked::Cancel(ix), step);
-        let Some(found) = self.subscriptions.get_mut(&ix) else { return Ok(()) };
-        found.ended = true;
-        if found.topic && durable {
-            let name = found.queue.clone();
-            let delete = Control::DeleteQueue { owner: OWNER, name, if_unused: false, if_empty: false };
-            self.command(delete, Asked::Silent, step);
+        if topic && durable {
+            self.delete(queue, step);
         }
         Ok(())
+    }
+
+    /// Nothing more comes for it. Answers whether it was to a topic, and its queue.
+    pub(super) fn end_subscription(&mut self, tag: &[u8], step: &mut Step<'_>) -> Option<(bool, QueueName)> {
+        let ix = self.by_tag.remove(tag)?;
+        self.command(Control::Cancel { consumer: ConsumerIx(ix) }, Asked::Cancel(ix), step);
+        let found = self.subscriptions.get_mut(&ix)?;
+        found.ended = true;
+        Some((found.topic, found.queue.clone()))
+    }
+
+    pub(super) fn delete(&mut self, name: QueueName, step: &mut Step<'_>) {
+        let delete = Control::DeleteQueue { owner: OWNER, name, if_unused: false, if_empty: false };
+        self.command(delete, Asked::Silent, step);
     }
 
     /// Forgets a subscription that was ended and whose deliveries are all settled.
@@ -249,20 +283,16 @@ fn is_durable(frame: &Frame<'_>) -> Handled<bool> {
     Ok(is_true("durable")? || is_true("persistent")?)
 }
 
-fn tag_of(id: Option<&[u8]>, destination: &[u8]) -> Box<[u8]> {
+pub(super) fn tag_of(id: Option<&[u8]>, destination: &[u8]) -> Box<[u8]> {
     match id {
         Some(id) => [b"T_", id].concat().into(),
         None => [b"Q_", destination].concat().into(),
     }
 }
 
-fn ack_mode(frame: &Frame<'_>) -> Handled<AckMode> {
-    let get = |name: &str| frame.headers.get(name).map_err(malformed);
-    let prefetch = match get("prefetch-count")? {
-        None => 0,
-        Some(text) => number(&text).ok_or_else(|| Fault::processing("prefetch-count is no number"))?,
-    };
-    let (auto, cumulative) = match get("ack")?.as_deref() {
+/// Without a prefetch, which each dialect has its own header for.
+pub(super) fn ack_mode(frame: &Frame<'_>) -> Handled<AckMode> {
+    let (auto, cumulative) = match frame.headers.get("ack").map_err(malformed)?.as_deref() {
         None | Some(b"auto") => (true, false),
         Some(b"client") => (false, true),
         Some(b"client-individual") => (false, false),
@@ -271,12 +301,12 @@ fn ack_mode(frame: &Frame<'_>) -> Handled<AckMode> {
             return Err(Fault::processing(format!("ack is none of auto, client, client-individual: '{other}'")));
         }
     };
-    Ok(AckMode { auto, cumulative, prefetch })
+    Ok(AckMode { auto, cumulative, prefetch: 0 })
 }
 
 /// The queue of a durable subscription, as RabbitMQ calls it, so that one that was made there is found: a digest of Erlang's encoding of
 /// `{Key, Id}`, two strings.
-fn durable_name(key: &[u8], id: &[u8]) -> String {
+pub(super) fn durable_name(key: &[u8], id: &[u8]) -> String {
     let mut term = vec![131, 104, 2];
     for text in [key, id] {
         match (text.len(), u16::try_from(text.len())) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use stomp::codec::fuzz;
 
 /// What clients send, one conversation for each version.
-const SEEDS: [(&str, &[u8]); 4] = [
+const SEEDS: [(&str, &[u8]); 5] = [
     (
         "v10",
         b"\x07CONNECT\nlogin:guest\npasscode:guest\n\n\0\nSUBSCRIBE\ndestination:/queue/a\nack:client\n\n\0SEND\ndestination: /queue/a \n\nbody\0\
@@ -22,6 +22,12 @@ const SEEDS: [(&str, &[u8]); 4] = [
         b"\x55STOMP\r\naccept-version:1.2\r\nhost:/\r\n\r\n\0\r\nSUBSCRIBE\r\nid:1\r\ndestination:/exchange/amq.direct/k\r\ndurable:true\r\n\
           x-message-ttl:5\r\n\r\n\0SEND\r\ndestination:/queue/a\r\nreply-to:/temp-queue/r\r\npersistent:true\r\nexpiration:5\r\nreceipt:1\r\n\r\n\0\
           UNSUBSCRIBE\r\nid:1\r\ndurable:true\r\n\r\n\0DISCONNECT\r\nreceipt:bye\r\n\r\n\0",
+    ),
+    (
+        "activemq",
+        b"\x2aSTOMP\naccept-version:1.2\nclient-id:me\nrequest-id:1\n\n\0SUBSCRIBE\nid:1\ndestination:topic://a.*.>\nactivemq.subscriptionName:s\n\
+          ack:client\nactivemq.prefetchSize:5\n\n\0SEND\ndestination:/topic/a.b\nreply-to:/temp-queue/r\nexpires:9\npriority:3\n\nx\0\
+          SUBSCRIBE\nid:2\ndestination:/temp-queue/r\n\n\0UNSUBSCRIBE\nid:1\nactivemq.subscriptionName:s\n\n\0",
     ),
     ("wrong", b"\x30STOMP\naccept-version:1.2\nhost:/\n\n\0SEND\ndestination:/queue/a\nx:\\t\n\n\0SEND\ncontent-length:x\n\n\0"),
 ];

@@ -6,6 +6,7 @@
 use crate::rig::Rig;
 use std::fs;
 use std::path::{Path, PathBuf};
+use stomp::Config;
 
 fn scripts() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/transcripts");
@@ -16,14 +17,19 @@ fn scripts() -> Vec<PathBuf> {
 }
 
 /// A file holds several conversations, each after a line `== what it shows`; what came of a step stands behind it, indented.
-fn run(text: &str, pieces: usize) -> String {
+/// Those in `activemq.txt` are with a listener of that dialect.
+fn run(path: &Path, text: &str, pieces: usize) -> String {
+    let config = || match path.ends_with("activemq.txt") {
+        true => Config::default().activemq(),
+        false => Config::default(),
+    };
     let mut after = String::new();
-    let mut rig = Rig::new(pieces);
+    let mut rig = Rig::with(config(), pieces);
     for line in text.lines().filter(|line| !line.starts_with("  ")) {
         after += line;
         after.push('\n');
         match line {
-            line if line.starts_with("== ") => rig = Rig::new(pieces),
+            line if line.starts_with("== ") => rig = Rig::with(config(), pieces),
             line if line.is_empty() || line.starts_with('#') => {}
             step => rig.step(step),
         }
@@ -38,7 +44,7 @@ fn every_conversation_goes_as_written() {
     let mut wrong = String::new();
     for path in scripts() {
         let before = fs::read_to_string(&path).unwrap();
-        let after = run(&before, usize::MAX);
+        let after = run(&path, &before, usize::MAX);
         if before != after && record {
             fs::write(&path, &after).unwrap();
         } else if before != after {
@@ -54,7 +60,7 @@ fn bytes_that_come_one_by_one_change_nothing() {
     for path in scripts() {
         let before = fs::read_to_string(&path).unwrap();
         for pieces in [1, 13] {
-            let after = run(&before, pieces);
+            let after = run(&path, &before, pieces);
             if before != after {
                 wrong += &first_difference(&path, &before, &after);
             }

@@ -1,0 +1,105 @@
+//! SUBSCRIBE and UNSUBSCRIBE as an ActiveMQ has them. Durable subscriptions belong to a client and a name of its own, not to an id.
+
+use broker_api::{QueueName, QueueSpec};
+
+use super::send::{destination_text, number};
+use super::subscribe::{ack_mode, durable_name, tag_of, AckMode, Wanted};
+use super::{made_up_name, malformed, Handled, Session, Step};
+use crate::codec::{Frame, Version};
+use crate::destination::{Destination, TOPIC_EXCHANGE};
+use crate::dialect::{shown, REMOTE_TEMP_QUEUE};
+use crate::error::Fault;
+use crate::headers::FORMAT;
+
+/// What an ActiveMQ hands out unasked to a client that acknowledges.
+const PREFETCH: u32 = 1000;
+
+impl Session {
+    pub(super) fn subscribe_activemq(&mut self, frame: &Frame<'_>, step: &mut Step<'_>) -> Handled {
+        let get = |name: &str| frame.headers.get(name).map_err(malformed);
+        self.dialect().not_yet(&frame.headers, true)?;
+        let id = get("id")?;
+        if id.is_none() && self.version != Version::V10 {
+            return Err(Fault::plain("SUBSCRIBE received without a subscription id!".to_owned()));
+        }
+        let Some(header) = get("destination")? else { return Err(self.dialect().missing_destination("SUBSCRIBE")) };
+        let text = destination_text(&header)?;
+        let destination = self.dialect().destination(text)?;
+        let tag = self.new_tag(id.as_deref(), &header)?;
+        let prefetch = match get("activemq.prefetchSize")? {
+            None => PREFETCH,
+            // ActiveMQ's 0 is a client that asks for each message, which STOMP cannot.
+            Some(text) => {
+                number::<u32>(&text).map(|size| size.max(1)).ok_or_else(|| Fault::plain("activemq.prefetchSize is no number".to_owned()))?
+            }
+        };
+        let mode = AckMode { prefetch, ..ack_mode(frame)? };
+        let priority = get("activemq.priority")?.and_then(|text| number(&text)).unwrap_or(0);
+        let name = self.subscription_name(frame)?;
+        let exclusive = name.is_some() && matches!(destination, Destination::Topic(_));
+        let (queue, prefix) = match &destination {
+            Destination::Topic(key) => (self.topic_queue(key, name, step), None),
+            Destination::TempQueue(id) => (self.temp_queue(id, step)?, Some("/temp-queue/")),
+            Destination::ReplyQueue(name) => (QueueName::new(name), Some(REMOTE_TEMP_QUEUE)),
+            Destination::Queue(name) => (self.declare(name, &frame.headers, true, step)?, Some("/queue/")),
+            Destination::AmqQueue(_) | Destination::Exchange { .. } => return Err(self.dialect().missing_destination("SUBSCRIBE")),
+        };
+        let shown = prefix.map(|prefix| {
+            let name = if let Destination::TempQueue(id) = &destination { id } else { queue.as_str() };
+            let mut out = Vec::new();
+            shown(prefix, name.as_bytes(), self.version, &mut out);
+            out.into()
+        });
+        let topic = prefix.is_none();
+        self.consume(Wanted { tag, id: id.as_deref(), queue, topic, mode, priority, exclusive, shown }, step);
+        Ok(())
+    }
+
+    /// The queue of a subscription to a topic: for ever, under a name, or for as long as the connection.
+    fn topic_queue(&mut self, key: &str, name: Option<QueueName>, step: &mut Step<'_>) -> QueueName {
+        let durable = name.is_some();
+        let queue = name.unwrap_or_else(|| QueueName::new(&made_up_name("stomp-subscription")));
+        let spec = QueueSpec { durable, exclusive: !durable, auto_delete: !durable, format: FORMAT, ..QueueSpec::default() };
+        self.declare_as(&queue, spec, step);
+        let pattern = self.dialect().pattern(key);
+        self.bind(&queue, TOPIC_EXCHANGE, &pattern, step);
+        queue
+    }
+
+    /// The queue of the durable subscription that a frame names.
+    fn subscription_name(&self, frame: &Frame<'_>) -> Handled<Option<QueueName>> {
+        let get = |name: &str| frame.headers.get(name).map_err(malformed);
+        let name = match (get("activemq.subscriptionName")?, get("durable-subscription-name")?) {
+            (None, None) => return Ok(None),
+            (Some(name), _) | (None, Some(name)) => name,
+        };
+        let Some(client) = &self.peer.client_id else {
+            let text = "You cannot create a durable subscriber without specifying a unique client-id on a Connection";
+            return Err(Fault::plain(text.to_owned()));
+        };
+        Ok(Some(QueueName::new(&durable_name(client.as_bytes(), &name))))
+    }
+
+    /// By id or destination it ends for now, by its name for ever.
+    pub(super) fn unsubscribe_activemq(&mut self, frame: &Frame<'_>, step: &mut Step<'_>) -> Handled {
+        let get = |name: &str| frame.headers.get(name).map_err(malformed);
+        if let Some(queue) = self.subscription_name(frame)? {
+            let tags: Vec<Box<[u8]>> =
+                self.subscriptions.values().filter(|found| found.queue == queue).map(|found| found.tag.clone()).collect();
+            for tag in tags {
+                self.end_subscription(&tag, step);
+            }
+            self.delete(queue, step);
+            return Ok(());
+        }
+        let (id, destination) = (get("id")?, get("destination")?);
+        if id.is_none() && destination.is_none() {
+            return Err(Fault::plain("Must specify the subscriptionId or the destination you are unsubscribing from".to_owned()));
+        }
+        let tag = tag_of(id.as_deref(), destination.as_deref().unwrap_or_default());
+        match self.end_subscription(&tag, step) {
+            Some(_) => Ok(()),
+            None => Err(Fault::plain("No subscription matched.".to_owned())),
+        }
+    }
+}
