@@ -6,7 +6,7 @@ use crate::checker::HEADER_LEN;
 use crate::window::WINDOW_MAX;
 use crate::wire::{self, Version};
 
-/// Loads any MQTT broker and reports rates, latencies, its CPU per message, and whether messages were lost, repeated
+/// Loads any broker of MQTT or AMQP 0-9-1 and reports rates, latencies, its CPU per message, and whether messages were lost, repeated
 /// or reordered.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -36,6 +36,8 @@ pub(crate) enum Mode {
     Sessions(Sessions),
     /// One message to many persistent sessions, beside another producer whose confirm latency is watched
     DurableFanout(DurableFanout),
+    /// AMQP: declares and binds durable queues over many channels: rate, memory per idle queue of --pid
+    Queues(Queues),
     /// What this machine can do: loopback and fdatasync, the frame around every other figure
     Limits(Limits),
 }
@@ -43,9 +45,19 @@ pub(crate) enum Mode {
 /// The broker, and how to talk about it.
 #[derive(clap::Args, Debug, Clone)]
 pub(crate) struct Target {
-    /// HOST:PORT of the broker
-    #[arg(long, default_value = "127.0.0.1:1883")]
-    pub addr: String,
+    /// HOST:PORT of the broker (default: this machine, and the protocol's port)
+    #[arg(long)]
+    pub addr: Option<String>,
+    /// What to speak. In AMQP a topic is a durable queue behind the default exchange; QoS 0 is without confirms, acknowledgements and
+    /// persistence, QoS 1 with all of them, and other levels are not there. throughput, latency, backlog, recover, connections, queues
+    #[arg(long, value_enum, default_value_t = Proto::Mqtt)]
+    pub proto: Proto,
+    /// AMQP: unacknowledged deliveries of a consumer
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+    pub prefetch: u16,
+    /// AMQP: 1 is transient, 2 persistent (default: by the QoS)
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub delivery_mode: Option<u8>,
     /// MQTT version: 3 (3.1.1) or 5
     #[arg(long = "version", default_value = "3", value_parser = parse_version, value_name = "3|5")]
     pub version: Version,
@@ -74,6 +86,12 @@ pub(crate) struct Target {
     /// Print one JSON line instead of the table
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Proto {
+    Mqtt,
+    Amqp,
 }
 
 /// What a message looks like on its way in.
@@ -310,6 +328,23 @@ pub(crate) struct DurableFanout {
 }
 
 #[derive(clap::Args, Debug, Clone)]
+pub(crate) struct Queues {
+    #[command(flatten)]
+    pub target: Target,
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub count: u32,
+    /// Each channel waits for declare-ok and bind-ok before its next queue
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=2047))]
+    pub channels: u16,
+    /// Seconds before memory is read
+    #[arg(long, default_value_t = 3.0)]
+    pub settle: f64,
+    /// Leave the queues there
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(clap::Args, Debug, Clone)]
 pub(crate) struct Limits {
     /// The folder whose disk is measured
     #[arg(long, default_value = ".")]
@@ -388,6 +423,9 @@ mod tests {
             "throughput --producers 0",
             "throughput --password x",
             "backlog --qos 0",
+            "backlog --delivery-mode 3",
+            "throughput --proto stomp",
+            "queues --channels 3000",
             "recover --count 0",
             "limits --pid 3",
             "nonsense",
@@ -409,6 +447,7 @@ mod tests {
             "subscribe-storm",
             "sessions",
             "durable-fanout",
+            "queues",
             "limits",
         ] {
             assert!(parse(mode).is_ok(), "{mode}");

@@ -1,8 +1,11 @@
-//! One MQTT connection as a state machine over bytes: it is handed what arrived and appends what to say.
+//! One connection as a state machine over bytes: it is handed what arrived and appends what to say. This is MQTT's conversation; AMQP's is
+//! in [`crate::conn_amqp`].
 
 use std::net::TcpStream;
 
+use crate::amqp;
 use crate::checker::{Inbox, Stamp, SEQ_LIMIT};
+use crate::conn_amqp::{Purpose, Session};
 use crate::lane::Lane;
 use crate::window::Window;
 use crate::wire::{self, Frame, Version};
@@ -11,6 +14,8 @@ use crate::wire::{self, Frame, Version};
 pub(crate) struct Plan {
     pub lane: usize,
     pub connect: wire::Connect,
+    /// Speaks AMQP 0-9-1.
+    pub amqp: Option<Purpose>,
     pub subscribe: Option<Subscribe>,
     pub role: RolePlan,
     pub leave: Leave,
@@ -112,6 +117,8 @@ pub(crate) struct Producer {
     /// When the next message is due, at a fixed rate.
     pub due: u64,
     version: Version,
+    /// The delivery mode, where it speaks AMQP.
+    amqp: Option<u8>,
     qos: u8,
     topics: Topics,
     payload: Vec<u8>,
@@ -122,12 +129,12 @@ pub(crate) struct Producer {
 }
 
 impl Producer {
-    fn new(plan: ProducerPlan, version: Version) -> Producer {
+    fn new(plan: ProducerPlan, version: Version, amqp: Option<u8>) -> Producer {
         let payload = vec![b'.'; plan.size];
         let mut packet = Vec::new();
         let (mut id_at, mut payload_at) = (0, 0);
         if let Topics::One(topic) = &plan.topics {
-            (id_at, payload_at) = wire::publish(&mut packet, version, topic, plan.qos, &payload);
+            (id_at, payload_at) = spell(&mut packet, version, amqp, topic, plan.qos, &payload);
         }
         Producer {
             id: plan.id,
@@ -136,6 +143,7 @@ impl Producer {
             window: (plan.qos > 0).then(|| Window::new(plan.window, plan.remember)),
             due: 0,
             version,
+            amqp,
             qos: plan.qos,
             topics: plan.topics,
             payload,
@@ -155,16 +163,27 @@ impl Producer {
             }
             Topics::Dealt { prefix, count } => {
                 let topic = format!("{prefix}/{}", self.seq % u64::from(*count));
-                wire::publish(out, self.version, &topic, self.qos, &self.payload)
+                spell(out, self.version, self.amqp, &topic, self.qos, &self.payload)
             }
         };
         if let Some(window) = &mut self.window {
             let id = window.open(self.seq as u32, sent_at).to_be_bytes();
-            out[start + id_at..start + id_at + 2].copy_from_slice(&id);
+            // AMQP counts publishes and writes no number.
+            if self.amqp.is_none() {
+                out[start + id_at..start + id_at + 2].copy_from_slice(&id);
+            }
         }
         let stamp = Stamp { sent_at, seq: self.seq as u32, producer: self.id };
         stamp.write(&mut out[start + payload_at..]);
         self.seq += 1;
+    }
+}
+
+/// Appends a publish; where its packet identifier and its payload start.
+fn spell(out: &mut Vec<u8>, version: Version, amqp: Option<u8>, topic: &str, qos: u8, payload: &[u8]) -> (usize, usize) {
+    match amqp {
+        Some(delivery_mode) => (0, amqp::publish(out, topic, delivery_mode, payload)),
+        None => wire::publish(out, version, topic, qos, payload),
     }
 }
 
@@ -192,6 +211,8 @@ pub(crate) struct Conn {
     pub out_at: usize,
     pub watches_write: bool,
     version: Version,
+    /// Taken out while it is at work.
+    amqp: Option<Box<Session>>,
     subscribe: Option<Subscribe>,
     subacks_due: usize,
 }
@@ -202,8 +223,13 @@ const CHUNK: usize = 64 * 1024;
 impl Conn {
     pub fn new(plan: Plan, stream: TcpStream) -> Conn {
         let mut out = Vec::new();
-        wire::connect(&mut out, &plan.connect);
+        match &plan.amqp {
+            Some(_) => out.extend_from_slice(&amqp::HEADER),
+            None => wire::connect(&mut out, &plan.connect),
+        }
         let version = plan.connect.version;
+        let amqp = plan.amqp.map(|purpose| Box::new(Session::new(purpose, plan.connect.user, plan.connect.password)));
+        let delivery_mode = amqp.as_ref().map(|session| session.delivery_mode());
         Conn {
             stream: Some(stream),
             lane: plan.lane,
@@ -211,7 +237,7 @@ impl Conn {
             role: match plan.role {
                 RolePlan::Idle => Role::Idle,
                 RolePlan::Consumer(inbox) => Role::Consumer(Box::new(Consumer { inbox, ..Consumer::default() })),
-                RolePlan::Producer(producer) => Role::Producer(Box::new(Producer::new(producer, version))),
+                RolePlan::Producer(producer) => Role::Producer(Box::new(Producer::new(producer, version, delivery_mode))),
             },
             leave: plan.leave,
             session_present: false,
@@ -220,6 +246,7 @@ impl Conn {
             out_at: 0,
             watches_write: true,
             version,
+            amqp,
             subscribe: plan.subscribe,
             subacks_due: 0,
         }
@@ -267,6 +294,11 @@ impl Conn {
 
     /// Takes whole packets off `input` and returns how many bytes they were.
     pub fn digest(&mut self, input: &[u8], lane: &mut Lane, now: u64) -> Result<usize, String> {
+        if let Some(mut session) = self.amqp.take() {
+            let used = self.digest_amqp(&mut session, input, lane, now);
+            self.amqp = Some(session);
+            return used;
+        }
         let mut used = 0;
         while let Some((frame, len)) = wire::split(&input[used..])? {
             if frame.head >> 4 == wire::PUBLISH {
@@ -399,7 +431,7 @@ impl Conn {
     }
 
     pub fn ping(&mut self) {
-        if self.state == State::Ready && self.out.is_empty() {
+        if self.state == State::Ready && self.out.is_empty() && self.amqp.is_none() {
             wire::ping(&mut self.out);
         }
     }
@@ -415,7 +447,10 @@ impl Conn {
     }
 
     pub fn say_goodbye(&mut self) {
-        wire::disconnect(&mut self.out);
+        match self.amqp {
+            Some(_) => amqp::close(&mut self.out),
+            None => wire::disconnect(&mut self.out),
+        }
         self.state = State::Leaving;
     }
 }

@@ -48,6 +48,12 @@ impl Window {
         self.width = self.width.min(usize::from(receive_max));
     }
 
+    /// What [`Self::open`] answered the `nth` time, from 1 on.
+    #[inline]
+    pub fn id_of(&self, nth: u64) -> u16 {
+        (nth.wrapping_sub(1) % self.slots.len() as u64) as u16 + 1
+    }
+
     #[inline]
     pub fn is_full(&self) -> bool {
         self.outstanding >= self.width || self.slots[self.next].sent_at != 0

@@ -60,6 +60,6 @@ pub(super) fn run(args: &Backlog) -> Result<Report> {
     if drained.engine.failed > 0 {
         report.fault(format!("draining failed: {}", drained.engine.why()));
     }
-    broker.forget(sessions.ids())?;
+    sessions.forget(&broker)?;
     Ok(report)
 }

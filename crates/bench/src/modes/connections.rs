@@ -24,7 +24,7 @@ pub(super) fn run(args: &Connections) -> Result<Report> {
         let id = format!("i{nth}");
         engine.add(match args.subscribe {
             true => {
-                let filter = Some((broker.topic(u64::from(nth)), 0));
+                let filter = (broker.topic(u64::from(nth)), 0);
                 broker.consumer(lane, &id, true, filter, Inbox::default())
             }
             false => broker.idle(lane, &id, true, Leave::Never),

@@ -78,7 +78,7 @@ fn interval(rate: f64) -> u64 {
 /// The watched producer has a persistent consumer of its own, so that its messages are durable too.
 fn connect(broker: &Broker<'_>, engine: &mut Engine, watched: usize, fan: usize, sessions: &Sessions, args: &DurableFanout) -> Result<()> {
     let topic = format!("{}/watched", broker.prefix);
-    engine.add(broker.consumer(watched, "watch", false, Some((topic.clone(), 1)), Inbox::default()));
+    engine.add(broker.consumer(watched, "watch", false, (topic.clone(), 1), Inbox::default()));
     engine.connect(CONNECT_WITHIN)?;
     let plan = |topics: Topics, limit: u64| ProducerPlan {
         id: 0,

@@ -3,7 +3,7 @@
 use anyhow::{bail, Result};
 
 use super::{report_verdict, us_each, Broker, Mark, CONNECT_WITHIN};
-use crate::args::{Drain, Flow};
+use crate::args::{Drain, Flow, Proto};
 use crate::checker::{Inbox, Verdict};
 use crate::clock::{self, MILLI};
 use crate::conn::{ProducerPlan, Topics};
@@ -82,7 +82,9 @@ pub(super) fn run(mode: &str, flow: &Flow) -> Result<Report> {
     let drained = drain(&mut engine, lane, shape.fan(), flow.qos, flow.drain);
     let failed = engine.failed;
     engine.close();
-    if flow.persistent {
+    if flow.target.proto == Proto::Amqp {
+        broker.delete((0..shape.topics).map(|nth| broker.topic(u64::from(nth))))?;
+    } else if flow.persistent {
         broker.forget((0..shape.consumers).map(|nth| format!("c{nth}")))?;
     }
 
@@ -104,8 +106,7 @@ fn connect(broker: &Broker<'_>, engine: &mut Engine, lane: usize, flow: &Flow, s
             true => format!("{}/#", broker.prefix),
             false => broker.topic(u64::from(nth % shape.topics)),
         };
-        let filter = Some((filter, flow.qos));
-        engine.add(broker.consumer(lane, &format!("c{nth}"), !flow.persistent, filter, Inbox::default()));
+        engine.add(broker.consumer(lane, &format!("c{nth}"), !flow.persistent, (filter, flow.qos), Inbox::default()));
     }
     engine.connect(CONNECT_WITHIN)?;
     for id in 0..shape.producers {

@@ -5,6 +5,7 @@ mod connections;
 mod durable_fanout;
 mod flow;
 mod offline;
+mod queues;
 mod recover;
 mod restart;
 mod sessions;
@@ -12,13 +13,15 @@ mod storm;
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use anyhow::{bail, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use rustix::time::{clock_gettime, ClockId};
 
-use crate::args::{Args, Mode, Target};
+use crate::amqp::PAYLOAD_MAX;
+use crate::args::{Args, DurableFanout, Flow, Mode, Proto, Sessions, Storm, Target};
 use crate::checker::{Inbox, Verdict};
 use crate::clock::{self, SECOND};
 use crate::conn::{Leave, Plan, ProducerPlan, RolePlan, Subscribe};
+use crate::conn_amqp::Purpose;
 use crate::engine::Engine;
 use crate::limits;
 use crate::procfs::{disk_usage, Process, Usage};
@@ -29,6 +32,7 @@ use crate::wire;
 const CONNECT_WITHIN: u64 = 30 * SECOND;
 
 pub(crate) fn run(args: Args) -> Result<i32> {
+    check_protocol(&args.mode)?;
     let (report, json) = match &args.mode {
         Mode::Throughput(flow) => (flow::run("throughput", flow)?, flow.target.json),
         Mode::Latency(flow) => (flow::run("latency", flow)?, flow.target.json),
@@ -40,10 +44,38 @@ pub(crate) fn run(args: Args) -> Result<i32> {
         Mode::SubscribeStorm(args) => (storm::run(args)?, args.target.json),
         Mode::Sessions(args) => (sessions::run(args)?, args.target.json),
         Mode::DurableFanout(args) => (durable_fanout::run(args)?, args.target.json),
+        Mode::Queues(args) => (queues::run(args)?, args.target.json),
         Mode::Limits(args) => (limits::run(args)?, args.json),
     };
     report.print(json);
     Ok(report.exit_code())
+}
+
+/// Which modes and values there are in AMQP.
+fn check_protocol(mode: &Mode) -> Result<()> {
+    let (target, qos, size) = match mode {
+        Mode::Throughput(flow) | Mode::Latency(flow) => {
+            let one_queue_each = !flow.wildcard && flow.consumers.unwrap_or(1) == flow.topics.unwrap_or(1);
+            ensure!(flow.target.proto == Proto::Mqtt || one_queue_each, "in AMQP each topic is a queue: as many --consumers as --topics");
+            (&flow.target, flow.qos, flow.message.size)
+        }
+        Mode::Backlog(args) => (&args.target, args.qos, args.message.size),
+        Mode::Recover(args) => (&args.target, args.qos, args.message.size),
+        Mode::Connections(args) => (&args.target, u8::from(args.subscribe) * 2, 0),
+        Mode::Queues(_) | Mode::Limits(_) => return Ok(()),
+        Mode::Fanout(Flow { target, .. }) | Mode::Fanin(Flow { target, .. }) => (target, 2, 0),
+        Mode::SubscribeStorm(Storm { target, .. }) => (target, 2, 0),
+        Mode::Sessions(Sessions { target, .. }) => (target, 2, 0),
+        Mode::DurableFanout(DurableFanout { target, .. }) => (target, 2, 0),
+    };
+    if target.proto == Proto::Amqp {
+        ensure!(
+            qos < 2,
+            "in AMQP there are throughput, latency, backlog, recover, connections without --subscribe, and queues, at QoS 0 and 1"
+        );
+        ensure!(size as usize <= PAYLOAD_MAX, "--size: at most {PAYLOAD_MAX} in AMQP");
+    }
+    Ok(())
 }
 
 /// The broker of one run: its address, its process, and names that no other run uses.
@@ -56,8 +88,13 @@ struct Broker<'a> {
 
 impl<'a> Broker<'a> {
     fn new(target: &'a Target) -> Result<Broker<'a>> {
-        let mut found = target.addr.to_socket_addrs().with_context(|| format!("--addr {}", target.addr))?;
-        let Some(addr) = found.next() else { bail!("--addr {} resolves to nothing", target.addr) };
+        let usual = if target.proto == Proto::Amqp { "127.0.0.1:5672" } else { "127.0.0.1:1883" };
+        Broker::at(target, target.addr.as_deref().unwrap_or(usual))
+    }
+
+    fn at(target: &'a Target, name: &str) -> Result<Broker<'a>> {
+        let mut found = name.to_socket_addrs().with_context(|| format!("--addr {name}"))?;
+        let Some(addr) = found.next() else { bail!("--addr {name} resolves to nothing") };
         for field in [&target.user, &target.password].into_iter().flatten() {
             if field.len() > usize::from(u16::MAX) {
                 bail!("--user and --password hold at most 65,535 bytes");
@@ -89,20 +126,47 @@ impl<'a> Broker<'a> {
     }
 
     fn idle(&self, lane: usize, id: &str, clean: bool, leave: Leave) -> Plan {
-        Plan { lane, connect: self.connect(id, clean), subscribe: None, role: RolePlan::Idle, leave }
+        Plan { lane, connect: self.connect(id, clean), amqp: self.amqp(Purpose::Idle), subscribe: None, role: RolePlan::Idle, leave }
+    }
+
+    fn amqp(&self, purpose: Purpose) -> Option<Purpose> {
+        (self.target.proto == Proto::Amqp).then_some(purpose)
     }
 
     fn producer(&self, lane: usize, plan: ProducerPlan) -> Plan {
         let connect = self.connect(&format!("p{lane}-{}", plan.id), true);
-        Plan { lane, connect, subscribe: None, role: RolePlan::Producer(plan), leave: Leave::Never }
+        let delivery_mode = self.target.delivery_mode.unwrap_or(if plan.qos > 0 { 2 } else { 1 });
+        let amqp = self.amqp(Purpose::Publish { delivery_mode, confirms: plan.qos > 0 });
+        Plan { lane, connect, amqp, subscribe: None, role: RolePlan::Producer(plan), leave: Leave::Never }
     }
 
-    /// Without a filter the session is trusted to remember its subscription.
-    fn consumer(&self, lane: usize, id: &str, clean: bool, filter: Option<(String, u8)>, inbox: Inbox) -> Plan {
+    /// A consumer that subscribes; in AMQP it declares its queue.
+    fn consumer(&self, lane: usize, id: &str, clean: bool, (filter, qos): (String, u8), inbox: Inbox) -> Plan {
+        let plan = self.returning(lane, id, clean, (filter.clone(), qos), inbox);
+        let amqp = plan.amqp.map(|purpose| match purpose {
+            Purpose::Take { queue, prefetch, auto_ack, .. } => Purpose::Take { queue, declare: Some(qos > 0), prefetch, auto_ack },
+            other => other,
+        });
+        Plan { amqp, subscribe: Some(Subscribe { filters: vec![filter], qos, per_packet: 1 }), ..plan }
+    }
+
+    /// A consumer whose session, or whose queue, is trusted to be there.
+    fn returning(&self, lane: usize, id: &str, clean: bool, (filter, qos): (String, u8), inbox: Inbox) -> Plan {
         let mut connect = self.connect(id, clean);
         connect.receive_max = self.target.receive_max;
-        let subscribe = filter.map(|(filter, qos)| Subscribe { filters: vec![filter], qos, per_packet: 1 });
-        Plan { lane, connect, subscribe, role: RolePlan::Consumer(inbox), leave: Leave::Never }
+        let amqp = self.amqp(Purpose::Take { queue: filter, declare: None, prefetch: self.target.prefetch, auto_ack: qos == 0 });
+        Plan { lane, connect, amqp, subscribe: None, role: RolePlan::Consumer(inbox), leave: Leave::Never }
+    }
+
+    /// Deletes queues that this run made.
+    fn delete(&self, queues: impl Iterator<Item = String>) -> Result<()> {
+        let mut engine = self.engine()?;
+        let lane = engine.add_lane(Default::default());
+        for (nth, queue) in queues.enumerate() {
+            engine.add(Plan { amqp: self.amqp(Purpose::Delete { queue }), ..self.idle(lane, &format!("d{nth}"), true, Leave::WhenReady) });
+        }
+        ensure!(engine.wait_gone(60 * SECOND) && engine.failed == 0, "queues of this run are left behind: {}", engine.why());
+        Ok(())
     }
 
     /// Ends persistent sessions that this run made, by connecting clean once.

@@ -3,7 +3,7 @@
 use anyhow::{ensure, Result};
 
 use super::{Broker, Mark, CONNECT_WITHIN};
-use crate::args::Drain;
+use crate::args::{Drain, Proto};
 use crate::checker::{Inbox, Verdict};
 use crate::clock::{self, SECOND};
 use crate::conn::{Leave, ProducerPlan, Topics};
@@ -31,7 +31,15 @@ impl Sessions {
         (0..self.count).map(Sessions::id)
     }
 
-    fn topic(&self, broker: &Broker<'_>, nth: u32) -> String {
+    /// Ends the sessions, or deletes the queues.
+    pub fn forget(&self, broker: &Broker<'_>) -> Result<()> {
+        match broker.target.proto {
+            Proto::Mqtt => broker.forget(self.ids()),
+            Proto::Amqp => broker.delete((0..self.count).map(|nth| self.topic(broker, nth))),
+        }
+    }
+
+    pub fn topic(&self, broker: &Broker<'_>, nth: u32) -> String {
         match self.dealt {
             true => format!("{}/s/{nth}", broker.prefix),
             false => format!("{}/s", broker.prefix),
@@ -68,7 +76,7 @@ impl Sessions {
         let mut engine = broker.engine()?;
         let lane = engine.add_lane(LaneConfig::default());
         for nth in 0..self.count {
-            let filter = Some((self.topic(broker, nth), self.qos));
+            let filter = (self.topic(broker, nth), self.qos);
             let mut plan = broker.consumer(lane, &Sessions::id(nth), false, filter, Inbox::default());
             plan.leave = Leave::WhenReady;
             engine.add(plan);
@@ -85,7 +93,8 @@ impl Sessions {
         let lane = engine.add_lane(LaneConfig::default());
         for nth in 0..self.count {
             // No SUBSCRIBE: a session that forgot its subscription shall not be helped.
-            let mut plan = broker.consumer(lane, &Sessions::id(nth), false, None, self.inbox(nth));
+            let filter = (self.topic(broker, nth), self.qos);
+            let mut plan = broker.returning(lane, &Sessions::id(nth), false, filter, self.inbox(nth));
             if self.count > STAY_MAX {
                 let expected = sent.iter().map(|(_, sent)| self.share(nth, *sent)).sum();
                 plan.leave = Leave::AfterMessages(expected);

@@ -47,7 +47,7 @@ pub(super) fn run(args: &Recover) -> Result<Report> {
 
     let (started, process, _child) = restart::start(&args.restart)?;
     broker.process = Some(process);
-    let (mut back, ready) = come_back(&broker, started, &args.restart)?;
+    let (mut back, ready) = come_back(&broker, &session, started, &args.restart)?;
     let drained_at = drain(&mut back, args, started);
     let first = back.lanes[0].first_delivery;
     broker.refresh();
@@ -75,17 +75,17 @@ pub(super) fn run(args: &Recover) -> Result<Report> {
     report.count("session_present", u64::from(back.conns[0].session_present));
     broker.report_memory(&mut report, "rss_after_mb", usage.rss_kib);
     report_recovery(&mut report, &verdict, args.qos);
-    broker.forget(session.ids())?;
+    session.forget(&broker)?;
     Ok(report)
 }
 
 /// Connects the consumer again and again until the broker takes it. When that was, with the engine that holds it.
-fn come_back(broker: &Broker<'_>, started: u64, restart: &Restart) -> Result<(Engine, u64)> {
+fn come_back(broker: &Broker<'_>, session: &Sessions, started: u64, restart: &Restart) -> Result<(Engine, u64)> {
     let deadline = started + clock::from_secs(restart.max_start);
     loop {
         let mut engine = broker.engine()?;
         let lane = engine.add_lane(LaneConfig::default());
-        engine.add(broker.consumer(lane, "s0", false, None, Inbox::default()));
+        engine.add(broker.returning(lane, "s0", false, (session.topic(broker, 0), session.qos), Inbox::default()));
         match engine.connect(deadline.saturating_sub(clock::now())) {
             Ok(()) => return Ok((engine, clock::now())),
             Err(e) if clock::now() >= deadline => {

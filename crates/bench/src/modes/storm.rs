@@ -21,7 +21,7 @@ pub(super) fn run(args: &Storm) -> Result<Report> {
     let steady = engine.add_lane(LaneConfig { interval, ..LaneConfig::default() });
     let storm = engine.add_lane(LaneConfig::default());
     let topic = format!("{}/steady", broker.prefix);
-    engine.add(broker.consumer(steady, "c", true, Some((topic.clone(), args.qos)), Inbox::default()));
+    engine.add(broker.consumer(steady, "c", true, (topic.clone(), args.qos), Inbox::default()));
     engine.connect(CONNECT_WITHIN)?;
     engine.add(broker.producer(
         steady,

@@ -1,5 +1,6 @@
 //! The binary as a process: what it prints, refuses, and how it ends. One helper per boundary; the tests are in the modules.
 
+mod bench;
 mod conversions;
 mod hostile;
 mod journal;

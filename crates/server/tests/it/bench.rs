@@ -1,0 +1,47 @@
+//! `carrick bench` against `carrick serve` over AMQP 0-9-1; over MQTT it has tests of its own, against a broker that misbehaves.
+
+use super::*;
+
+/// The exit code, and what was said.
+fn bench(addr: &str, line: &str) -> (Option<i32>, String) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut arguments = vec!["bench"];
+    arguments.extend(line.split_whitespace());
+    arguments.extend(["--addr", addr]);
+    let output = command(dir.path(), &arguments).output().expect("it runs");
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    (output.status.code(), said.concat())
+}
+
+#[test]
+fn the_amqp_modes_pass_and_clean_up() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let carrick = start(dir.path(), &["--listen", "amqp://127.0.0.1:0"]);
+    let addr = carrick.urls[0].strip_prefix("amqp://").expect("a TCP listener");
+    for line in [
+        "throughput --proto amqp --qos 0 --size 16 --count 3000 --e2e-window 500",
+        "throughput --proto amqp --qos 1 --size 1024 --count 2000 --window 256 --producers 4 --consumers 2 --topics 2",
+        "throughput --proto amqp --qos 1 --count 500 --window 7 --prefetch 3 --delivery-mode 1",
+        // Bodies of several reads.
+        "throughput --proto amqp --qos 1 --size 131064 --count 60 --window 10",
+        "latency --proto amqp --qos 1 --rate 2000 --window 2000 --duration 0.3 --warmup 0.1",
+        "backlog --proto amqp --count 2000 --settle 0",
+        "backlog --proto amqp --count 2000 --settle 0 --delivery-mode 1 --sessions 5 --producers 2",
+        "connections --proto amqp --count 20 --settle 0 --idle 0.05",
+        "queues --count 300 --channels 16 --settle 0",
+        "queues --count 3 --channels 16 --settle 0",
+    ] {
+        let (code, said) = bench(addr, line);
+        assert_eq!(code, Some(0), "{line}: {said}");
+    }
+    for line in ["fanout --proto amqp", "throughput --proto amqp --qos 2", "throughput --proto amqp --consumers 2"] {
+        let (code, said) = bench(addr, line);
+        assert!(code != Some(0) && said.contains("in AMQP "), "{line}: {said}");
+    }
+    // Its queues are gone: the same names once more are queues anew.
+    for _ in 0..2 {
+        let (code, said) = bench(addr, "backlog --proto amqp --count 10 --settle 0 --prefix again");
+        assert_eq!(code, Some(0), "{said}");
+    }
+    assert_eq!(carrick.stop(), Some(0));
+}
