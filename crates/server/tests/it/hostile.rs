@@ -192,6 +192,66 @@ fn nested_declare(depth: u32) -> Vec<u8> {
     bytes
 }
 
+fn those_who_hold_what_they_can(addr: &str) -> Vec<Client> {
+    let mut held = Vec::new();
+    for _ in 0..HALVES {
+        let mut client = Client::open(addr);
+        client.send(&half_a_frame());
+        held.push(client);
+    }
+    for _ in 0..ANNOUNCED {
+        let mut client = Client::open(addr);
+        client.say(1, &[Method::BasicPublish { exchange: b"", routing_key: b"q", mandatory: false, immediate: false }]);
+        let mut bytes = Vec::new();
+        put_content_head(&mut bytes, 1, 128 << 20, &[0, 0]);
+        client.send(&bytes);
+        held.push(client);
+    }
+    for _ in 0..CONNECTIONS_FULL_OF_CHANNELS {
+        let mut client = Client::open(addr);
+        (2..=CHANNEL_MAX).for_each(|channel| client.say(channel, &[Method::ChannelOpen { out_of_band: b"" }]));
+        (2..=CHANNEL_MAX).for_each(|_| client.expect("channel.open_ok"));
+        held.push(client);
+    }
+    held
+}
+
+/// What they say, and the code.
+fn those_who_are_thrown_out(addr: &str) {
+    let too_large = [FRAME_METHOD, 0, 1, 0, 2, 0, 1];
+    let on_no_channel = [FRAME_METHOD, 0, 9, 0, 0, 0, 5, 0, 60, 0, 110, 0, FRAME_END];
+    let no_method = [FRAME_METHOD, 0, 1, 0, 0, 0, 4, 0, 99, 0, 1, FRAME_END];
+    let a_body = [FRAME_BODY, 0, 1, 0, 0, 0, 1, b'x', FRAME_END];
+    let no_end = [FRAME_METHOD, 0, 1, 0, 0, 0, 4, 0, 20, 0, 40, 0];
+    let nested = nested_declare(10_000);
+    let cases: [(&[u8], u16); 6] =
+        [(&too_large, 501), (&no_end, 501), (&nested, 502), (&no_method, 503), (&on_no_channel, 504), (&a_body, 505)];
+    for (bytes, code) in cases {
+        for _ in 0..20 {
+            let mut client = Client::open(addr);
+            client.send(bytes);
+            assert_eq!(client.refused(), code, "{:?}", &bytes[..bytes.len().min(16)]);
+        }
+    }
+}
+
+fn those_who_make_noise(addr: &str) {
+    let mut noise = 0x9E37_79B9_7F4A_7C15u64;
+    for n in 0..NOISY {
+        let mut client = if n % 2 == 0 { Client::bare(addr) } else { Client::open(addr) };
+        let bytes: Vec<u8> = std::iter::repeat_with(|| {
+            noise ^= noise << 13;
+            noise ^= noise >> 7;
+            noise ^= noise << 17;
+            noise as u8
+        })
+        .take(500)
+        .collect();
+        // It may be thrown out before it has said everything.
+        let _ = client.stream.write_all(&bytes);
+    }
+}
+
 #[test]
 fn hostile_clients_hurt_nobody_but_themselves() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -209,60 +269,12 @@ fn hostile_clients_hurt_nobody_but_themselves() {
     }
     let (before, from) = (resident_kib(&carrick.process), passed.load(Ordering::Relaxed));
 
-    // Those who stay, holding what they can.
-    let mut held = Vec::new();
-    for _ in 0..HALVES {
-        let mut client = Client::open(&addr);
-        client.send(&half_a_frame());
-        held.push(client);
-    }
-    for _ in 0..ANNOUNCED {
-        let mut client = Client::open(&addr);
-        client.say(1, &[Method::BasicPublish { exchange: b"", routing_key: b"q", mandatory: false, immediate: false }]);
-        let mut bytes = Vec::new();
-        put_content_head(&mut bytes, 1, 128 << 20, &[0, 0]);
-        client.send(&bytes);
-        held.push(client);
-    }
-    for _ in 0..CONNECTIONS_FULL_OF_CHANNELS {
-        let mut client = Client::open(&addr);
-        (2..=CHANNEL_MAX).for_each(|channel| client.say(channel, &[Method::ChannelOpen { out_of_band: b"" }]));
-        (2..=CHANNEL_MAX).for_each(|_| client.expect("channel.open_ok"));
-        held.push(client);
-    }
-    // Those who are thrown out: what they say, and the code.
-    let too_large = [FRAME_METHOD, 0, 1, 0, 2, 0, 1];
-    let on_no_channel = [FRAME_METHOD, 0, 9, 0, 0, 0, 5, 0, 60, 0, 110, 0, FRAME_END];
-    let no_method = [FRAME_METHOD, 0, 1, 0, 0, 0, 4, 0, 99, 0, 1, FRAME_END];
-    let a_body = [FRAME_BODY, 0, 1, 0, 0, 0, 1, b'x', FRAME_END];
-    let no_end = [FRAME_METHOD, 0, 1, 0, 0, 0, 4, 0, 20, 0, 40, 0];
-    let nested = nested_declare(10_000);
-    let cases: [(&[u8], u16); 6] =
-        [(&too_large, 501), (&no_end, 501), (&nested, 502), (&no_method, 503), (&on_no_channel, 504), (&a_body, 505)];
-    for (bytes, code) in cases {
-        for _ in 0..20 {
-            let mut client = Client::open(&addr);
-            client.send(bytes);
-            assert_eq!(client.refused(), code, "{:?}", &bytes[..bytes.len().min(16)]);
-        }
-    }
+    let mut held = those_who_hold_what_they_can(&addr);
+    those_who_are_thrown_out(&addr);
     let last = held.last_mut().expect("one full of channels");
     last.say(CHANNEL_MAX + 1, &[Method::ChannelOpen { out_of_band: b"" }]);
     assert_eq!(last.refused(), 530);
-    let mut noise = 0x9E37_79B9_7F4A_7C15u64;
-    for n in 0..NOISY {
-        let mut client = if n % 2 == 0 { Client::bare(&addr) } else { Client::open(&addr) };
-        let bytes: Vec<u8> = std::iter::repeat_with(|| {
-            noise ^= noise << 13;
-            noise ^= noise >> 7;
-            noise ^= noise << 17;
-            noise as u8
-        })
-        .take(500)
-        .collect();
-        // It may be thrown out before it has said everything.
-        let _ = client.stream.write_all(&bytes);
-    }
+    those_who_make_noise(&addr);
 
     let grown = resident_kib(&carrick.process).saturating_sub(before);
     assert!(grown < GROWTH_MAX_KIB, "{grown} KiB more than before, {GROWTH_MAX_KIB} allowed");
