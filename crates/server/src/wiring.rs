@@ -28,7 +28,7 @@ pub fn open(settings: &Settings) -> Result<House> {
     let mut definitions = settings.definitions.as_deref().map(Definitions::load).transpose()?.unwrap_or_default();
     let mut auth = auth_config(settings)?;
     definitions.add_users(&mut auth);
-    auth::Auth::check(&auth).context("in [[user]], [[acl]] or [[permission]]")?;
+    auth::Auth::check(&auth).context("in [[user]], [[acl]], [[permission]] or [[topic_permission]]")?;
     let dir = absolute(&settings.data_dir);
     let storage = DirStorage::new(&dir).with_context(|| format!("cannot make the data directory {}", dir.display()))?;
     auth.salt_secret = Some(salt_secret(&dir.join("salt")).with_context(|| format!("in the data directory {}", dir.display()))?);
@@ -107,8 +107,11 @@ fn auth_config(settings: &Settings) -> Result<auth::Config> {
     });
     let rules = settings.rules.iter().map(|rule| auth::Rule::parse(rule.user.as_deref(), &rule.access, &rule.topic));
     let permissions = settings.permissions.iter().map(|p| auth::Permission::parse(&p.user, &p.vhost, &p.configure, &p.write, &p.read));
+    let of_topics = settings.topic_permissions.iter();
+    let of_topics = of_topics.map(|p| auth::TopicPermission::parse(&p.user, &p.vhost, &p.exchange, &p.write, &p.read));
     Ok(auth::Config {
         users: users.collect(),
+        topic_permissions: of_topics.collect::<Result<_, _>>().context("in [[topic_permission]]")?,
         permissions: permissions.collect::<Result<_, _>>().context("in [[permission]]")?,
         rules: rules.collect::<Result<_, _>>().context("in [[acl]]")?,
         anonymous_on_loopback: settings.allow_anonymous != Some(false),

@@ -2,6 +2,7 @@
 
 use super::acl::Rule;
 use super::permission::Permission;
+use super::topic_permission::TopicPermission;
 use std::fmt;
 use thiserror::Error;
 
@@ -19,6 +20,8 @@ pub struct Config {
     /// On exchanges and queues, by virtual host. Without any everything is allowed; with one, a user may enter only the virtual hosts for
     /// which there is one of his, and clients without credentials those of `anonymous`.
     pub permissions: Vec<Permission>,
+    /// On routing keys of topic exchanges. A user without one for an exchange may use all keys there.
+    pub topic_permissions: Vec<TopicPermission>,
     /// Users who may come from this machine only.
     pub loopback_users: Vec<String>,
     /// Clients without credentials that come from this machine act as `anonymous`. Elsewhere it is the listener's choice.
@@ -34,6 +37,7 @@ impl Default for Config {
             users: Vec::new(),
             rules: Vec::new(),
             permissions: Vec::new(),
+            topic_permissions: Vec::new(),
             loopback_users: Vec::new(),
             anonymous_on_loopback: true,
             salt_secret: None,
@@ -74,6 +78,8 @@ pub enum ConfigError {
     Rule { topic: String, why: String },
     #[error("permission of user {user:?} in virtual host {vhost:?}: {why}")]
     Permission { user: String, vhost: String, why: String },
+    #[error("topic permission of user {user:?} on exchange {exchange:?}: {why}")]
+    TopicPermission { user: String, exchange: String, why: String },
     #[error("the system gives no random numbers: {0}")]
     Random(String),
 }

@@ -25,6 +25,7 @@ mod permission;
 mod principal;
 mod scram;
 mod table;
+mod topic_permission;
 mod worker;
 
 pub use acl::{Access, Grant, Rule, Who};
@@ -33,6 +34,7 @@ pub use hash::hash_password;
 pub use login::{Done, LoginOutcome, LoginState, MECHANISMS};
 pub use permission::{Operation, Permission};
 pub use principal::{Principal, ANONYMOUS};
+pub use topic_permission::TopicPermission;
 
 use arc_swap::ArcSwap;
 use cache::Failures;

@@ -2,6 +2,7 @@
 
 use super::acl::{Grant, Rules, Subject};
 use super::permission::{Operation, Permissions};
+use super::topic_permission::TopicPermissions;
 use broker_api::PrincipalInfo;
 
 /// The name under which clients without credentials act.
@@ -17,13 +18,15 @@ pub struct Principal {
     pub(super) rules: Option<Rules>,
     /// None: there are no permissions in the configuration.
     pub(super) permissions: Option<Permissions>,
+    /// None: he has none.
+    pub(super) topic_permissions: Option<TopicPermissions>,
 }
 
 impl Principal {
     /// The operator himself, by his files.
     pub(crate) fn trusted() -> Principal {
         let name = "operator".into();
-        Principal { name, tags: [].into(), administrator: true, anonymous: false, rules: None, permissions: None }
+        Principal { name, tags: [].into(), administrator: true, anonymous: false, rules: None, permissions: None, topic_permissions: None }
     }
 
     pub fn name(&self) -> &str {
@@ -59,6 +62,17 @@ impl Principal {
     /// With an exchange or a queue of this name; the default exchange is called `amq.default`.
     pub fn may(&self, vhost: &str, operation: Operation, name: &str) -> bool {
         self.permissions.as_ref().is_none_or(|all| all.get(vhost).is_some_and(|access| access.may(operation, name)))
+    }
+
+    /// Is there anything that `may_use_key` could refuse?
+    pub fn has_topic_permissions(&self) -> bool {
+        self.topic_permissions.is_some()
+    }
+
+    /// Publish with this key to this topic exchange (`Write`), or bind there with it (`Read`).
+    pub fn may_use_key(&self, vhost: &str, operation: Operation, exchange: &str, key: &str, client_id: &str) -> bool {
+        let narrowed = self.topic_permissions.as_ref().and_then(|own| own.at(vhost, exchange));
+        narrowed.is_none_or(|[write, read]| if operation == Operation::Write { write } else { read }.allow(client_id, key))
     }
 
     /// `$SYS` is the broker's own: nobody else writes there, whatever the rules say.

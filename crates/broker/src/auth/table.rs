@@ -8,6 +8,7 @@ use super::keyed::{same, Digest, Key};
 use super::permission::{Access, Permission, Permissions};
 use super::principal::{Principal, ANONYMOUS};
 use super::scram::{self, Verifier};
+use super::topic_permission::TopicPermissions;
 use ahash::RandomState;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -117,6 +118,7 @@ impl Table {
                 anonymous: true,
                 rules: book.of(None),
                 permissions: permissions_of(ANONYMOUS, &config.permissions)?,
+                topic_permissions: TopicPermissions::of(ANONYMOUS, &config.topic_permissions)?,
             }),
             anonymous_on_loopback: config.anonymous_on_loopback,
             users: HashMap::with_capacity_and_hasher(users.len(), RandomState::new()),
@@ -127,7 +129,8 @@ impl Table {
             seed: Key::from_digest(config.salt_secret.unwrap_or_else(|| process.digest(&[b"made-up answers", b"", b""]))),
         };
         for user in users {
-            let permissions = permissions_of(&user.name, &config.permissions)?;
+            let permissions =
+                (permissions_of(&user.name, &config.permissions)?, TopicPermissions::of(&user.name, &config.topic_permissions)?);
             let loopback_only = loopback_only || config.loopback_users.contains(&user.name);
             let added = table.add(user, loopback_only, &book, permissions, process);
             added.map_err(|why| ConfigError::User { name: user.name.clone(), why })?;
@@ -141,7 +144,7 @@ impl Table {
         user: &User,
         loopback_only: bool,
         book: &RuleBook<'_>,
-        permissions: Option<Permissions>,
+        (permissions, topic_permissions): (Option<Permissions>, Option<TopicPermissions>),
         process: &Key,
     ) -> Result<(), String> {
         check_name(&user.name)?;
@@ -162,6 +165,7 @@ impl Table {
             anonymous: false,
             rules: book.of(Some(&user.name)),
             permissions,
+            topic_permissions,
         });
         let entry = Arc::new(Entry { principal, secret, loopback_only, derived: OnceLock::new() });
         if self.users.insert(user.name.as_str().into(), entry.clone()).is_some() {
@@ -180,8 +184,12 @@ impl Table {
                 }
             }
         }
-        match config.permissions.iter().find(|p| p.user() != ANONYMOUS && !self.users.contains_key(p.user())) {
-            Some(p) => Err(wrong(p, "there is no user of this name")),
+        let nobody = |user: &str| user != ANONYMOUS && !self.users.contains_key(user);
+        if let Some(p) = config.permissions.iter().find(|p| nobody(p.user())) {
+            return Err(wrong(p, "there is no user of this name"));
+        }
+        match config.topic_permissions.iter().find(|p| nobody(p.user())) {
+            Some(p) => Err(p.wrong("there is no user of this name".to_owned())),
             None => Ok(()),
         }
     }

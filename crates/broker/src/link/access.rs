@@ -24,6 +24,17 @@ fn may_use_names(principal: &Principal) -> Result<(), Refusal> {
     Err(Refusal::AccessRefused(format!("{} may use topics only", principal.name())))
 }
 
+/// As AMQP writes what is a topic or a filter over slashes elsewhere.
+fn key_of(topic: &[u8]) -> Vec<u8> {
+    let amqp = |byte: &u8| match byte {
+        b'/' => b'.',
+        b'.' => b'/',
+        b'+' => b'*',
+        byte => *byte,
+    };
+    topic.iter().map(amqp).collect()
+}
+
 /// May this user be in this virtual host?
 pub(super) fn may_enter(principal: &Principal, vhost: &VhostName) -> Result<(), Refusal> {
     if principal.may_enter(vhost.as_str()) {
@@ -109,6 +120,37 @@ impl Asked<'_> {
     }
 }
 
+impl Link {
+    /// May this user publish with this key there, or bind with it? Only topic exchanges narrow it.
+    fn check_key(&self, principal: &Principal, operation: Operation, exchange: &str, key: &[u8]) -> Result<(), Refusal> {
+        let (vhost, key) = (self.vhost.name.as_str(), String::from_utf8_lossy(key));
+        if principal.may_use_key(vhost, operation, exchange, &key, &self.client) {
+            return Ok(());
+        }
+        // What is said of an exchange that is not there, or is of another kind, is said elsewhere.
+        if !self.vhost.exchange(exchange).is_some_and(|found| found.is_topics() || found.spec.kind == "topic") {
+            return Ok(());
+        }
+        let what = if operation == Operation::Write { "write" } else { "read" };
+        Err(Refusal::AccessRefused(format!(
+            "{what} access to topic '{key}' in exchange '{exchange}' in vhost '{vhost}' refused for user '{}'",
+            principal.name()
+        )))
+    }
+
+    fn check_keys_of(&self, principal: &Principal, control: &Control) -> Result<(), Refusal> {
+        match control {
+            Control::Bind(bind) | Control::Unbind(bind) => {
+                self.check_key(principal, Operation::Read, bind.source.as_str(), bind.key.as_bytes())
+            }
+            Control::Subscribe(subscribe) => {
+                self.check_key(principal, Operation::Read, TOPICS, &key_of(subscribe.filter.pattern.as_bytes()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The filter over slashes that takes at least what a binding key over dots takes; `None`: none does.
 fn filter_of(key: &str) -> Option<String> {
     let mut levels = Vec::new();
@@ -151,6 +193,9 @@ impl Link {
         let principal = self.principal.load();
         // Who is nobody yet is told so elsewhere.
         let Some(principal) = principal.as_deref() else { return Ok(()) };
+        if principal.has_topic_permissions() {
+            self.check_keys_of(principal, control)?;
+        }
         if !principal.has_permissions() {
             return if uses_names(control) { may_use_names(principal) } else { Ok(()) };
         }
@@ -170,6 +215,17 @@ impl Link {
         let forbidden = || Refusal::AccessRefused(format!("{} may not publish here", principal.name()));
         if head.topic && !principal.may_publish(batch.key(head), client) {
             return Err(forbidden());
+        }
+        if principal.has_topic_permissions() {
+            match head.topic {
+                true => self.check_key(principal, Operation::Write, TOPICS, &key_of(batch.key(head)))?,
+                false => {
+                    let exchange = String::from_utf8_lossy(batch.bytes(head.exchange));
+                    for key in std::iter::once(batch.key(head)).chain(batch.keys(head)) {
+                        self.check_key(principal, Operation::Write, &exchange, key)?;
+                    }
+                }
+            }
         }
         if !principal.has_permissions() {
             return if head.topic { Ok(()) } else { may_use_names(principal) };

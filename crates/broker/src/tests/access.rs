@@ -1,7 +1,7 @@
 //! Permissions on exchanges and queues, and topic rules where a name leads into the topic space.
 
 use super::*;
-use crate::auth::{self, Credential, Permission, Rule, User};
+use crate::auth::{self, Credential, Permission, Rule, TopicPermission, User};
 use broker_api::{Attach, Expiry, Filter, GroupIx, RetainedOn, SessionName, Subscribe};
 
 fn with(permissions: &[[&str; 5]], rules: &[[&str; 3]]) -> Config {
@@ -199,4 +199,36 @@ fn topics_ask_for_their_exchange_and_names_lead_around_no_rule() {
     assert!(!publish_topic(&mut v, "mine/1") && !subscribe(&mut v, "mine/1"));
     let mut w = as_user(&rig, "w");
     assert!(!publish_topic(&mut w, "x") && subscribe(&mut w, "x"));
+}
+
+#[test]
+fn keys_of_topic_exchanges_are_narrowed_by_topic_permissions() {
+    let all = TopicPermission::parse("u", "/", "amq.topic", "^{username}\\.", "^(u|all)\\.").expect("expressions");
+    let own = TopicPermission::parse("u", "/", "other", "", "").expect("expressions");
+    let mut config = with(&[], &[]);
+    config.auth.topic_permissions = vec![all, own];
+    let rig = Rig::with(SimStorage::new(7), config);
+    let mut u = as_user(&rig, "u");
+    u.queue(&rig, "q", durable());
+    u.ok(&rig, exchange("other", fanout(None)));
+    let bind = |key: &str| Control::Bind(binding("amq.topic", Destination::Queue("q".into()), key, b""));
+    assert_eq!(refused(&mut u, &rig, bind("all.#")), None);
+    let said = refused(&mut u, &rig, bind("#"));
+    assert_eq!(said.as_deref(), Some("read access to topic '#' in exchange 'amq.topic' in vhost '/' refused for user 'u'"));
+    assert!(may_publish(&mut u, &rig, "amq.topic", "u.1") && !may_publish(&mut u, &rig, "amq.topic", "v.1"));
+    assert!(may_publish(&mut u, &rig, "other", "v.1"), "a fanout exchange reads no keys");
+    let keys = u.turn.intern_keys([&b"v.1"[..]]);
+    u.put_with("amq.topic", "u.1", "m", |head| head.keys = keys);
+    u.submit(&rig);
+    assert!(u.all(&rig).iter().any(|g| matches!(g, Got::Refused(..))), "further keys are looked at");
+    // The same over slashes.
+    for (topic, may) in [("u/1", true), ("v/1", false)] {
+        u.put_with("", topic, "m", |head| (head.topic, head.separator) = (true, b'/'));
+        u.submit(&rig);
+        assert_eq!(!u.all(&rig).iter().any(|g| matches!(g, Got::Refused(..))), may, "{topic}");
+    }
+    assert!(may_publish(&mut as_user(&rig, "v"), &rig, "amq.topic", "v.1"), "nobody else is narrowed");
+    let nobody = TopicPermission::parse("nobody", "/", "x", "", "").expect("expressions");
+    let auth = auth::Config { topic_permissions: vec![nobody], ..auth::Config::default() };
+    assert!(auth::Auth::check(&auth).expect_err("no such user").to_string().contains("nobody"));
 }

@@ -22,6 +22,8 @@ pub struct File {
     pub vhosts: Vec<Vhost>,
     #[serde(rename = "permission")]
     pub permissions: Vec<Permission>,
+    #[serde(rename = "topic_permission")]
+    pub topic_permissions: Vec<TopicPermission>,
     pub server: Server,
     pub gateway: gateway::Config,
     pub broker: Broker,
@@ -107,6 +109,23 @@ pub struct Permission {
     pub configure: String,
     pub write: String,
     pub read: String,
+}
+
+/// `[[topic_permission]]`: the routing keys with which a user may publish to a topic exchange and bind there, as regular expressions.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopicPermission {
+    pub user: String,
+    #[serde(default = "slash")]
+    pub vhost: String,
+    #[serde(default = "topics")]
+    pub exchange: String,
+    pub write: String,
+    pub read: String,
+}
+
+fn topics() -> String {
+    "amq.topic".to_owned()
 }
 
 fn slash() -> String {

@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 pub struct Definitions {
     pub users: Vec<broker::auth::User>,
     pub permissions: Vec<broker::auth::Permission>,
+    pub topic_permissions: Vec<broker::auth::TopicPermission>,
     pub vhosts: Vec<String>,
     /// By virtual host.
     pub default_queue_types: Vec<(String, String)>,
@@ -47,6 +48,9 @@ impl Definitions {
         let taken: BTreeSet<(String, String)> = auth.permissions.iter().map(|p| (p.user().to_owned(), p.vhost().to_owned())).collect();
         let own = std::mem::take(&mut self.permissions).into_iter();
         auth.permissions.extend(own.filter(|p| !taken.contains(&(p.user().to_owned(), p.vhost().to_owned()))));
+        let place = |p: &broker::auth::TopicPermission| [p.user(), p.vhost(), p.exchange()].map(str::to_owned);
+        let taken: BTreeSet<[String; 3]> = auth.topic_permissions.iter().map(place).collect();
+        auth.topic_permissions.extend(std::mem::take(&mut self.topic_permissions).into_iter().filter(|p| !taken.contains(&place(p))));
     }
 }
 

@@ -5,7 +5,7 @@ use super::{Definitions, Placed};
 use amqp091::codec::{ArrayWriter, Field, TableWriter};
 use amqp091::{exchange_spec, queue_spec, ExchangeFlags, QueueFlags};
 use anyhow::{anyhow, bail, Context, Result};
-use broker::auth::{Credential, Permission, User};
+use broker::auth::{Credential, Permission, TopicPermission, User};
 use broker::{known_policy_setting, ApplyTo, Policy, PolicyKind, PolicyValue};
 use broker_api::{Bind, Destination, ExchangeName, OwnerIx, QueueName};
 use serde_json::Value;
@@ -122,8 +122,16 @@ impl Definitions {
             // To RabbitMQ no permission is none at all; to our configuration, no line about permissions means that everybody may do everything.
             self.permissions.push(Permission::parse(&user.name, "", "", "", "").context("permissions")?);
         }
-        for permission in all.objects("topic_permissions")? {
-            self.notes.push(format!("{}: topic permissions of RabbitMQ are not enforced here; see [[acl]]", permission.path()));
+        for mut permission in all.objects("topic_permissions")? {
+            let (user, vhost) = (permission.text("user")?, permission.text("vhost")?);
+            let (exchange, write, read) = (permission.text("exchange")?, permission.text("write")?, permission.text("read")?);
+            self.unknown(&permission);
+            if !users.contains(user) {
+                self.notes.push(format!("{}: there is no user '{user}' in the file, left out", permission.path()));
+                continue;
+            }
+            let parsed = TopicPermission::parse(user, vhost, exchange, write, read);
+            self.topic_permissions.push(parsed.with_context(|| permission.path().to_owned())?);
         }
         Ok(())
     }
