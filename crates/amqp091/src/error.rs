@@ -117,6 +117,7 @@ pub fn of_refusal(refusal: &Refusal, vhost: &str, method: MethodId) -> Fault {
         Refusal::Inequivalent(what) => (Code::PreconditionFailed, inequivalent(what, vhost)),
         Refusal::Locked(name) => (Code::ResourceLocked, locked(name, vhost)),
         Refusal::LimitReached(limit) => limit_reached(*limit),
+        Refusal::OverLimit { limit, why } => (limit_reached(*limit).0, why.clone()),
         Refusal::SharedCredit(queue) => (Code::NotImplemented, format!("queue '{queue}' in vhost '{vhost}' does not support global qos")),
         Refusal::NotImplemented(what) => (Code::NotImplemented, (*what).to_owned()),
         // In RabbitMQ 3.x the one argument whose error closes the connection.

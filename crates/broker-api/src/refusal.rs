@@ -55,6 +55,9 @@ pub enum Refusal {
     Locked(String),
     #[error("limit reached: {0:?}")]
     LimitReached(Limit),
+    /// One that the operator set for a user or a virtual host.
+    #[error("{why}")]
+    OverLimit { limit: Limit, why: String },
     /// Consumers of this queue do not share credit: it counts attempts, as RabbitMQ's quorum queues do.
     #[error("consumers of '{0}' do not share credit")]
     SharedCredit(String),
@@ -77,6 +80,9 @@ impl Refusal {
     /// Does a publish that is refused for this reason stop a fail-stop owner? What the publisher did wrong does; what it met (a full queue,
     /// a bound of ours, a failed store) is the message's fate alone. Of a *command* every refusal stops.
     pub fn stops_publisher(&self) -> bool {
-        !matches!(self, Refusal::QueueFull | Refusal::LimitReached(_) | Refusal::StoreFailed | Refusal::OwnerEnded)
+        !matches!(
+            self,
+            Refusal::QueueFull | Refusal::LimitReached(_) | Refusal::OverLimit { .. } | Refusal::StoreFailed | Refusal::OwnerEnded
+        )
     }
 }

@@ -33,6 +33,8 @@ pub struct Config {
     pub vhosts: Vec<String>,
     /// What a queue is that is declared without a type, by virtual host; protocols that know types are told when they enter.
     pub default_queue_types: Vec<(String, String)>,
+    /// By virtual host.
+    pub vhost_limits: Vec<(String, VhostLimits)>,
     /// Messages that one session's queue keeps; at the bound new ones are dropped and counted.
     pub session_queue_messages: u64,
     pub session_queue_bytes: u64,
@@ -67,6 +69,7 @@ impl Default for Config {
             auth: auth::Config::default(),
             vhosts: Vec::new(),
             default_queue_types: Vec::new(),
+            vhost_limits: Vec::new(),
             session_queue_messages: u64::MAX,
             session_queue_bytes: u64::MAX,
             transaction_bytes: 32 << 20,
@@ -84,6 +87,14 @@ impl Default for Config {
             header_views: Vec::new(),
         }
     }
+}
+
+/// What the operator lets be in one virtual host at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct VhostLimits {
+    pub connections_max: Option<u64>,
+    /// Queues with names; those of sessions and subscriptions do not count.
+    pub queues_max: Option<u64>,
 }
 
 impl Config {

@@ -34,7 +34,7 @@ mod store;
 mod sys;
 mod timers;
 
-pub use crate::core::{Config, Core, DeliveryPoint};
+pub use crate::core::{Config, Core, DeliveryPoint, VhostLimits};
 pub use delay::Delayed;
 pub use open::CoreError;
 pub use policy::{check_policy, known_policy_setting, ApplyTo, Policy, PolicyKind, PolicyValue};

@@ -43,6 +43,10 @@ pub(crate) struct Vhost {
     pub shares: DashMap<SubscriptionKey, Arc<Share>, RandomState>,
     pub topics: routing::Trie<TopicTarget>,
     pub generations: routing::Generations,
+    /// Connections in here, and what the operator lets be at a time.
+    pub connected: AtomicU64,
+    pub connections_max: AtomicU64,
+    pub queues_max: AtomicU64,
     /// What a queue is that is declared without a type.
     pub default_queue_type: RwLock<Option<Arc<str>>>,
     pub policies: RwLock<Arc<Policies>>,
@@ -72,6 +76,9 @@ impl Vhost {
             shares: DashMap::default(),
             topics: routing::Trie::new(routing::Dollar::Hidden),
             generations: routing::Generations::default(),
+            connected: AtomicU64::new(0),
+            connections_max: AtomicU64::new(u64::MAX),
+            queues_max: AtomicU64::new(u64::MAX),
             default_queue_type: RwLock::default(),
             policies: RwLock::default(),
             exchanges,

@@ -10,6 +10,7 @@ use crate::vhost::Vhost;
 use broker_api::{Limit, Refusal, Signal, VhostName};
 use journal::{Committed, Filled, Records, Slot};
 use parking_lot::Mutex;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// A virtual host costs some 20 KB; this many take 200 MB.
@@ -121,6 +122,12 @@ impl Shared {
         for (name, kind) in &self.config.default_queue_types {
             if let Some(vhost) = self.vhost(&VhostName::new(name)) {
                 *vhost.default_queue_type.write() = Some(kind.as_str().into());
+            }
+        }
+        for (name, limits) in &self.config.vhost_limits {
+            if let Some(vhost) = self.vhost(&VhostName::new(name)) {
+                vhost.connections_max.store(limits.connections_max.unwrap_or(u64::MAX), Ordering::Relaxed);
+                vhost.queues_max.store(limits.queues_max.unwrap_or(u64::MAX), Ordering::Relaxed);
             }
         }
     }

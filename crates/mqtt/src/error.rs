@@ -50,7 +50,7 @@ pub fn answer(refusal: &Refusal) -> Answer {
         Refusal::PreconditionFailed(_) => Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close),
         Refusal::Inequivalent(_) => Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close),
         Refusal::Locked(_) => Answer::new(ServerBusy, ImplementationSpecific, ImplementationSpecific, Close),
-        Refusal::LimitReached(limit) => limit_reached(*limit),
+        Refusal::LimitReached(limit) | Refusal::OverLimit { limit, .. } => limit_reached(*limit),
         Refusal::SharedCredit(_) | Refusal::NotImplemented(_) => {
             Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close)
         }

@@ -3,7 +3,7 @@
 use crate::config::{file, Settings};
 use crate::definitions::{self, Definitions};
 use anyhow::{Context, Result};
-use broker::{auth, Core};
+use broker::{auth, Core, VhostLimits};
 use broker_api::{Broker, VhostName};
 use gateway::Slots;
 use journal::storage::DirStorage;
@@ -36,9 +36,16 @@ pub fn open(settings: &Settings) -> Result<House> {
     let on_failure = Box::new(move |failure: &Failure| {
         tell.send_replace(Some(failure.clone()));
     });
-    let vhosts = settings.vhosts.iter().map(|vhost| vhost.name.clone()).chain(definitions.vhosts.drain(..)).collect();
+    let vhosts = settings.vhosts.iter().map(|vhost| vhost.name.clone()).filter(|name| name != "/");
+    let vhosts = vhosts.chain(definitions.vhosts.drain(..)).collect();
     let default_queue_types = std::mem::take(&mut definitions.default_queue_types);
-    let config = broker::Config { vhosts, default_queue_types, ..broker_config(&settings.broker, auth) };
+    let limits = settings
+        .vhosts
+        .iter()
+        .map(|vhost| (vhost.name.clone(), VhostLimits { connections_max: vhost.max_connections, queues_max: vhost.max_queues }));
+    // The last one holds: the configuration file's.
+    let vhost_limits = definitions.vhost_limits.drain(..).chain(limits.filter(|(_, limits)| *limits != VhostLimits::default())).collect();
+    let config = broker::Config { vhosts, default_queue_types, vhost_limits, ..broker_config(&settings.broker, auth) };
     let core = Core::open(Arc::new(storage), journal_config(&settings.journal), config, on_failure)
         .with_context(|| format!("cannot open the data directory {}", dir.display()))?;
     let mut notes = std::mem::take(&mut definitions.notes);
@@ -104,6 +111,7 @@ fn auth_config(settings: &Settings) -> Result<auth::Config> {
             file::Secret::Hash(text) => auth::Credential::Hash(text.clone()),
         },
         tags: user.tags.clone(),
+        connections_max: user.max_connections,
     });
     let rules = settings.rules.iter().map(|rule| auth::Rule::parse(rule.user.as_deref(), &rule.access, &rule.topic));
     let permissions = settings.permissions.iter().map(|p| auth::Permission::parse(&p.user, &p.vhost, &p.configure, &p.write, &p.read));

@@ -187,5 +187,5 @@ impl Session {
 
 /// What a publisher is told by a nack, and may try again. The rest closes its channel.
 fn is_nack(why: &Refusal) -> bool {
-    matches!(why, Refusal::QueueFull | Refusal::LimitReached(_) | Refusal::OwnerEnded)
+    matches!(why, Refusal::QueueFull | Refusal::LimitReached(_) | Refusal::OverLimit { .. } | Refusal::OwnerEnded)
 }

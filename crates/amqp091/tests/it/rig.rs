@@ -54,19 +54,22 @@ impl Rig {
             simulated: true,
             ..journal::Config::default()
         };
-        let users = [("guest", "guest"), ("bob", "secret")];
+        let users = [("guest", "guest"), ("bob", "secret"), ("eve", "secret")];
         let auth = broker::auth::Config {
             permissions: vec![
                 broker::auth::Permission::parse("guest", "/", ".*", ".*", ".*").unwrap(),
                 broker::auth::Permission::parse("guest", "tenant", ".*", ".*", ".*").unwrap(),
-                broker::auth::Permission::parse("bob", "/", "^bob-", "^bob-|^amq.direct$", "").unwrap(),
+                broker::auth::Permission::parse("bob", "/", "^bob-", "^bob-|^amq.(direct|topic)$", "^amq.topic$").unwrap(),
+                broker::auth::Permission::parse("eve", "/", "", "", "").unwrap(),
             ],
+            topic_permissions: vec![broker::auth::TopicPermission::parse("bob", "/", "amq.topic", "^{username}\\.", "^bob\\.").unwrap()],
             users: users
                 .iter()
                 .map(|(name, password)| broker::auth::User {
                     name: (*name).to_owned(),
                     credential: broker::auth::Credential::Plain((*password).to_owned()),
                     tags: Vec::new(),
+                    connections_max: (*name == "eve").then_some(1),
                 })
                 .collect(),
             ..broker::auth::Config::default()

@@ -51,6 +51,8 @@ pub struct User {
     pub credential: Credential,
     /// `administrator` is the one that has a meaning here.
     pub tags: Vec<String>,
+    /// Connections that act for this user at a time.
+    pub connections_max: Option<u64>,
 }
 
 #[derive(Clone)]

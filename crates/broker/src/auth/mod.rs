@@ -67,20 +67,21 @@ impl Auth {
 
     fn with_queue(config: &Config, queue_max: usize) -> Result<Auth, ConfigError> {
         let key = Key::random().map_err(|error| ConfigError::Random(error.to_string()))?;
-        let table = ArcSwap::from_pointee(Table::new(config, 0, &key)?);
+        let table = ArcSwap::from_pointee(Table::new(config, 0, &key, None)?);
         let shared = Arc::new(Shared { table, key, failures: Failures::new(Instant::now()) });
         Ok(Auth { shared, worker: Worker::new(queue_max), reloading: parking_lot::Mutex::new(()) })
     }
 
     /// Whether a configuration could be loaded.
     pub fn check(config: &Config) -> Result<(), ConfigError> {
-        Table::new(config, 0, &Key::from_digest([0; 32])).map(drop)
+        Table::new(config, 0, &Key::from_digest([0; 32]), None).map(drop)
     }
 
     /// Takes effect for logins that end after it. Who is logged in keeps the old principal until `current` is asked.
     pub fn reload(&self, config: &Config) -> Result<(), ConfigError> {
         let _one_at_a_time = self.reloading.lock();
-        let table = Table::new(config, self.generation() + 1, &self.shared.key)?;
+        let before = self.shared.table.load_full();
+        let table = Table::new(config, before.generation + 1, &self.shared.key, Some(&before))?;
         self.shared.table.store(Arc::new(table));
         Ok(())
     }

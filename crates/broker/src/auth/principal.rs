@@ -4,6 +4,8 @@ use super::acl::{Grant, Rules, Subject};
 use super::permission::{Operation, Permissions};
 use super::topic_permission::TopicPermissions;
 use broker_api::PrincipalInfo;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 /// The name under which clients without credentials act.
 pub const ANONYMOUS: &str = "anonymous";
@@ -20,13 +22,37 @@ pub struct Principal {
     pub(super) permissions: Option<Permissions>,
     /// None: he has none.
     pub(super) topic_permissions: Option<TopicPermissions>,
+    /// None: the operator himself.
+    pub(super) quota: Option<Arc<Quota>>,
+}
+
+/// The connections of one user, over reloads.
+#[derive(Debug)]
+pub(super) struct Quota {
+    pub(super) max: AtomicU64,
+    connected: AtomicU64,
+}
+
+impl Quota {
+    pub(super) fn new(max: Option<u64>) -> Arc<Quota> {
+        Arc::new(Quota { max: max.unwrap_or(u64::MAX).into(), connected: AtomicU64::new(0) })
+    }
 }
 
 impl Principal {
     /// The operator himself, by his files.
     pub(crate) fn trusted() -> Principal {
         let name = "operator".into();
-        Principal { name, tags: [].into(), administrator: true, anonymous: false, rules: None, permissions: None, topic_permissions: None }
+        Principal {
+            name,
+            tags: [].into(),
+            administrator: true,
+            anonymous: false,
+            rules: None,
+            permissions: None,
+            topic_permissions: None,
+            quota: None,
+        }
     }
 
     pub fn name(&self) -> &str {
@@ -43,6 +69,25 @@ impl Principal {
     }
     pub fn info(&self) -> PrincipalInfo {
         PrincipalInfo { user: self.name.to_string(), administrator: self.administrator }
+    }
+
+    /// One more connection acts for this user, or would be one too many: how many may be. [`Principal::part`] undoes it.
+    pub(crate) fn join(&self) -> Result<(), u64> {
+        let Some(quota) = &self.quota else { return Ok(()) };
+        let max = quota.max.load(Ordering::Relaxed);
+        let room = |now: u64| (now < max).then(|| now + 1);
+        quota.connected.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map(drop).map_err(|_| max)
+    }
+
+    pub(crate) fn part(&self) {
+        if let Some(quota) = &self.quota {
+            quota.connected.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The operator, who is no user.
+    pub(crate) fn is_operator(&self) -> bool {
+        self.quota.is_none()
     }
 
     /// There are no rules: `may_read` and `may_subscribe` are always true.

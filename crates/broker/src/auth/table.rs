@@ -6,11 +6,12 @@ use super::config::{check_name, Config, ConfigError, Credential, User, PASSWORD_
 use super::hash::PasswordHash;
 use super::keyed::{same, Digest, Key};
 use super::permission::{Access, Permission, Permissions};
-use super::principal::{Principal, ANONYMOUS};
+use super::principal::{Principal, Quota, ANONYMOUS};
 use super::scram::{self, Verifier};
 use super::topic_permission::TopicPermissions;
 use ahash::RandomState;
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 /// Verified credentials that need no slow hash any more. 10,000 digests are some 500 KB.
@@ -98,12 +99,18 @@ fn permissions_of(user: &str, all: &[Permission]) -> Result<Option<Permissions>,
 }
 
 impl Table {
-    pub(super) fn new(config: &Config, generation: u64, process: &Key) -> Result<Table, ConfigError> {
+    /// `before`: the one that this takes the place of, which has counted.
+    pub(super) fn new(config: &Config, generation: u64, process: &Key, before: Option<&Table>) -> Result<Table, ConfigError> {
+        let quota = |name: &str, max: Option<u64>| {
+            let quota = before.and_then(|table| table.principal(name)?.quota.clone()).unwrap_or_else(|| Quota::new(max));
+            quota.max.store(max.unwrap_or(u64::MAX), Ordering::Relaxed);
+            quota
+        };
         let guest;
         let (users, loopback_only) = match &config.users[..] {
             [] => {
                 let credential = Credential::Plain("guest".to_owned());
-                guest = [User { name: "guest".to_owned(), credential, tags: vec![ADMINISTRATOR.to_owned()] }];
+                guest = [User { name: "guest".to_owned(), credential, tags: vec![ADMINISTRATOR.to_owned()], connections_max: None }];
                 (&guest[..], true)
             }
             users => (users, false),
@@ -119,6 +126,7 @@ impl Table {
                 rules: book.of(None),
                 permissions: permissions_of(ANONYMOUS, &config.permissions)?,
                 topic_permissions: TopicPermissions::of(ANONYMOUS, &config.topic_permissions)?,
+                quota: Some(quota(ANONYMOUS, None)),
             }),
             anonymous_on_loopback: config.anonymous_on_loopback,
             users: HashMap::with_capacity_and_hasher(users.len(), RandomState::new()),
@@ -129,24 +137,25 @@ impl Table {
             seed: Key::from_digest(config.salt_secret.unwrap_or_else(|| process.digest(&[b"made-up answers", b"", b""]))),
         };
         for user in users {
-            let permissions =
-                (permissions_of(&user.name, &config.permissions)?, TopicPermissions::of(&user.name, &config.topic_permissions)?);
+            let principal = Principal {
+                name: user.name.as_str().into(),
+                administrator: user.tags.iter().any(|tag| tag == ADMINISTRATOR),
+                tags: user.tags.clone().into(),
+                anonymous: false,
+                rules: book.of(Some(&user.name)),
+                permissions: permissions_of(&user.name, &config.permissions)?,
+                topic_permissions: TopicPermissions::of(&user.name, &config.topic_permissions)?,
+                quota: Some(quota(&user.name, user.connections_max)),
+            };
             let loopback_only = loopback_only || config.loopback_users.contains(&user.name);
-            let added = table.add(user, loopback_only, &book, permissions, process);
+            let added = table.add(user, loopback_only, principal, process);
             added.map_err(|why| ConfigError::User { name: user.name.clone(), why })?;
         }
         table.check_rules(config)?;
         Ok(table)
     }
 
-    fn add(
-        &mut self,
-        user: &User,
-        loopback_only: bool,
-        book: &RuleBook<'_>,
-        (permissions, topic_permissions): (Option<Permissions>, Option<TopicPermissions>),
-        process: &Key,
-    ) -> Result<(), String> {
+    fn add(&mut self, user: &User, loopback_only: bool, principal: Principal, process: &Key) -> Result<(), String> {
         check_name(&user.name)?;
         let secret = match &user.credential {
             Credential::Plain(password) if password.is_empty() => return Err("the password is empty".to_owned()),
@@ -158,16 +167,7 @@ impl Table {
             }
             Credential::Hash(text) => Secret::Hash(PasswordHash::parse(text).map_err(|why| format!("password_hash: {why}"))?),
         };
-        let principal = Arc::new(Principal {
-            name: user.name.as_str().into(),
-            administrator: user.tags.iter().any(|tag| tag == ADMINISTRATOR),
-            tags: user.tags.clone().into(),
-            anonymous: false,
-            rules: book.of(Some(&user.name)),
-            permissions,
-            topic_permissions,
-        });
-        let entry = Arc::new(Entry { principal, secret, loopback_only, derived: OnceLock::new() });
+        let entry = Arc::new(Entry { principal: Arc::new(principal), secret, loopback_only, derived: OnceLock::new() });
         if self.users.insert(user.name.as_str().into(), entry.clone()).is_some() {
             return Err("there are two users of this name".to_owned());
         }

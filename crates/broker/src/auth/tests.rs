@@ -10,7 +10,7 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(30);
 
 fn user(name: &str, credential: Credential) -> User {
-    User { name: name.to_owned(), credential, tags: Vec::new() }
+    User { name: name.to_owned(), credential, tags: Vec::new(), connections_max: None }
 }
 fn plain(name: &str, password: &str) -> User {
     user(name, Credential::Plain(password.to_owned()))

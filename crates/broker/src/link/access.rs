@@ -7,8 +7,10 @@
 
 use super::Link;
 use crate::auth::{Operation, Principal};
-use broker_api::spelling::read_word;
-use broker_api::{Batch, Bind, Control, Declare, Destination, Head, Refusal, VhostName};
+use broker_api::spelling::{key_of_topic, read_word};
+use broker_api::{Batch, Bind, Control, Declare, Destination, Head, Limit, Refusal, VhostName};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
 
 const TOPICS: &str = "amq.topic";
 
@@ -24,15 +26,10 @@ fn may_use_names(principal: &Principal) -> Result<(), Refusal> {
     Err(Refusal::AccessRefused(format!("{} may use topics only", principal.name())))
 }
 
-/// As AMQP writes what is a topic or a filter over slashes elsewhere.
-fn key_of(topic: &[u8]) -> Vec<u8> {
-    let amqp = |byte: &u8| match byte {
-        b'/' => b'.',
-        b'.' => b'/',
-        b'+' => b'*',
-        byte => *byte,
-    };
-    topic.iter().map(amqp).collect()
+/// A filter over slashes as a binding key.
+fn key_of_filter(filter: &str) -> Vec<u8> {
+    let levels = filter.split('/').map(|level| if level == "+" { b"*".to_vec() } else { key_of_topic(level.as_bytes()) });
+    levels.collect::<Vec<_>>().join(&b'.')
 }
 
 /// May this user be in this virtual host?
@@ -131,9 +128,8 @@ impl Link {
         if !self.vhost.exchange(exchange).is_some_and(|found| found.is_topics() || found.spec.kind == "topic") {
             return Ok(());
         }
-        let what = if operation == Operation::Write { "write" } else { "read" };
         Err(Refusal::AccessRefused(format!(
-            "{what} access to topic '{key}' in exchange '{exchange}' in vhost '{vhost}' refused for user '{}'",
+            "access to topic '{key}' in exchange '{exchange}' in vhost '{vhost}' refused for user '{}'",
             principal.name()
         )))
     }
@@ -143,9 +139,7 @@ impl Link {
             Control::Bind(bind) | Control::Unbind(bind) => {
                 self.check_key(principal, Operation::Read, bind.source.as_str(), bind.key.as_bytes())
             }
-            Control::Subscribe(subscribe) => {
-                self.check_key(principal, Operation::Read, TOPICS, &key_of(subscribe.filter.pattern.as_bytes()))
-            }
+            Control::Subscribe(subscribe) => self.check_key(principal, Operation::Read, TOPICS, &key_of_filter(&subscribe.filter.pattern)),
             _ => Ok(()),
         }
     }
@@ -180,11 +174,34 @@ fn topic_of(key: &[u8]) -> Option<Vec<u8>> {
 }
 
 impl Link {
-    /// May whoever is logged in do anything in here?
-    pub(super) fn check_entry(&self) -> Result<(), Refusal> {
-        match self.principal.load().as_deref() {
-            Some(principal) => may_enter(principal, &self.vhost.name),
-            None => Err(Refusal::AccessRefused("not logged in".into())),
+    /// May whoever is logged in do anything in here? The first time it is asked, there is one connection more.
+    pub(super) fn check_entry(&mut self) -> Result<(), Refusal> {
+        let Some(principal) = self.principal.load_full() else { return Err(Refusal::AccessRefused("not logged in".into())) };
+        may_enter(&principal, &self.vhost.name)?;
+        if principal.is_operator() || self.entered.as_ref().is_some_and(|(_, vhost)| Arc::ptr_eq(vhost, &self.vhost)) {
+            return Ok(());
+        }
+        self.leave();
+        let (vhost, user) = (&self.vhost, principal.name());
+        let over = |why: String| Refusal::OverLimit { limit: Limit::Connections, why };
+        let max = vhost.connections_max.load(Relaxed);
+        let room = |now: u64| (now < max).then(|| now + 1);
+        if vhost.connected.fetch_update(Relaxed, Relaxed, room).is_err() {
+            return Err(over(format!("access to vhost '{}' refused for user '{user}': connection limit ({max}) is reached", vhost.name)));
+        }
+        if let Err(max) = principal.join() {
+            vhost.connected.fetch_sub(1, Relaxed);
+            return Err(over(format!("connection refused for user '{user}': user connection limit ({max}) is reached")));
+        }
+        self.entered = Some((principal, self.vhost.clone()));
+        Ok(())
+    }
+
+    /// This connection is not counted any more.
+    pub(super) fn leave(&mut self) {
+        if let Some((principal, vhost)) = self.entered.take() {
+            principal.part();
+            vhost.connected.fetch_sub(1, Relaxed);
         }
     }
 
@@ -218,7 +235,7 @@ impl Link {
         }
         if principal.has_topic_permissions() {
             match head.topic {
-                true => self.check_key(principal, Operation::Write, TOPICS, &key_of(batch.key(head)))?,
+                true => self.check_key(principal, Operation::Write, TOPICS, &key_of_topic(batch.key(head)))?,
                 false => {
                     let exchange = String::from_utf8_lossy(batch.bytes(head.exchange));
                     for key in std::iter::once(batch.key(head)).chain(batch.keys(head)) {

@@ -105,8 +105,8 @@ impl Link {
         }
         self.write_memo = None;
         if matches!(login.step, LoginStep::Enter) {
-            let entered = || Reply::Entered { default_queue_type: self.vhost.default_queue_type.read().clone() };
-            let answer = self.check_entry().map(|()| entered());
+            let entered = self.check_entry();
+            let answer = entered.map(|()| Reply::Entered { default_queue_type: self.vhost.default_queue_type.read().clone() });
             return self.outbox.reply_at(None, token, answer, None);
         }
         let vhost = login.vhost.is_some().then(|| self.vhost.name.clone());

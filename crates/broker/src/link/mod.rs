@@ -87,6 +87,8 @@ pub(crate) struct Link {
     info: ConnectionInfo,
     vhost: Arc<Vhost>,
     principal: Arc<ArcSwapOption<Principal>>,
+    /// As whom and where it is counted.
+    entered: Option<(Arc<Principal>, Arc<Vhost>)>,
     login: Option<Box<LoginState>>,
     owners: Vec<(OwnerIx, Owner)>,
     groups: Vec<(GroupIx, Arc<Group>)>,
@@ -162,6 +164,7 @@ impl Link {
             info,
             vhost,
             principal: Arc::default(),
+            entered: None,
             login: None,
             owners: Vec::new(),
             groups: Vec::new(),
@@ -480,6 +483,7 @@ impl CoreSession for Link {
         for (_, group) in self.groups.drain(..) {
             group.forget();
         }
+        self.leave();
         self.vhost.links.remove(&self.outbox.id);
         if self.core.links.remove(&self.outbox.id).is_some() {
             self.core.counters.connections.fetch_sub(1, Ordering::Relaxed);

@@ -11,7 +11,7 @@ use crate::store::{push_handed, push_queue_gone, queue_record, requeue_record};
 use crate::timers::Timer;
 use crate::vhost::Vhost;
 use broker_api::{
-    Consume, ConsumerIx, EndReason, Inequivalent, Mode, OwnerIx, QueueName, QueueSpec, Refusal, Reply, Seq, Signal, Take, Token,
+    Consume, ConsumerIx, EndReason, Inequivalent, Limit, Mode, OwnerIx, QueueName, QueueSpec, Refusal, Reply, Seq, Signal, Take, Token,
 };
 use journal::{Filled, Records, Slot};
 use std::sync::atomic::Ordering;
@@ -34,6 +34,11 @@ impl Link {
         }
         if passive {
             return Err(Refusal::NotFound { what: "queue", name: name.to_string() });
+        }
+        let max = vhost.queues_max.load(Ordering::Relaxed);
+        if vhost.queues.len() as u64 >= max {
+            let why = format!("cannot declare queue '{name}': queue limit in vhost '{}' ({max}) is reached", vhost.name);
+            return Err(Refusal::OverLimit { limit: Limit::Queues, why });
         }
         let exclusive = spec.exclusive;
         let queue = self.core.make_queue(&vhost, name.clone(), spec);

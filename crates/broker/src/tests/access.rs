@@ -2,10 +2,15 @@
 
 use super::*;
 use crate::auth::{self, Credential, Permission, Rule, TopicPermission, User};
-use broker_api::{Attach, Expiry, Filter, GroupIx, RetainedOn, SessionName, Subscribe};
+use broker_api::{Attach, Expiry, Filter, GroupIx, Limit, RetainedOn, SessionName, Subscribe};
 
 fn with(permissions: &[[&str; 5]], rules: &[[&str; 3]]) -> Config {
-    let user = |name: &str| User { name: name.into(), credential: Credential::Plain("pw".into()), tags: Vec::new() };
+    let user = |name: &str| User {
+        name: name.into(),
+        credential: Credential::Plain("pw".into()),
+        tags: Vec::new(),
+        connections_max: (name == "w").then_some(1),
+    };
     let auth = auth::Config {
         users: ["u", "v", "w"].map(user).into(),
         permissions: permissions.iter().map(|[u, v, c, w, r]| Permission::parse(u, v, c, w, r).expect("patterns")).collect(),
@@ -214,7 +219,7 @@ fn keys_of_topic_exchanges_are_narrowed_by_topic_permissions() {
     let bind = |key: &str| Control::Bind(binding("amq.topic", Destination::Queue("q".into()), key, b""));
     assert_eq!(refused(&mut u, &rig, bind("all.#")), None);
     let said = refused(&mut u, &rig, bind("#"));
-    assert_eq!(said.as_deref(), Some("read access to topic '#' in exchange 'amq.topic' in vhost '/' refused for user 'u'"));
+    assert_eq!(said.as_deref(), Some("access to topic '#' in exchange 'amq.topic' in vhost '/' refused for user 'u'"));
     assert!(may_publish(&mut u, &rig, "amq.topic", "u.1") && !may_publish(&mut u, &rig, "amq.topic", "v.1"));
     assert!(may_publish(&mut u, &rig, "other", "v.1"), "a fanout exchange reads no keys");
     let keys = u.turn.intern_keys([&b"v.1"[..]]);
@@ -231,4 +236,48 @@ fn keys_of_topic_exchanges_are_narrowed_by_topic_permissions() {
     let nobody = TopicPermission::parse("nobody", "/", "x", "", "").expect("expressions");
     let auth = auth::Config { topic_permissions: vec![nobody], ..auth::Config::default() };
     assert!(auth::Auth::check(&auth).expect_err("no such user").to_string().contains("nobody"));
+}
+
+#[test]
+fn a_user_and_a_virtual_host_have_room_for_so_many_connections() {
+    let mut config = with(&[], &[]);
+    let few = crate::VhostLimits { connections_max: Some(2), queues_max: Some(1) };
+    config.vhost_limits = vec![("other".into(), few)];
+    let rig = Rig::with(SimStorage::new(7), config);
+    let come = |user: &str, vhost: &str| {
+        let mut c = rig.stranger();
+        c.ok(&rig, login(user, vhost));
+        let said = match c.ask(&rig, Control::Owner { owner: OwnerIx(1), fail_stop: false }) {
+            Ok(_) => None,
+            Err(Refusal::OverLimit { limit: Limit::Connections, why }) => Some(why),
+            Err(other) => panic!("{other:?}"),
+        };
+        (c, said)
+    };
+    let (mut one, said) = come("w", "/");
+    assert_eq!(said, None);
+    one.ok(&rig, Control::Owner { owner: OwnerIx(2), fail_stop: false });
+    let full = Some("connection refused for user 'w': user connection limit (1) is reached".to_owned());
+    assert_eq!(come("w", "other").1, full);
+    drop(one);
+    let (mut first, said) = come("w", "other");
+    assert_eq!(said, None, "the first has gone, and who was refused does not count");
+    let (second, said) = come("u", "other");
+    assert_eq!(said, None);
+    let full = "access to vhost 'other' refused for user 'v': connection limit (2) is reached";
+    assert_eq!(come("v", "other").1.as_deref(), Some(full));
+    assert_eq!(come("v", "/").1, None);
+    drop(second);
+    assert_eq!(come("v", "other").1, None);
+
+    first.queue(&rig, "a", durable());
+    match first.ask(&rig, declare("b", None)) {
+        Err(Refusal::OverLimit { limit: Limit::Queues, why }) => {
+            assert_eq!(why, "cannot declare queue 'b': queue limit in vhost 'other' (1) is reached");
+        }
+        other => panic!("{other:?}"),
+    }
+    first.queue(&rig, "a", durable());
+    first.ok(&rig, Control::DeleteQueue { owner: OwnerIx(1), name: "a".into(), if_unused: false, if_empty: false });
+    first.queue(&rig, "b", durable());
 }

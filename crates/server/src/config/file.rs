@@ -38,6 +38,7 @@ pub struct User {
     pub name: String,
     pub secret: Secret,
     pub tags: Vec<String>,
+    pub max_connections: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -63,6 +64,7 @@ struct RawUser {
     password_hash: Option<String>,
     #[serde(default)]
     tags: Vec<String>,
+    max_connections: Option<u64>,
 }
 
 impl TryFrom<RawUser> for User {
@@ -77,7 +79,7 @@ impl TryFrom<RawUser> for User {
                 return Err(format!("user '{}' has both password and password_hash: right would be one of them", raw.name))
             }
         };
-        Ok(User { name: raw.name, secret, tags: raw.tags })
+        Ok(User { name: raw.name, secret, tags: raw.tags, max_connections: raw.max_connections })
     }
 }
 
@@ -96,7 +98,10 @@ pub struct Rule {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vhost {
+    /// `/` only for its limits.
     pub name: String,
+    pub max_connections: Option<u64>,
+    pub max_queues: Option<u64>,
 }
 
 /// `[[permission]]`: what a user may do with exchanges and queues of a virtual host, as regular expressions over their names.

@@ -56,6 +56,11 @@ fn every_section_is_read() {
         topic = "b/#"
         [[vhost]]
         name = "other"
+        max_queues = 3
+        [[topic_permission]]
+        user = "b"
+        write = "^{username}"
+        read = ""
         [[permission]]
         user = "b"
         configure = "^b-"
@@ -77,6 +82,8 @@ fn every_section_is_read() {
     assert_eq!((settings.gateway.max_connections, settings.rules.len()), (7, 1));
     let permission = &settings.permissions[0];
     assert_eq!((settings.vhosts[0].name.as_str(), permission.vhost.as_str(), permission.configure.as_str()), ("other", "/", "^b-"));
+    assert_eq!((settings.vhosts[0].max_queues, settings.vhosts[0].max_connections), (Some(3), None));
+    assert_eq!((settings.topic_permissions[0].vhost.as_str(), settings.topic_permissions[0].exchange.as_str()), ("/", "amq.topic"));
     assert_eq!(settings.journal.segment_bytes.map(|bytes| bytes.0), Some(1 << 20));
     assert_eq!((settings.journal.fill, settings.mqtt.max_qos.map(|qos| qos.0)), (Some(file::Fill::Zero), Some(1)));
     assert!(!format!("{settings:?}").contains("\"p\""), "passwords stay out of logs");

@@ -9,7 +9,7 @@ mod tests;
 
 pub use apply::apply;
 
-use broker::{Policy, PolicyKind};
+use broker::{Policy, PolicyKind, VhostLimits};
 use broker_api::{Bind, ExchangeName, ExchangeSpec, QueueName, QueueSpec};
 use std::collections::BTreeSet;
 
@@ -22,6 +22,7 @@ pub struct Definitions {
     pub vhosts: Vec<String>,
     /// By virtual host.
     pub default_queue_types: Vec<(String, String)>,
+    pub vhost_limits: Vec<(String, VhostLimits)>,
     policies: Vec<Placed<(PolicyKind, Policy)>>,
     exchanges: Vec<Placed<(ExchangeName, ExchangeSpec)>>,
     queues: Vec<Placed<(QueueName, QueueSpec)>>,

@@ -6,7 +6,7 @@ use amqp091::codec::{ArrayWriter, Field, TableWriter};
 use amqp091::{exchange_spec, queue_spec, ExchangeFlags, QueueFlags};
 use anyhow::{anyhow, bail, Context, Result};
 use broker::auth::{Credential, Permission, TopicPermission, User};
-use broker::{known_policy_setting, ApplyTo, Policy, PolicyKind, PolicyValue};
+use broker::{known_policy_setting, ApplyTo, Policy, PolicyKind, PolicyValue, VhostLimits};
 use broker_api::{Bind, Destination, ExchangeName, OwnerIx, QueueName};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,7 +65,10 @@ impl Definitions {
             let default = if old { "rabbit_password_hashing_md5" } else { "rabbit_password_hashing_sha256" };
             let algorithm = user.opt_text("hashing_algorithm")?.unwrap_or(default);
             let (password, hash) = (user.opt_text("password")?, user.opt_text("password_hash")?);
-            user.value("limits");
+            let connections_max = limit(user.value("limits"), "max-connections").with_context(|| user.at("limits"))?;
+            if limit(user.value("limits"), "max-channels")?.is_some() {
+                self.notes.push(format!("{}: the limit max-channels has no effect here", user.path()));
+            }
             let credential = match (password, hash) {
                 (Some(password), _) if !password.is_empty() => Some(Credential::Plain(password.to_owned())),
                 (_, Some(hash)) if !hash.is_empty() => Some(Credential::Hash(format!("{{{algorithm}}}{hash}"))),
@@ -73,7 +76,7 @@ impl Definitions {
             };
             self.unknown(&user);
             match credential {
-                Some(credential) => self.users.push(User { name, credential, tags }),
+                Some(credential) => self.users.push(User { name, credential, tags, connections_max }),
                 None => {
                     self.notes.push(format!("{}: user '{name}' has no password and is left out: nobody could log in by it", user.path()))
                 }
@@ -85,7 +88,7 @@ impl Definitions {
     fn vhosts(&mut self, all: &mut Object<'_>) -> Result<()> {
         for mut vhost in all.objects("vhosts")? {
             let name = vhost.text("name")?.to_owned();
-            for key in ["description", "tags", "metadata", "tracing", "limits", "protected_from_deletion"] {
+            for key in ["description", "tags", "metadata", "tracing", "protected_from_deletion"] {
                 vhost.value(key);
             }
             let kind = match vhost.value("metadata").and_then(|metadata| metadata.get("default_queue_type")) {
@@ -97,6 +100,8 @@ impl Definitions {
                 None | Some("classic" | "undefined") => {}
                 Some(other) => self.notes.push(format!("{}: default queue type '{other}' is not there yet, without effect", vhost.path())),
             }
+            let limits = limits(vhost.value("limits")).with_context(|| vhost.at("limits"))?;
+            self.vhost_limits.extend(limits.map(|limits| (name.clone(), limits)));
             self.unknown(&vhost);
             if name != "/" {
                 self.vhosts.push(name);
@@ -145,6 +150,9 @@ impl Definitions {
                 // Where RabbitMQ's own exports have them.
                 if let ("operator_policy", Some(value)) = (component, parameter.value("value")) {
                     self.policy(Object::new(value, parameter.at("value"))?, name, &vhost, PolicyKind::Operator)?;
+                } else if let ("vhost-limits", Some(value)) = (component, parameter.value("value")) {
+                    let limits = limits(Some(value)).with_context(|| parameter.at("value"))?;
+                    self.vhost_limits.extend(limits.map(|limits| (vhost, limits)));
                 } else if key == "parameters" || !OF_THE_ORIGIN.contains(&name) {
                     let of = if component.is_empty() { String::new() } else { format!(" of {component}") };
                     self.notes.push(format!("{}: parameter '{name}'{of} has no effect here", parameter.path()));
@@ -337,4 +345,21 @@ fn with_field(value: &Value, depth: usize, each: &mut dyn FnMut(Field<'_>)) -> R
         }
     }
     Ok(())
+}
+
+/// A limit of this name; less than none means that there is none, as in RabbitMQ.
+fn limit(limits: Option<&Value>, name: &str) -> Result<Option<u64>> {
+    match limits.and_then(|limits| limits.get(name)) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => match value.as_i64() {
+            Some(number) => Ok(u64::try_from(number).ok()),
+            None => bail!("{name}: a {} instead of a whole number", kind_of(value)),
+        },
+    }
+}
+
+/// `None`: nothing is said.
+fn limits(value: Option<&Value>) -> Result<Option<VhostLimits>> {
+    let found = VhostLimits { connections_max: limit(value, "max-connections")?, queues_max: limit(value, "max-queues")? };
+    Ok(Some(found).filter(|found| *found != VhostLimits::default()))
 }

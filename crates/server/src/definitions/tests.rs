@@ -143,7 +143,6 @@ fn an_export_of_rabbitmq_is_there_after_a_start_and_after_another() {
     let dir = tempfile::tempdir().expect("a folder");
     let (core, first) = start(dir.path(), EXPORT);
     let expected = [
-        "parameters[1]: parameter 'limits' of vhost-limits has no effect here",
         "global_parameters[0]: parameter 'note' has no effect here",
         "queues[1]: not made: queues of type 'stream' are not supported yet",
         // RabbitMQ 3.10 exports the bindings of internal exchanges, but not these themselves.
@@ -265,7 +264,8 @@ fn users_of_old_and_odd_kinds() {
     assert!(matches!(&definitions.users[0].credential, auth::Credential::Hash(hash) if hash == "{rabbit_password_hashing_md5}AAAAAA=="));
     assert_eq!(definitions.notes, ["users[2]: user 'none' has no password and is left out: nobody could log in by it"]);
     // Nobody has a permission, so nobody may enter anything; and the configuration file's users are as it says.
-    let configured = auth::User { name: "plain".into(), credential: auth::Credential::Plain("other".into()), tags: Vec::new() };
+    let configured =
+        auth::User { name: "plain".into(), credential: auth::Credential::Plain("other".into()), tags: Vec::new(), connections_max: None };
     let mut auth = auth::Config { users: vec![configured], ..auth::Config::default() };
     definitions.add_users(&mut auth);
     assert_eq!((auth.users.len(), auth.permissions.len()), (2, 1));
