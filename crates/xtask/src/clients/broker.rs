@@ -86,10 +86,9 @@ impl Kind {
     }
 }
 
-const CARRICK_CONFIG: &str = "carrick.toml";
 const DEFINITIONS: &str = "definitions.json";
 
-/// In RabbitMQ's format.
+/// In RabbitMQ's format, which both read.
 fn definitions(vhosts: &[String]) -> String {
     let all = || std::iter::once("/").chain(vhosts.iter().map(String::as_str));
     let hosts: Vec<String> = all().map(|name| format!("{{\"name\":\"{name}\"}}")).collect();
@@ -147,8 +146,6 @@ impl Broker {
     pub fn with_vhosts(kind: Kind, dir: &Path, log: &Path, vhosts: &[String]) -> Result<Broker> {
         fs::create_dir_all(dir)?;
         if !vhosts.is_empty() {
-            let toml: String = vhosts.iter().map(|name| format!("[[vhost]]\nname = \"{name}\"\n")).collect();
-            fs::write(dir.join(CARRICK_CONFIG), toml)?;
             fs::write(dir.join(DEFINITIONS), definitions(vhosts))?;
         }
         let mut broker = Broker { kind, dir: dir.to_path_buf(), log: log.to_path_buf(), ports: Ports::default(), group: None, names: None };
@@ -213,9 +210,9 @@ fn start_carrick(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<
     let out = process::open_log(log)?;
     let mut command = Command::new(binary);
     command.arg("serve").arg("--data-dir").arg(dir.join("data"));
-    let config = dir.join(CARRICK_CONFIG);
-    if config.exists() {
-        command.arg("--config").arg(config);
+    let definitions = dir.join(DEFINITIONS);
+    if definitions.exists() {
+        command.arg("--definitions").arg(definitions);
     }
     for (scheme, port) in [("mqtt", ports.mqtt), ("amqp", ports.amqp), ("stomp", ports.stomp)] {
         command.arg("--listen").arg(format!("{scheme}://127.0.0.1:{port}"));
