@@ -188,10 +188,15 @@ fn is_text(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok() && !bytes.contains(&0)
 }
 
-/// An address in the topic space.
+/// An address in the topic space as a SEND names it, where only a slash is encoded (a MESSAGE's own `destination` encodes more).
 fn topic(key: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    destination::put(TOPIC_EXCHANGE.as_bytes(), key, false, &mut out);
+    let mut out = b"/topic/".to_vec();
+    for byte in key {
+        match byte {
+            b'/' => out.extend_from_slice(b"%2F"),
+            byte => out.push(*byte),
+        }
+    }
     out
 }
 
@@ -283,7 +288,7 @@ mod tests {
         let neutral = Neutral {
             content_type: bytes("text/plain"),
             correlation_id: Some(Cow::Borrowed(b"\xff")),
-            reply_topic: bytes("a.b/c"),
+            reply_topic: bytes("a.b/c%2Ed"),
             message_id: bytes("m"),
             timestamp: Some(7),
             expiration_ms: Some(1500),
@@ -301,7 +306,7 @@ mod tests {
         let mut out = Vec::new();
         put_foreign(&neutral, &head, &delivery, &mut out);
         let expected =
-            "content-type:text/plain\npersistent:true\npriority:4\nreply-to:/topic/a.b%2Fc\nexpiration:1500\namqp-message-id:m\n\
+            "content-type:text/plain\npersistent:true\npriority:4\nreply-to:/topic/a.b%2Fc%2Ed\nexpiration:1500\namqp-message-id:m\n\
                         timestamp:7\nk:v\\cw\nn:-3\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
         assert_eq!((reply_to(b"q"), reply_to(b"/queue/q")), (b"/reply-queue/q".to_vec(), b"/queue/q".to_vec()));

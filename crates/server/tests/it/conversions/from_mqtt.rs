@@ -48,7 +48,7 @@ fn rows(long: &str) -> Vec<Row<'_>> {
 }
 
 /// The delivery mode has its place in the middle of the others.
-fn without_mode(shown: &str, durable: bool) -> String {
+pub fn without_mode(shown: &str, durable: bool) -> String {
     let mode = if durable { "delivery_mode=2" } else { "delivery_mode=1" };
     assert!(shown.contains(mode), "{shown}");
     shown.replacen(mode, "", 1).split_whitespace().collect::<Vec<_>>().join(" ")

@@ -5,8 +5,10 @@ mod amqp;
 mod from_amqp;
 mod from_mqtt;
 mod mqtt;
+mod stomp;
 mod topics;
 mod ways;
+mod with_stomp;
 
 use super::*;
 use ::mqtt::codec::{Qos, Version};
