@@ -27,6 +27,7 @@ pub(crate) fn properties<'a>(neutral: &'a Neutral<'_>, head: &Head) -> Propertie
         content_encoding: short(&neutral.content_encoding),
         // RabbitMQ says 2 for what its publisher wanted kept (QoS 1 and above), 1 otherwise.
         delivery_mode: Some(if head.has(HEAD_DURABLE) { 2 } else { 1 }),
+        priority: Some(head.priority).filter(|priority| *priority != 0),
         correlation_id: short(&neutral.correlation_id),
         reply_to: short(&neutral.reply_to),
         message_id: short(&neutral.message_id),

@@ -53,10 +53,13 @@ pub(crate) fn properties(batch: &Batch, head: &Head, delivery: &Delivery, views:
         }
     };
     if let Some(moved) = moved {
-        // Or it would expire again where it now is.
-        properties.expiration = None;
-        let topic = view.is_some_and(|view| view.separator() != SEPARATOR);
-        put_deaths(moved, topic, &further_keys(own.and_then(|own| own.headers)), &mut headers);
+        let first = FirstLife {
+            topic: view.is_some_and(|view| view.separator() != SEPARATOR),
+            further: further_keys(own.and_then(|own| own.headers)),
+            // Or it would expire again where it now is.
+            expiration: properties.expiration.take(),
+        };
+        put_deaths(moved, &first, &mut headers);
     }
     if delivery.flags & DELIVERY_COUNTED != 0 {
         // Quorum queues say it from the first delivery on.
@@ -117,16 +120,25 @@ fn further_keys(headers: Option<Table<'_>>) -> Vec<&[u8]> {
     }
 }
 
-/// `topic`: the message was published to a topic name.
-fn put_deaths(moved: &Moved, topic: bool, further: &[&[u8]], headers: &mut TableWriter) {
+/// What a message had before it died for the first time.
+struct FirstLife<'a> {
+    /// Its key is a topic name.
+    topic: bool,
+    /// The keys of its CC header.
+    further: Vec<&'a [u8]>,
+    /// As its publisher said it; what the core knows of it is when it was over.
+    expiration: Option<&'a [u8]>,
+}
+
+fn put_deaths(moved: &Moved, before: &FirstLife<'_>, headers: &mut TableWriter) {
     let mut deaths = ArrayWriter::default();
     let first_key = moved.deaths.iter().rev().min_by_key(|death| death.time_ms).map(|death| &death.key);
     for death in &moved.deaths {
         // The message had its further keys, and its own spelling, as long as it had its first key; later ones are spelled as the
         // queues' dead-letter keys are.
         let first = Some(&death.key) == first_key;
-        let key = if first && topic { Cow::Owned(key_of_topic(&death.key)) } else { Cow::Borrowed(&*death.key) };
-        deaths.table(&death_table(death, &key, if first { further } else { &[] }));
+        let key = if first && before.topic { Cow::Owned(key_of_topic(&death.key)) } else { Cow::Borrowed(&*death.key) };
+        deaths.table(&death_table(death, &key, if first { &before.further } else { &[] }, before.expiration));
     }
     headers.array("x-death", &deaths);
     let (queue, reason, exchange) = &moved.first;
@@ -137,7 +149,7 @@ fn put_deaths(moved: &Moved, topic: bool, further: &[&[u8]], headers: &mut Table
     }
 }
 
-fn death_table(death: &Death, key: &[u8], further: &[&[u8]]) -> TableWriter {
+fn death_table(death: &Death, key: &[u8], further: &[&[u8]], expiration: Option<&[u8]>) -> TableWriter {
     let mut keys = ArrayWriter::default();
     keys.put(&Field::LongStr(key));
     further.iter().for_each(|key| {
@@ -151,8 +163,9 @@ fn death_table(death: &Death, key: &[u8], further: &[&[u8]]) -> TableWriter {
         .timestamp("time", death.time_ms / 1000)
         .text("exchange", &death.exchange)
         .array("routing-keys", &keys);
-    if let Some(expiration) = death.expiration_ms {
-        table.text("original-expiration", &expiration.to_string());
+    if let Some(ms) = death.expiration_ms {
+        let ms = ms.to_string();
+        table.put(b"original-expiration", &Field::LongStr(expiration.unwrap_or(ms.as_bytes())));
     }
     table
 }

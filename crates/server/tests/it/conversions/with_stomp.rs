@@ -28,7 +28,7 @@ const SENT: &[Sent] = &[
     (&[("type", "t")], "type:t", "type=t"),
     (&[("app-id", "a")], "app-id:a", "app_id=a"),
     (&[("user-id", "guest")], "", "user_id=guest"),
-    (&[("priority", "4")], "", ""),
+    (&[("priority", "4")], "", "priority=4"),
     (&[("k", "v\\cw"), ("k", "second"), ("a", "1")], "k:v:w a:1", "headers={a=1 k=v:w}"),
 ];
 
