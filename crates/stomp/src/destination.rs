@@ -76,6 +76,16 @@ impl Destination {
         }
     }
 
+    /// Names that AMQP has no room for are none here: its clients could not be told where a message came from (4.2.5.3).
+    pub(crate) fn check(&self) -> Result<(), Fault> {
+        let names = match self {
+            Destination::Exchange { name, key } => [name.as_str(), key.as_deref().unwrap_or("")],
+            Destination::Queue(name) | Destination::AmqQueue(name) | Destination::ReplyQueue(name) => [name.as_str(), ""],
+            Destination::Topic(name) | Destination::TempQueue(name) => [name.as_str(), ""],
+        };
+        names.into_iter().find(|name| name.len() > NAME_MAX).map_or(Ok(()), |long| Err(too_long(long)))
+    }
+
     /// Exchange and routing key; what a message is published to, or a queue is bound to.
     pub fn routing(&self) -> Option<(&str, &str)> {
         match self {
@@ -99,6 +109,25 @@ impl BadDestination {
             ),
             BadDestination::Blank => Fault::new("Invalid destination", "Destination cannot be blank"),
         }
+    }
+}
+
+/// AMQP's short strings.
+const NAME_MAX: usize = 255;
+
+fn too_long(name: &str) -> Fault {
+    let shown: String = name.chars().take(40).collect();
+    Fault::new("Invalid destination", format!("'{shown}...' is {} bytes long, more than {NAME_MAX}\n", name.len()))
+}
+
+/// A queue that a client asks for by name, with RabbitMQ's answer to what it keeps for itself.
+pub(crate) fn check_queue_name(name: &str) -> Result<(), Fault> {
+    match name {
+        name if name.len() > NAME_MAX => Err(too_long(name)),
+        name if name.starts_with("amq.") => {
+            Err(Fault::new("access_refused", format!("ACCESS_REFUSED - queue name '{name}' contains reserved prefix 'amq.*'")))
+        }
+        _ => Ok(()),
     }
 }
 

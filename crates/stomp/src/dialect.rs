@@ -39,10 +39,12 @@ impl Dialect {
     }
 
     pub(crate) fn destination(self, text: &str) -> Result<Destination, Fault> {
-        match self {
-            Dialect::RabbitMq => Destination::parse(text).map_err(|bad| bad.fault()),
-            Dialect::ActiveMq => activemq_destination(text),
-        }
+        let destination = match self {
+            Dialect::RabbitMq => Destination::parse(text).map_err(|bad| bad.fault())?,
+            Dialect::ActiveMq => activemq_destination(text)?,
+        };
+        destination.check()?;
+        Ok(destination)
     }
 
     /// The pattern of a subscription to a topic, in the language of routing keys.

@@ -31,7 +31,7 @@ pub(crate) fn put_topic(batch: &Batch, head: &Head, delivery: &Delivery, version
     dialect::shown("/topic/", &key, version, out);
 }
 
-/// The lines that an ActiveMQ writes: the time, the expiry and the priority of every message, and reply addresses in its words.
+/// The lines that an ActiveMQ writes: the time (it is the broker who says it), the expiry and the priority of every message, and reply addresses in its words.
 pub(crate) fn put_activemq_headers(
     batch: &Batch,
     head: &Head,
@@ -42,12 +42,11 @@ pub(crate) fn put_activemq_headers(
     let mut all = Vec::new();
     put_headers(batch, head, delivery, Version::V12, views, &mut all);
     let mut said = Vec::new();
-    let (mut priority, mut timestamp) = (false, false);
+    let mut priority = false;
     for (name, value) in lines(&all) {
         priority |= name == b"priority";
-        timestamp |= name == b"timestamp";
         match name {
-            b"expires" | b"expiration" => {}
+            b"expires" | b"expiration" | b"timestamp" => {}
             b"reply-to" => {
                 let value = unescape(value, Version::V12).unwrap_or_default();
                 put(name, &activemq_reply_to(&value, replies), &mut said);
@@ -66,9 +65,7 @@ pub(crate) fn put_activemq_headers(
         // JMS 1.1, 3.4.10.
         put(b"priority", b"4", &mut said);
     }
-    if !timestamp {
-        put(b"timestamp", batch.arrived_ms.to_string().as_bytes(), &mut said);
-    }
+    put(b"timestamp", batch.arrived_ms.to_string().as_bytes(), &mut said);
     put_lines_for(&said, version, out);
 }
 

@@ -5,7 +5,7 @@ use broker_api::{Control, Declare, Head, QueueName, QueueSpec, Span, HEAD_CONFIR
 use super::{made_up_name, malformed, Asked, Handled, Session, Step, MAKER, OWNER};
 use crate::arguments::{queue_spec, Kind};
 use crate::codec::{self, Frame};
-use crate::destination::{Destination, TEMP_QUEUE};
+use crate::destination::{check_queue_name, Destination, TEMP_QUEUE};
 use crate::dialect::Dialect;
 use crate::error::Fault;
 use crate::headers::{put_line, read_send, Sent, FORMAT};
@@ -120,6 +120,7 @@ impl Session {
     pub(super) fn declare(&mut self, name: &str, headers: &codec::Headers<'_>, subscribe: bool, step: &mut Step<'_>) -> Handled<QueueName> {
         let queue = QueueName::new(name);
         if !self.declared.contains(&queue) {
+            check_queue_name(name)?;
             match self.dialect() {
                 Dialect::RabbitMq => {
                     let spec = queue_spec(name, &self.peer.vhost, Kind::Queue, headers, subscribe)?;

@@ -9,7 +9,7 @@ use super::settle::{Unacked, ID_SEPARATOR};
 use super::{made_up_name, malformed, Asked, Handled, Session, Step, OWNER};
 use crate::arguments::{queue_spec, Kind};
 use crate::codec::{escape, Command, Frame, FrameWriter, Version};
-use crate::destination::{Destination, TEMP_QUEUE};
+use crate::destination::{check_queue_name, Destination, TEMP_QUEUE};
 use crate::dialect::Dialect;
 use crate::error::Fault;
 use crate::headers::FORMAT;
@@ -89,8 +89,12 @@ impl Session {
             Destination::Queue(name) => self.declare(name, &frame.headers, true, step)?,
             Destination::AmqQueue(name) | Destination::ReplyQueue(name) => QueueName::new(name),
             _ => {
-                let name = match (get("x-queue-name")?, id.as_deref()) {
-                    (Some(name), _) => destination_text(&name)?.to_owned(),
+                let name = match (get("x-queue-name")?.filter(|name| !name.is_empty()), id.as_deref()) {
+                    (Some(name), _) => {
+                        let name = destination_text(&name)?;
+                        check_queue_name(name)?;
+                        name.to_owned()
+                    }
                     (None, Some(id)) if durable => durable_name(key.as_bytes(), id),
                     _ => made_up_name("stomp-subscription"),
                 };

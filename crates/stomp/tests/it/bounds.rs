@@ -39,6 +39,20 @@ fn a_body_and_a_head_have_their_limits() {
     }
 }
 
+/// AMQP's clients are told them in one byte of length.
+#[test]
+fn names_have_255_bytes_at_most() {
+    let (fits, long) = ("x".repeat(255), "x".repeat(256));
+    for frame in ["SEND destination:/queue/", "SEND destination:/topic/", "SEND destination:/exchange/amq.topic/", "SEND destination:"] {
+        let mut rig = Rig::new(usize::MAX);
+        rig.step("a connect");
+        rig.step(&format!("a {frame}{fits} receipt:fits"));
+        rig.step(&format!("a {frame}{long} receipt:long"));
+        assert_eq!(rig.lines[0], "a< RECEIPT receipt-id:fits", "{frame}");
+        assert!(rig.lines[1].contains("message:Invalid destination") && rig.lines[1].contains("256 bytes"), "{:?}", rig.lines);
+    }
+}
+
 #[test]
 fn subscriptions_and_transactions_are_counted() {
     let config = || Config { max_subscriptions: 3, max_transactions: 2, ..Config::default() };

@@ -62,6 +62,7 @@ impl Rig {
             name: name.to_owned(),
             credential: broker::auth::Credential::Plain(password.to_owned()),
             tags: Vec::new(),
+            connections_max: None,
         };
         let auth = broker::auth::Config {
             permissions: vec![
