@@ -21,6 +21,12 @@ impl Fault {
         Fault { detail: format!("{text}\n"), message: Cow::Owned(text) }
     }
 
+    /// In one line: what a client wrote stands in it, and may be written so as to look like another line of the log.
+    pub(crate) fn for_log(&self) -> String {
+        let text = format!("{}: {}", self.message, self.detail.trim_end());
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+
     pub fn precondition(why: impl std::fmt::Display) -> Fault {
         Fault::new("precondition_failed", format!("PRECONDITION_FAILED - {why}"))
     }
@@ -76,6 +82,12 @@ pub fn of_refusal(refusal: &Refusal, vhost: &str) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_writes_lines_into_the_log() {
+        let fault = Fault::new("Unknown destination", "'/x\n2026 ERROR forged\x1b[2K' is not a valid destination.\n");
+        assert_eq!(fault.for_log(), "Unknown destination: '/x 2026 ERROR forged [2K' is not a valid destination.");
+    }
 
     #[test]
     fn every_refusal_has_its_message_and_text() {

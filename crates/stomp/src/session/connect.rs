@@ -113,7 +113,7 @@ impl Session {
             Err(Refusal::AccessRefused(_)) => Fault::new("Bad CONNECT", format!("Virtual host '{}' access denied", self.peer.vhost)),
             Err(refusal) => of_refusal(&refusal, &self.peer.vhost),
         };
-        debug!(user = %self.peer.user, detail = %fault.detail, "login refused");
+        debug!(user = ?self.peer.user, fault = %fault.for_log(), "login refused");
         Err(self.say_error(&fault, None, step))
     }
 

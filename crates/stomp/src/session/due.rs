@@ -149,7 +149,7 @@ impl Session {
         error.body(fault.detail.as_bytes());
         step.out.buffer().push(b'\n');
         self.phase = Phase::Ended;
-        Close::dirty(format!("{}: {}", fault.message, fault.detail.trim_end()))
+        Close::dirty(fault.for_log())
     }
 }
 

@@ -277,7 +277,7 @@ impl Session {
 
     /// The connection ends with this, once what was sent before it has been answered.
     fn fail(&mut self, fault: Fault, receipt: Option<Box<[u8]>>, step: &mut Step<'_>) -> Flow {
-        debug!(message = &*fault.message, detail = %fault.detail.trim_end(), "error");
+        debug!(fault = %fault.for_log(), "error");
         if self.phase == Phase::Fresh || self.phase == Phase::Login {
             return Flow::Close(self.say_error(&fault, receipt.as_deref(), step));
         }
