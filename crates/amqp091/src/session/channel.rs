@@ -35,6 +35,8 @@ pub(super) struct Channel {
     pub(super) owner: u32,
     /// We have said channel.close and wait for the answer.
     pub(super) closing: bool,
+    /// Something that the session found is wrong, and is said once the core has done what was asked before it.
+    doomed: bool,
     /// The client has said it and waits for ours: what it said before may still fail.
     leaving: bool,
     /// Publishes so far in confirm mode.
@@ -64,6 +66,7 @@ impl Channel {
             number,
             owner,
             closing: false,
+            doomed: false,
             leaving: false,
             confirms: None,
             confirmed: (0, 0),
@@ -120,6 +123,10 @@ impl Session {
             // Whoever opens it again without waiting for the answer gets a new one, anything else finds none.
             self.forget_channel(frame.channel);
             return self.unopened(block, frame, step);
+        }
+        if channel.doomed {
+            self.still_doomed(payload, frame);
+            return Ok(frame.end());
         }
         match frame.kind {
             FRAME_METHOD if channel.content.is_some() => {
@@ -213,10 +220,59 @@ impl Session {
         }
     }
 
+    /// What a client says on a channel is done in order, so of two errors it hears of the first, also where that one is the core's and
+    /// comes later. Answers what is to be said at once: what is wrong with frames (RabbitMQ's reader says that, not its channel), and what
+    /// nothing stands before.
+    pub(super) fn put_off(&mut self, failed: super::Failed, step: &mut Step<'_>) -> Option<super::Failed> {
+        let of_frames = matches!(
+            failed.fault.code,
+            Code::FrameError | Code::SyntaxError | Code::CommandInvalid | Code::ChannelError | Code::UnexpectedFrame | Code::ResourceError
+        );
+        if of_frames || (self.requests.is_empty() && self.publishes.is_empty()) {
+            return Some(failed);
+        }
+        let Some(channel) = self.channel(failed.channel).filter(|channel| !channel.closing && !channel.leaving) else {
+            return Some(failed);
+        };
+        channel.doomed = true;
+        let owner = channel.owner;
+        let half = channel.content.take().map_or(0, |content| content.weight());
+        self.parts_held -= half;
+        let token = self.end_owner(owner, step);
+        let method = failed.fault.method;
+        self.requests.push_back(Request::of_channel(token, failed.channel, owner, method, Asked::Doom(Box::new(failed.fault))));
+        None
+    }
+
+    /// The core has done what stood before the error.
+    pub(super) fn doom(&mut self, number: u16, owner: u32, fault: Fault, step: &mut Step<'_>) -> Handled {
+        self.say_confirm(number, step);
+        if self.live(number, owner).is_none() {
+            return Ok(());
+        }
+        if fault.code.is_hard() {
+            return Err(super::Failed { channel: number, fault });
+        }
+        // Here, so that it is said before answers of ours that stand behind it.
+        self.close_channel(number, &fault, step);
+        Ok(())
+    }
+
+    /// Nothing on such a channel is looked at, but whoever closes it meanwhile is answered behind the error.
+    fn still_doomed(&mut self, payload: &[u8], frame: Frame) {
+        if frame.kind != FRAME_METHOD || !matches!(Method::parse(payload), Ok(Method::ChannelClose { .. })) {
+            return;
+        }
+        if let Some(channel) = self.channel(frame.channel) {
+            channel.leaving = true;
+            self.requests.push_back(Request::of_nobody(frame.channel, Asked::Say(Method::ChannelCloseOk {})));
+        }
+    }
+
     /// An error of this channel: it is over, and what the client still sends on it is not looked at until it has answered.
     pub(super) fn close_channel(&mut self, number: u16, fault: &Fault, step: &mut Step<'_>) {
         let Some(channel) = self.channel(number).filter(|channel| !channel.closing) else { return };
-        let (owner, leaving) = (channel.owner, channel.leaving);
+        let (owner, leaving, doomed) = (channel.owner, channel.leaving, channel.doomed);
         let ended = std::mem::replace(channel, Channel { closing: true, ..Channel::new(number, owner) });
         self.parts_held -= ended.content.map_or(0, |content| content.weight());
         for ix in ended.consumers.values().chain(&ended.moved) {
@@ -228,7 +284,7 @@ impl Session {
         if leaving {
             // Its end is under way, and the client's own close is answered in its place.
             self.forget_channel(number);
-        } else {
+        } else if !doomed {
             let token = self.end_owner(owner, step);
             self.requests.push_back(Request::of_channel(token, number, owner, (20, 40), Asked::Silent));
         }

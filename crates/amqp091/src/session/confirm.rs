@@ -41,6 +41,11 @@ pub(super) struct Publishes {
 }
 
 impl Publishes {
+    /// Is the core done with all of them?
+    pub(super) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
     #[inline]
     pub(super) fn add(&mut self, channel: &Channel, tag: u64) {
         self.last_serial += 1;

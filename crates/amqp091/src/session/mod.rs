@@ -233,7 +233,9 @@ impl Session {
                 Ok(Next::At(next)) => at = next,
                 Ok(Next::Close(close)) => return Err(close),
                 Err(failed) => {
-                    self.fail(failed, step)?;
+                    if let Some(failed) = self.put_off(failed, step) {
+                        self.fail(failed, step)?;
+                    }
                     at = frame.end();
                 }
             }

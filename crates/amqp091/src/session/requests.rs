@@ -7,7 +7,7 @@ use tracing::debug;
 
 use super::{on, Handled, Session, Step};
 use crate::codec::Method;
-use crate::error::{of_refusal, MethodId};
+use crate::error::{of_refusal, Fault, MethodId};
 
 use super::queues::Declared;
 
@@ -24,6 +24,8 @@ pub(super) enum Asked {
     Declare(Box<Declared>),
     /// A channel, by the client.
     Closed,
+    /// A channel, because of an error that the session found.
+    Doom(Box<Fault>),
     Purged,
     Deleted,
     Consume {
@@ -65,6 +67,10 @@ pub(super) struct Request {
 impl Request {
     pub(super) fn of_connection(token: Token, asked: Asked) -> Request {
         Request { token: Some(token), channel: 0, owner: 0, method: (0, 0), asked }
+    }
+    /// An answer of our own that stands here for its order.
+    pub(super) fn of_nobody(channel: u16, asked: Asked) -> Request {
+        Request { token: None, channel, owner: 0, method: (0, 0), asked }
     }
     pub(super) fn of_channel(token: Token, channel: u16, owner: u32, method: MethodId, asked: Asked) -> Request {
         Request { token: Some(token), channel, owner, method, asked }
@@ -110,6 +116,7 @@ impl Session {
             Asked::Enter => return self.entered(result, step),
             Asked::UpdateSecret => return self.secret_answered(result, step),
             Asked::Declare(declared) => return self.declared(*declared, channel, owner, result, step),
+            Asked::Doom(fault) => return self.doom(channel, owner, *fault, step),
             Asked::Moved { old, group } => {
                 self.moved(channel, owner, old, group, step);
                 return Ok(());
