@@ -44,7 +44,7 @@ fn opening(choice: u8) -> Vec<Vec<u8>> {
         methods.iter().for_each(|method| method.put(channel, &mut bytes));
         steps.push(bytes);
     };
-    if choice.is_multiple_of(6) {
+    if choice % 6 == 0 {
         return steps;
     }
     let start = Method::ConnectionStartOk {
@@ -321,7 +321,7 @@ impl Core {
 
 fn run(to: DeliverTo, batch: Arc<Batch>, index: u32, seq: u64, told: &mut EventBatch) {
     let start = told.deliveries.len() as u32;
-    let flags = if seq.is_multiple_of(3) { broker_api::DELIVERY_REDELIVERED } else { 0 };
+    let flags = if seq % 3 == 0 { broker_api::DELIVERY_REDELIVERED } else { 0 };
     told.deliveries.push(Delivery { seq: Seq::new(0, seq), index, side: None, attempts: 0, level: 1, flags });
     told.events.push(Event::Run { to, queue: QueueId(1), batch, start, count: 1 });
 }

@@ -67,12 +67,14 @@ impl Requests {
     fn answered(&mut self, token: Token) -> Option<Request> {
         let waiting = self.0.as_mut()?;
         // Others are not ours to wait for, like the answer to an ended owner.
-        let (_, request) = waiting.given.pop_front_if(|(expected, _)| *expected == token)?;
-        Some(request)
+        waiting.given.front().filter(|(expected, _)| *expected == token)?;
+        waiting.given.pop_front().map(|(_, request)| request)
     }
 
     fn next_finished(&mut self) -> Option<Unfinished> {
-        self.0.as_mut()?.unfinished.pop_front_if(|unfinished| unfinished.missing == 0)
+        let unfinished = &mut self.0.as_mut()?.unfinished;
+        unfinished.front().filter(|first| first.missing == 0)?;
+        unfinished.pop_front()
     }
 
     fn tidy(&mut self) {
