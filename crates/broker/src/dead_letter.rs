@@ -145,6 +145,7 @@ impl Shared {
         let own_queue = |t: &Target| run.route.queues.iter().any(|q| q.id == t.queue.id);
         targets.retain(|t| !own_queue(t) || !is_cycle(&moved.deaths, t.queue.name.as_str()));
         let change = Change::Dead(moved);
+        self.remember_moved(&run, batch, index, &change, separator);
         targets.iter_mut().for_each(|t| t.flags |= change.flags(peek.waited));
         Some(Plan { change, separator, run, targets })
     }
@@ -161,8 +162,16 @@ impl Shared {
         let run = run_of(&vhost, &exchange, batch, head, (separator, key, replaced), &headers);
         let mut targets = targets_of(&run);
         let change = Change::Due(before.cloned());
+        self.remember_moved(&run, batch, index, &change, separator);
         targets.iter_mut().for_each(|t| t.flags |= change.flags(true));
         Some(Plan { change, separator, run, targets })
+    }
+
+    /// An exchange that remembers keeps what came to it in the form in which it came.
+    fn remember_moved(&self, run: &RouteRun, batch: &Batch, index: u32, change: &Change, separator: u8) {
+        if !run.route.histories.is_empty() {
+            self.remember(&run.route, &edited(batch, index, change, separator, self.now_ms()), 0);
+        }
     }
 
     fn drop_moving(&self, queue: &Arc<Queue>, seq: broker_api::Seq, why: Gone, how: &mut How<'_>) {
@@ -277,7 +286,7 @@ impl Shared {
     }
 
     /// Puts an edited copy where the plan says; its records go into the bundle.
-    fn put_copy(&self, plan: Plan, batch: &Batch, head: u32, next: &mut Follow, bundle: &mut Bundle, mut hidden: Option<&mut Hidden>) {
+    fn put_copy(&self, plan: Plan, batch: &Batch, head: u32, next: &mut Follow, bundle: &mut Bundle, hidden: Option<&mut Hidden>) {
         let Plan { change, separator, run, mut targets } = plan;
         let mut copy = edited(batch, head, &change, separator, self.now_ms());
         self.memory.count(&mut copy);
@@ -285,9 +294,22 @@ impl Shared {
         for target in &mut targets {
             target.side = change.side(target.side.as_deref());
         }
+        self.place(copy, run, &targets, next, bundle, hidden);
+    }
+
+    /// Puts a message of its own into these queues, and sends it to those for whom no queue keeps it; its records go into the bundle.
+    pub fn place(
+        &self,
+        copy: Arc<Batch>,
+        run: RouteRun,
+        targets: &[Target],
+        next: &mut Follow,
+        bundle: &mut Bundle,
+        mut hidden: Option<&mut Hidden>,
+    ) {
         let held = Held::new(copy.clone(), Some(bundle.place.clone()), None);
-        let written = write_records(self, &mut bundle.records, &copy, &run, &targets, None);
-        for target in &targets {
+        let written = write_records(self, &mut bundle.records, &copy, &run, targets, None);
+        for target in targets {
             let mut state = target.queue.lock();
             append_one(target, &held, &written, bundle, hidden.as_deref_mut(), &run, &mut state, self, next);
             target.queue.pump_locked(&mut state, &self.log, self.now_ticks(), next);

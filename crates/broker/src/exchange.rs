@@ -5,6 +5,7 @@
 //! changes and their records, and publishing never takes it.
 
 use crate::core::Shared;
+use crate::history::History;
 use crate::queue::Queue;
 use crate::routing::exchange::{by_name, Arguments, BindKey, Headers, Key, Router, Value, DELAYED};
 use crate::routing::topic::words_of;
@@ -93,6 +94,8 @@ pub(crate) struct Exchange {
     table: Table,
     /// Where an exchange that delays keeps what is not due; set as it is made (see `crate::delay`).
     pub delays: OnceLock<Arc<Queue>>,
+    /// What went through it last, where its type keeps this.
+    pub history: Option<History>,
     deleted: AtomicBool,
     versions: [AtomicU64; SLOTS],
     version_of_all: AtomicU64,
@@ -114,6 +117,7 @@ impl Exchange {
             Some(1) => Table::Topics,
             _ => Table::Own(by_name::<Dest>(&spec.kind)?(arguments)),
         };
+        let history = History::of(&spec.kind, arguments);
         let versions = std::array::from_fn(|_| AtomicU64::new(0));
         Some(Arc::new(Exchange {
             id,
@@ -122,6 +126,7 @@ impl Exchange {
             alternate_by_policy: RwLock::default(),
             table,
             delays: OnceLock::new(),
+            history,
             deleted: AtomicBool::new(false),
             versions,
             version_of_all: AtomicU64::new(0),

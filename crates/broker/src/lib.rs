@@ -10,6 +10,7 @@ mod commit_gate;
 mod core;
 mod delay;
 mod exchange;
+mod history;
 mod link;
 mod outbox;
 mod pattern;

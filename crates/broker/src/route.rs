@@ -2,7 +2,7 @@
 
 use crate::exchange::{Dest, Exchange, Found, Mark};
 use crate::queue::Queue;
-use crate::routing::exchange::{Headers, Key};
+use crate::routing::exchange::{Headers, Key, Value};
 use crate::routing::topic::words_of;
 use crate::routing::{Name, Stamp, Syntax, TopicError};
 use crate::session::{SessionTarget, Share, Subscription};
@@ -17,6 +17,8 @@ pub(crate) struct Route {
     pub sessions: Vec<SessionTarget>,
     pub shares: Vec<Arc<Share>>,
     pub queues: Vec<Arc<Queue>>,
+    /// Exchanges on the way that remember what went through them.
+    pub histories: Vec<Arc<Exchange>>,
     /// Exchanges on the way, as they were.
     via: Vec<(Arc<Exchange>, Mark)>,
     /// Depends on more than exchange and key: on headers, or on an exchange that is not there.
@@ -28,6 +30,11 @@ impl Route {
     /// nobody knows.
     pub fn reaches_nobody(&self) -> bool {
         self.sessions.is_empty() && self.shares.is_empty() && self.queues.iter().all(|queue| queue.delays)
+    }
+
+    /// Straight to one queue.
+    pub fn to(queue: &Arc<Queue>) -> Route {
+        Route { queues: vec![queue.clone()], volatile: true, ..Route::default() }
     }
 
     /// Several routes of one message as one. Nobody remembers it, so it needs no marks of the exchanges on the way.
@@ -43,6 +50,9 @@ impl Route {
         }
         all.shares.extend(routes.iter().flat_map(|r| r.shares.iter().cloned()));
         all.queues.extend(routes.iter().flat_map(|r| r.queues.iter().cloned()));
+        all.histories.extend(routes.iter().flat_map(|r| r.histories.iter().cloned()));
+        all.histories.sort_unstable_by_key(|x| x.id);
+        all.histories.dedup_by_key(|x| x.id);
         all.each_once();
         all
     }
@@ -66,6 +76,9 @@ pub(crate) fn syntax(separator: u8) -> Syntax {
         Syntax::Mqtt
     }
 }
+
+/// A header by which a message asks not to be remembered.
+const NO_STORE: &[u8] = b"x-recent-history-no-store";
 
 /// A walk over exchanges: each is asked once, each queue gets one copy.
 struct Walk<'a> {
@@ -105,6 +118,12 @@ impl Walk<'_> {
                 self.route.queues.push(held_back.clone());
                 self.route.via.push((exchange, mark));
                 continue;
+            }
+            if exchange.history.is_some() {
+                self.route.volatile = true;
+                if headers.get(NO_STORE) != Some(Value::Bool(true)) {
+                    self.route.histories.push(exchange.clone());
+                }
             }
             self.route.volatile |= self.vhost.look_up(&exchange, key, headers, &mut found);
             let nowhere = found.is_empty();

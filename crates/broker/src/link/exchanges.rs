@@ -111,14 +111,19 @@ impl Link {
         let slot = self.core.log.reserve();
         let Bind { key, arguments, format, .. } = bind;
         let binding = Binding { source: source.id, to: to.id(), key, format, arguments: arguments.into() };
-        let ticket = if on {
-            self.make_binding(&vhost, &mut bindings, slot, &source, &to, binding)?
-        } else {
-            self.drop_binding(&vhost, &mut bindings, slot, &source, &binding)
-        };
+        if !on {
+            let ticket = self.drop_binding(&vhost, &mut bindings, slot, &source, &binding);
+            return Ok((Reply::Ok, ticket, None));
+        }
+        let (ticket, is_new) = self.make_binding(&vhost, &mut bindings, slot, &source, &to, binding)?;
+        drop(bindings);
+        if is_new {
+            self.core.replay(&vhost, &source, &to);
+        }
         Ok((Reply::Ok, ticket, None))
     }
 
+    /// Answers the ticket of what is logged, and whether it is new.
     fn make_binding(
         &mut self,
         vhost: &Vhost,
@@ -127,12 +132,13 @@ impl Link {
         source: &Arc<Exchange>,
         to: &Dest,
         binding: Binding,
-    ) -> Result<Option<Ticket>, Refusal> {
+    ) -> Result<(Option<Ticket>, bool), Refusal> {
         let arguments = self.core.arguments(binding.format, &binding.arguments);
         let changed = vhost.bind(bindings, source, to, binding, &arguments)?;
-        let Some(Changed { binding, .. }) = changed.filter(|c| c.durable) else { return Ok(None) };
+        let is_new = changed.is_some();
+        let Some(Changed { binding, .. }) = changed.filter(|c| c.durable) else { return Ok((None, is_new)) };
         self.core.checkpoint.binding(vhost.id, &binding);
-        Ok(Some(self.fill_with_callback(slot, binding_record(vhost.id, &binding))))
+        Ok((Some(self.fill_with_callback(slot, binding_record(vhost.id, &binding))), is_new))
     }
 
     /// A binding that is not there is no error.
@@ -185,6 +191,9 @@ impl Shared {
             if exchange.spec.durable {
                 gone.push(exchange.id);
                 self.checkpoint.exchange(vhost.id, exchange.id);
+            }
+            if let Some(history) = &exchange.history {
+                history.end();
             }
             if let Some(held_back) = exchange.delays.get() {
                 // By a record of its own, behind the exchange's: a restart between the two does it again.

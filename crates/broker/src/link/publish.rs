@@ -191,6 +191,7 @@ impl Link {
             Some(run) => run.route.clone(),
             None => self.find_route(batch, head)?,
         };
+        self.core.remember(&route, batch, index);
         let nowhere = route.reaches_nobody() && head.has(HEAD_MANDATORY);
         runs.push(RouteRun { route, first: index, count: 1, level: head.level, durable, serial });
         Ok(nowhere)

@@ -3,6 +3,7 @@
 mod access;
 mod delays;
 mod exchanges;
+mod history;
 mod keys;
 mod moves;
 mod policies;

@@ -7,7 +7,7 @@ use super::{by_name, check, Arguments, BadArguments, BindError, BindKey, Binding
 pub struct Delayed<D>(Box<dyn Router<D>>);
 
 /// The type whose table it has.
-fn inner(arguments: &Arguments) -> Option<&str> {
+pub(super) fn inner(arguments: &Arguments) -> Option<&str> {
     match arguments.get(b"x-delayed-type") {
         Some(Value::Bytes(name)) => std::str::from_utf8(name).ok(),
         _ => None,

@@ -146,10 +146,18 @@ impl<'a> Key<'a> {
 pub type Constructor<D> = fn(&Arguments) -> Box<dyn Router<D>>;
 
 /// The types there are, for error texts and the management API.
-pub const TYPES: &[&str] = &["direct", "fanout", "headers", "topic", "x-consistent-hash", DELAYED, "x-modulus-hash", "x-random"];
+pub const TYPES: &[&str] =
+    &["direct", "fanout", "headers", "topic", "x-consistent-hash", DELAYED, "x-modulus-hash", "x-random", RECENT_HISTORY];
 
 /// The type that holds messages back.
 pub const DELAYED: &str = "x-delayed-message";
+/// The type that remembers what was last.
+pub const RECENT_HISTORY: &str = "x-recent-history";
+
+/// Is an exchange of this type and these arguments one that remembers?
+pub fn is_recent_history(kind: &str, arguments: &Arguments) -> bool {
+    kind == RECENT_HISTORY || kind == DELAYED && delayed::inner(arguments) == Some(RECENT_HISTORY)
+}
 
 /// The registry.
 pub fn by_name<D: Clone + Send + Sync + 'static>(name: &str) -> Option<Constructor<D>> {
@@ -162,6 +170,8 @@ pub fn by_name<D: Clone + Send + Sync + 'static>(name: &str) -> Option<Construct
         DELAYED => |arguments| Box::new(Delayed::of(arguments)),
         "x-modulus-hash" => |_| Box::new(Hashed::modulus()),
         "x-random" => |_| Box::new(Hashed::random()),
+        // The core does the remembering.
+        RECENT_HISTORY => |_| Box::new(Fanout::default()),
         _ => return None,
     })
 }
@@ -179,6 +189,20 @@ pub fn check(name: &str, arguments: &Arguments) -> Result<(), BadArguments> {
     match name {
         "x-consistent-hash" => hashed::check(arguments).map_err(BadArguments::Value),
         DELAYED => delayed::check_delayed(arguments),
+        RECENT_HISTORY => check_length(arguments).map_err(BadArguments::Value),
         _ => Ok(()),
     }
+}
+
+/// In RabbitMQ's words.
+fn check_length(arguments: &Arguments) -> Result<(), String> {
+    let shown = match arguments.get(b"x-recent-history-length") {
+        None | Some(Value::Int(1..)) => return Ok(()),
+        Some(Value::Int(length)) => length.to_string(),
+        Some(Value::Bytes(text)) => format!("<<\"{}\">>", String::from_utf8_lossy(text)),
+        Some(Value::Bool(value)) => value.to_string(),
+        Some(Value::Float(value)) => value.to_string(),
+        Some(_) => "undefined".to_owned(),
+    };
+    Err(format!("Invalid argument {shown}, 'x-recent-history-length' must be a positive integer"))
 }
