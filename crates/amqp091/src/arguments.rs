@@ -144,7 +144,11 @@ fn apply(spec: &mut QueueSpec, argument: &str, field: &Field<'_>, all: &Table<'_
             }
             spec.counts_attempts = kind == "quorum";
         }
-        "x-dead-letter-strategy" => drop(one_of(field, &["at-most-once", "at-least-once"], "invalid_dlx_strategy")?),
+        "x-dead-letter-strategy" => {
+            let strategy = one_of(field, &["at-most-once", "at-least-once"], "invalid_dlx_strategy")?;
+            spec.dead_letter_at_least_once = Some(strategy == "at-least-once");
+        }
+        "x-consumer-timeout" => spec.consumer_timeout_ms = Some(expiry(field)?),
         "x-max-in-memory-length" | "x-max-in-memory-bytes" | "x-quorum-initial-group-size" => drop(natural(field)?),
         "x-queue-master-locator" | "x-queue-leader-locator" => drop(text(field)?),
         _ => {}
@@ -237,7 +241,7 @@ pub fn exchange_spec(name: &str, vhost: &str, kind: &str, flags: ExchangeFlags, 
 }
 
 /// The arguments that RabbitMQ compares when a queue is declared again, in its order.
-const COMPARED: [&str; 16] = [
+const COMPARED: [&str; 17] = [
     "x-expires",
     "x-message-ttl",
     "x-dead-letter-exchange",
@@ -254,6 +258,7 @@ const COMPARED: [&str; 16] = [
     "x-queue-type",
     "x-delivery-limit",
     "x-queue-version",
+    "x-consumer-timeout",
 ];
 
 /// How two declarations of a queue differ, in words; `None` if they do not.

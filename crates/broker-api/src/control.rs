@@ -170,6 +170,10 @@ pub struct QueueSpec {
     pub dead_letter_key: Option<String>,
     pub max_priority: u8,
     pub delivery_limit: Option<u32>,
+    /// How long a consumer may take to settle a delivery ([`crate::Signal::SettleWithin`]).
+    pub consumer_timeout_ms: Option<u64>,
+    /// A dead letter stays until something has taken it. Only where new messages are refused at the bound.
+    pub dead_letter_at_least_once: Option<bool>,
     pub single_active_consumer: bool,
     /// Whatever comes back counts as an attempt, also by a consumer that is lost, and deliveries say so ([`crate::DELIVERY_COUNTED`]).
     pub counts_attempts: bool,

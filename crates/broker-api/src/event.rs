@@ -130,6 +130,12 @@ pub enum Signal {
     Active {
         consumer: ConsumerIx,
     },
+    /// Its queue wants what this consumer is handed settled within so long; before its first delivery, and when it changes. Who does not
+    /// is the protocol's to deal with.
+    SettleWithin {
+        consumer: ConsumerIx,
+        ms: Option<u64>,
+    },
     Drained {
         consumer: ConsumerIx,
         unused: u32,

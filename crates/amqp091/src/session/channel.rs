@@ -1,6 +1,7 @@
 //! Channels: opened, closed by the client, closed by us; and the way of a method to what handles it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
 
 use broker_api::{Control, EndOwner, OwnerIx, PartingFate, TxIx};
 
@@ -48,6 +49,8 @@ pub(super) struct Channel {
     pub(super) content: Option<Box<Content>>,
     pub(super) unacked: Unacked,
     pub(super) last_tag: u64,
+    /// When tags from which on were handed out, where a consumer has a timeout.
+    pub(super) handed: VecDeque<(u64, Instant)>,
     /// For consumers to come.
     pub(super) prefetch: u16,
     pub(super) window: Option<Window>,
@@ -74,6 +77,7 @@ impl Channel {
             content: None,
             unacked: Unacked::default(),
             last_tag: 0,
+            handed: VecDeque::new(),
             prefetch: 0,
             window: None,
             consumers: HashMap::new(),

@@ -35,6 +35,9 @@ pub(super) struct Consumer {
     successor: u32,
     /// It has taken the place of one that is not gone yet, and gets its credit then.
     pub(super) moving: bool,
+    /// How long it may take to acknowledge, by its own argument and by its queue.
+    pub(super) own_timeout_ms: Option<u64>,
+    pub(super) queue_timeout_ms: Option<u64>,
 }
 
 impl Session {
@@ -53,20 +56,18 @@ impl Session {
             return self.consume_replies(at, tag, no_ack, nowait, step);
         }
         let queue = QueueName::new(&self.queue_or_last(at, queue)?);
-        let priority = match arguments.get("x-priority") {
-            None => 0,
-            Some(field) => match field.integer() {
-                Some(priority) => priority.clamp(i32::MIN.into(), i32::MAX.into()) as i32,
-                None => {
-                    let text = format!(
-                        "invalid arg 'x-priority' for queue '{queue}' in vhost '{}': \"expected integer, got {}\"",
-                        self.peer.vhost,
-                        field.type_name()
-                    );
-                    return Err(at.failed(Code::PreconditionFailed, text));
-                }
-            },
+        let number = |name: &str| match arguments.get(name).map(|field| (field.integer(), field)) {
+            None => Ok(None),
+            Some((Some(number), _)) => Ok(Some(number)),
+            Some((None, field)) => {
+                let (vhost, kind) = (&self.peer.vhost, field.type_name());
+                let text = format!("invalid arg '{name}' for queue '{queue}' in vhost '{vhost}': \"expected integer, got {kind}\"");
+                Err(at.failed(Code::PreconditionFailed, text))
+            }
         };
+        let priority = number("x-priority")?.map_or(0, |priority| priority.clamp(i32::MIN.into(), i32::MAX.into()) as i32);
+        // RabbitMQ takes what is not above 0 for none.
+        let own_timeout_ms = number("x-consumer-timeout")?.and_then(|ms| u64::try_from(ms).ok()).filter(|ms| *ms > 0);
         let prefetch = self.live(at.channel, at.owner).map_or(0, |channel| channel.prefetch);
         let consumer = Consumer {
             channel: at.channel,
@@ -80,6 +81,8 @@ impl Session {
             owed: 0,
             successor: 0,
             moving: false,
+            own_timeout_ms,
+            queue_timeout_ms: None,
         };
         self.start_consumer(at, tag, consumer, nowait, step);
         Ok(())
@@ -184,6 +187,8 @@ impl Session {
             owed: 0,
             successor: 0,
             moving: false,
+            own_timeout_ms: None,
+            queue_timeout_ms: None,
         };
         self.start_consumer(at, tag, consumer, nowait, step);
         Ok(())
@@ -279,6 +284,10 @@ impl Session {
             if !no_ack {
                 channel.unacked.push(Unsettled { tag: channel.last_tag, queue, seq: delivery.seq, consumer: counts_for });
             }
+        }
+        if let Some(patience) = consumer.patience().filter(|_| !no_ack) {
+            let due = channel.hands_out(first_tag, patience, step.now);
+            self.overdue_at = self.overdue_at.into_iter().chain([due]).min();
         }
         for (tag, delivery) in (first_tag..).zip(run) {
             let Some(head) = batch.heads.get(delivery.index as usize) else { continue };

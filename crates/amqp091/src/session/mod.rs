@@ -11,6 +11,7 @@ mod channel;
 mod confirm;
 mod deliver;
 mod handshake;
+mod overdue;
 mod publish;
 mod queues;
 mod requests;
@@ -125,6 +126,8 @@ pub(crate) struct Session {
     /// The transaction that the turn's next entries belong to.
     scope: Option<TxIx>,
     blocked: bool,
+    /// When to look for deliveries that are not acknowledged in time; there where a consumer has a timeout.
+    overdue_at: Option<Instant>,
 }
 
 /// What a call of the driver brings along.
@@ -191,6 +194,7 @@ impl Session {
             owed_channels: Vec::new(),
             scope: None,
             blocked: false,
+            overdue_at: None,
             amqp,
         }
     }
@@ -325,6 +329,11 @@ impl Session {
                 }
             }
             Signal::Ended { consumer, .. } => self.consumer_ended(consumer.0, step),
+            Signal::SettleWithin { consumer, ms } => {
+                if let Some(consumer) = self.consumers.get_mut(&consumer.0) {
+                    consumer.queue_timeout_ms = ms;
+                }
+            }
             Signal::Drained { .. } | Signal::Superseded { .. } | Signal::Active { .. } => {}
             Signal::Kicked => return forced("broker forced connection closure with reason 'closed by an operator'"),
             Signal::Shutdown => return forced("broker forced connection closure with reason 'shutdown'"),
@@ -467,12 +476,21 @@ impl ProtocolSession for Session {
     fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Ended => None,
-            Phase::Running => Some(self.heard_at + 2 * self.heartbeat?),
+            Phase::Running => self.heartbeat.map(|interval| self.heard_at + 2 * interval).into_iter().chain(self.overdue_at).min(),
             _ => Some(self.heard_at + self.amqp.config.handshake_timeout),
         }
     }
 
-    fn on_deadline(&mut self, now: Instant, _now_ms: u64, _turn: &mut Turn, _out: &mut Out) -> Flow {
+    fn on_deadline(&mut self, now: Instant, now_ms: u64, turn: &mut Turn, out: &mut Out) -> Flow {
+        if self.phase == Phase::Running {
+            let before = out.len();
+            let mut step = Step { turn, out, now, now_ms };
+            if let Err(close) = self.end_overdue(&mut step) {
+                return Flow::Close(close);
+            }
+            self.flush(&mut step);
+            self.sent(before, &step);
+        }
         match (self.phase, self.heartbeat) {
             (Phase::Ended, _) => Flow::Go,
             (Phase::Running, Some(interval)) => {

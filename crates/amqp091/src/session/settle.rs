@@ -84,7 +84,7 @@ impl Unacked {
         }
     }
 
-    fn all(&self) -> impl Iterator<Item = &Unsettled> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Unsettled> {
         self.entries.iter().filter(|entry| entry.consumer != HOLE)
     }
 

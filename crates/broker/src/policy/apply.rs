@@ -6,7 +6,7 @@ use crate::exchange::Exchange;
 use crate::queue::{Follow, Queue};
 use crate::timers::Timer;
 use crate::vhost::Vhost;
-use broker_api::{ExchangeName, QueueId};
+use broker_api::{ExchangeName, QueueId, Signal};
 use std::sync::Arc;
 
 impl Shared {
@@ -37,6 +37,10 @@ impl Shared {
                 return;
             }
             let before = std::mem::replace(&mut state.rules, rules.shared());
+            let ms = state.rules.consumer_timeout_ms;
+            for consumer in state.consumers.iter().filter(|c| c.active && ms != before.consumer_timeout_ms) {
+                consumer.outbox.signal(Signal::SettleWithin { consumer: consumer.to, ms });
+            }
             state.wants_trim |= state.is_over();
             self.arm(queue, &mut state);
             before.expires_ms

@@ -40,7 +40,7 @@ impl Rules {
             dead_letter_exchange: spec.dead_letter_exchange.as_deref().map(Arc::from),
             dead_letter_key: spec.dead_letter_key.as_deref().map(Arc::from),
             delivery_limit: spec.delivery_limit,
-            consumer_timeout_ms: None,
+            consumer_timeout_ms: spec.consumer_timeout_ms,
             policy: None,
             operator_policy: None,
         }

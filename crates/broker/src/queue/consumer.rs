@@ -93,6 +93,9 @@ impl Queue {
             if at == 0 && !was {
                 self.say_active(&state);
             }
+            if let Some(ms) = state.rules.consumer_timeout_ms {
+                state.consumers[at].outbox.signal(Signal::SettleWithin { consumer: to, ms: Some(ms) });
+            }
         }
         self.pump_locked(&mut state, log, now, follow);
     }

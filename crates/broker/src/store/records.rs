@@ -341,6 +341,7 @@ pub(crate) fn write_queue_spec(w: &mut Writer<'_>, spec: &QueueSpec) {
         spec.single_active_consumer,
         spec.dead_letter_refused,
         spec.counts_attempts,
+        has_more(spec),
     ];
     w.u8(flags.iter().enumerate().fold(0, |all, (i, on)| all | u8::from(*on) << i));
     w.u8(spec.max_priority);
@@ -351,12 +352,24 @@ pub(crate) fn write_queue_spec(w: &mut Writer<'_>, spec: &QueueSpec) {
     w.opt_text(spec.dead_letter_key.as_deref());
     w.bytes(&spec.arguments);
     w.u8(spec.format);
+    if has_more(spec) {
+        w.opt_u64(spec.consumer_timeout_ms);
+        w.u8(match spec.dead_letter_at_least_once {
+            None => 0,
+            Some(once) => 1 + u8::from(once),
+        });
+    }
+}
+
+/// What came later stands behind the rest, where there is any of it.
+fn has_more(spec: &QueueSpec) -> bool {
+    spec.consumer_timeout_ms.is_some() || spec.dead_letter_at_least_once.is_some()
 }
 
 pub(crate) fn read_queue_spec(r: &mut Reader<'_>) -> Option<QueueSpec> {
     let flags = r.u8()?;
     let on = |bit: u8| flags & 1 << bit != 0;
-    Some(QueueSpec {
+    let mut spec = QueueSpec {
         durable: on(0),
         exclusive: on(1),
         auto_delete: on(2),
@@ -374,7 +387,13 @@ pub(crate) fn read_queue_spec(r: &mut Reader<'_>) -> Option<QueueSpec> {
         dead_letter_key: r.opt_text()?.map(str::to_owned),
         arguments: r.bytes()?.to_vec(),
         format: r.u8()?,
-    })
+        ..QueueSpec::default()
+    };
+    if on(7) {
+        spec.consumer_timeout_ms = r.opt_u64()?;
+        spec.dead_letter_at_least_once = r.u8()?.checked_sub(1).map(|once| once == 1);
+    }
+    Some(spec)
 }
 
 pub(crate) fn write_expiry(w: &mut Writer<'_>, expiry: Expiry) {
@@ -478,6 +497,13 @@ mod tests {
         };
         let mut out = Vec::new();
         write_queue_spec(&mut Writer(&mut out), &spec);
-        assert_eq!(read_queue_spec(&mut Reader::new(&out)), Some(spec));
+        assert_eq!(read_queue_spec(&mut Reader::new(&out)), Some(spec.clone()));
+        for once in [None, Some(false), Some(true)] {
+            let more = QueueSpec { consumer_timeout_ms: Some(7), dead_letter_at_least_once: once, ..spec.clone() };
+            let mut longer = Vec::new();
+            write_queue_spec(&mut Writer(&mut longer), &more);
+            assert!(longer.len() > out.len(), "only what has more takes more");
+            assert_eq!(read_queue_spec(&mut Reader::new(&longer)), Some(more));
+        }
     }
 }

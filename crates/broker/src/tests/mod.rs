@@ -55,6 +55,7 @@ enum Got {
     Done(u64),
     Reply(u32, Result<Reply, Refusal>),
     Ended(u32),
+    Within(u32, Option<u64>),
     Kicked,
 }
 
@@ -244,6 +245,7 @@ impl Client {
             Event::Done { through } => self.got.push(Got::Done(through.0)),
             Event::Reply(token, reply) => self.got.push(Got::Reply(token.0, (**reply).clone())),
             Event::Signal(Signal::Ended { consumer, .. }) => self.got.push(Got::Ended(consumer.0)),
+            Event::Signal(Signal::SettleWithin { consumer, ms }) => self.got.push(Got::Within(consumer.0, *ms)),
             Event::Signal(Signal::Kicked) => self.got.push(Got::Kicked),
             Event::Signal(_) | Event::Direct { .. } => {}
         }

@@ -276,3 +276,29 @@ fn what_is_no_policy_is_refused_with_a_reason() {
     }
     assert!(why(policy("more", "q", 0, &[("max-length", number(1))])).contains("1000 policies"));
 }
+
+#[test]
+fn consumers_are_told_how_long_they_may_take() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    c.queue(&rig, "q", QueueSpec { consumer_timeout_ms: Some(5_000), ..durable() });
+    c.queue(&rig, "other", durable());
+    c.publish(&rig, "", "q", "m");
+    c.consume(&rig, "q", 1, 10);
+    c.consume(&rig, "other", 2, 10);
+    let told = |c: &mut Client| c.all(&rig).into_iter().filter(|got| !matches!(got, Got::Reply(..))).collect::<Vec<_>>();
+    assert!(matches!(told(&mut c)[..], [Got::Within(1, Some(5_000)), Got::Message { to: 1, .. }]));
+    set(&rig, policy("p", "", 0, &[("consumer-timeout", number(3_000))]));
+    let mut both = told(&mut c);
+    both.sort_by_key(|got| if let Got::Within(to, _) = got { *to } else { 0 });
+    assert_eq!(both, [Got::Within(1, Some(3_000)), Got::Within(2, Some(3_000))]);
+    assert!(clear(&rig, "p"));
+    let mut both = told(&mut c);
+    both.sort_by_key(|got| if let Got::Within(to, _) = got { *to } else { 0 });
+    assert_eq!(both, [Got::Within(1, Some(5_000)), Got::Within(2, None)]);
+    // It is a part of what the queue is.
+    let rig = rig.crash(Crash::PowerCut);
+    let mut c = rig.client();
+    c.consume(&rig, "q", 1, 10);
+    assert!(c.all(&rig).contains(&Got::Within(1, Some(5_000))));
+}

@@ -363,7 +363,12 @@ impl Session {
                 return end("connection_forced", "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'")
             }
             Signal::Lost => return end("internal_error", "INTERNAL_ERROR - the message store has failed"),
-            Signal::Blocked(_) | Signal::Unblocked | Signal::Active { .. } | Signal::Drained { .. } | Signal::Superseded { .. } => {}
+            Signal::SettleWithin { .. }
+            | Signal::Blocked(_)
+            | Signal::Unblocked
+            | Signal::Active { .. }
+            | Signal::Drained { .. }
+            | Signal::Superseded { .. } => {}
         }
         Ok(())
     }
