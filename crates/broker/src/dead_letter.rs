@@ -6,19 +6,23 @@
 //! or is not in the log yet, a copy with all its references and the source's settlement. What changed is decided here once and stands in
 //! the references' side entries.
 
+mod change;
+
 use crate::core::{Counters, Shared};
 use crate::exchange::{Exchange, LazyHeaders};
-use crate::link::{append_one, copy_out, one_run, targets_of, write_records, Bundle, Hidden, RouteRun, Target};
+use crate::link::{append_one, one_run, targets_of, write_records, Bundle, Hidden, RouteRun, Target};
 use crate::mutants::{self, Mutant};
-use crate::queue::{Fill, Follow, Gone, Held, Leaving, Peek, Queue};
+use crate::queue::{Entry, Fill, Follow, Gone, Held, Leaving, Peek, Queue};
 use crate::route::{compute, syntax};
 use crate::routing::exchange::Key;
 use crate::routing::topic::words_of;
 use crate::spill::is_spilled;
 use crate::store::records::{Move, LEVEL};
 use crate::store::{kind, reason, settle_filled};
+use crate::timers::Timer;
 use crate::vhost::Vhost;
-use broker_api::{Batch, Death, DeathReason, Head, Moved, Side, Span, DELIVERY_DELAYED};
+use broker_api::{Batch, Head};
+use change::{edited, is_cycle, moved, Change};
 use journal::{Filled, Slot};
 use std::sync::Arc;
 
@@ -59,46 +63,6 @@ struct Plan {
     targets: Vec<Target>,
 }
 
-/// What a move makes of the message.
-enum Change {
-    /// It is a dead letter.
-    Dead(Moved),
-    /// It is due. What it was before stays.
-    Due(Option<Moved>),
-}
-
-impl Change {
-    fn moved(&self) -> Option<&Moved> {
-        match self {
-            Change::Dead(moved) => Some(moved),
-            Change::Due(before) => before.as_ref(),
-        }
-    }
-
-    /// What its references say beside the subscriptions that it matches.
-    fn side(&self, of: Option<&Side>) -> Option<Arc<Side>> {
-        let subscriptions = of.map_or_else(Vec::new, |side| side.subscriptions.clone());
-        let moved = self.moved().map(|moved| Box::new(moved.clone()));
-        (moved.is_some() || !subscriptions.is_empty()).then(|| Arc::new(Side { subscriptions, moved }))
-    }
-
-    fn flags(&self, waited: bool) -> u8 {
-        match self {
-            Change::Due(_) => DELIVERY_DELAYED,
-            Change::Dead(_) if waited => DELIVERY_DELAYED,
-            Change::Dead(_) => 0,
-        }
-    }
-
-    /// When it expires where it goes to: a dead letter has lost its own time, which begins for what was held back.
-    fn expires_ms(&self, head: &Head, arrived_ms: u64, now_ms: u64) -> u64 {
-        match self {
-            Change::Due(_) if head.expires_ms != 0 => now_ms + head.expires_ms.saturating_sub(arrived_ms),
-            _ => 0,
-        }
-    }
-}
-
 impl Shared {
     pub fn dead_letter(&self, leaving: Leaving, next: &mut Follow, how: &mut How<'_>) {
         let Leaving { queue, seq, why } = leaving;
@@ -117,6 +81,13 @@ impl Shared {
             Gone::Due => self.plan_due(&queue, &held.batch, head, &peek),
             _ => self.plan(&queue, &held.batch, head, &peek, why),
         };
+        let stays = why != Gone::Due && queue.rules().dead_letter_at_least_once;
+        let nowhere = plan.as_ref().is_none_or(|plan| plan.targets.is_empty() && !plan.run.has_direct());
+        let message = &held.batch.heads[head as usize];
+        let refused = |plan: &Plan| plan.targets.iter().any(|target| target.queue.refuses(message.key.len + message.body.len));
+        if stays && (nowhere || plan.as_ref().is_some_and(refused)) {
+            return self.stays(&queue, queue.stays(seq, why));
+        }
         let Some(plan) = plan else {
             tracing::debug!(queue = %queue.name, why = reason(why), "dropped: its dead-letter exchange is not there");
             return self.drop_moving(&queue, seq, why, how);
@@ -126,8 +97,30 @@ impl Shared {
         if only_one && logged {
             self.hand_over(&queue, seq, why, plan, &held, head, next, how);
         } else {
-            self.move_copy(&queue, seq, why, plan, &held.batch, head, next, how);
+            self.move_copy(&queue, seq, why, plan, &held, head, next, how);
         }
+    }
+
+    /// Nothing takes this dead letter now: it is tried again.
+    fn stays(&self, queue: &Queue, wants_timer: bool) {
+        if wants_timer {
+            self.timers.add(self.now_ms() + RETRY_MS, Timer::Stuck { queue: queue.id.0 });
+        }
+    }
+
+    /// It was taken out, and a queue refused it. `false`: its own queue has ended meanwhile.
+    fn takes_back(&self, source: &Queue, seq: broker_api::Seq, why: Gone, entry: Entry, message: (&Arc<Held>, u32)) -> bool {
+        let back = source.takes_back(seq, why, entry, message);
+        self.stays(source, back == Some(true));
+        back.is_some()
+    }
+
+    pub fn retry_stuck(&self, id: u64) {
+        let Some(queue) = self.queue(broker_api::QueueId(id)) else { return };
+        let mut follow = Follow::default();
+        let more = queue.retry_stuck(&mut follow);
+        self.follow_up(follow);
+        self.stays(&queue, more);
     }
 
     /// `None`: there is no dead-letter exchange now.
@@ -201,24 +194,12 @@ impl Shared {
         // In a transaction this one stays void.
         let Some(slot) = gone.slot.take() else { return };
         let message = &held.batch.heads[head as usize];
+        let before = source.rules().dead_letter_at_least_once.then(|| entry.twin()).filter(|_| why != Gone::Due);
         entry.arrives(held, head, change.side(targets[0].side.as_deref()), targets[0].flags);
         let now_ms = self.now_ms();
         let expires_ms = change.expires_ms(message, held.batch.arrived_ms, now_ms);
         entry.expires = target.time_of(target.rules().message_ttl_ms, expires_ms, now_ms, message.delay_ms);
-        let record = Move {
-            source: source.id,
-            seq,
-            why,
-            target: target.id,
-            to: broker_api::Seq(0),
-            lsn: entry.lsn,
-            ordinal: entry.ordinal,
-            bytes: entry.bytes,
-            expires: entry.expires,
-            level: entry.level,
-            flags: entry.flags,
-            side: entry.side.clone(),
-        };
+        let record = record_of(source, seq, why, target, &entry);
         let mut state = target.lock();
         let arrived = target
             .make_room(&mut state, entry.bytes, &self.log, next)
@@ -236,7 +217,17 @@ impl Shared {
                 bundle.records.push(kind::MOVE, LEVEL, 0, 0, |out| Move { to, ..record }.write(out));
                 target.pump_locked(&mut state, &self.log, self.now_ticks(), next);
             }
-            None => bundle.gone(gone),
+            None => {
+                drop(state);
+                if !before.is_some_and(|entry| self.takes_back(source, seq, why, entry, (held, head))) {
+                    bundle.gone(gone);
+                }
+                self.checkpoint.queue(source);
+                if let How::Own(fill) = how {
+                    fill(slot, own.filled());
+                }
+                return;
+            }
         }
         self.arm(target, &mut state);
         drop(state);
@@ -255,20 +246,23 @@ impl Shared {
         seq: broker_api::Seq,
         why: Gone,
         plan: Plan,
-        batch: &Batch,
+        held: &Arc<Held>,
         head: u32,
         next: &mut Follow,
         how: &mut How<'_>,
     ) {
         let wants_slot = plan.targets.iter().any(|t| t.ordinal.is_some());
-        let Some((_, mut gone)) = source.end_move(seq, why, wants_slot, &self.log) else { return };
+        let keeps = why != Gone::Due && source.rules().dead_letter_at_least_once;
+        let Some((entry, mut gone)) = source.end_move(seq, why, wants_slot, &self.log) else { return };
         let slot = gone.slot.take();
         self.checkpoint.queue(source);
         match how {
             How::Own(fill) => {
                 let mut bundle = Bundle::default();
-                self.put_copy(plan, batch, head, next, &mut bundle, None);
-                if mutants::active(Mutant::CopyDeadLetter) {
+                let refused = self.put_copy(plan, &held.batch, head, next, &mut bundle, None);
+                if keeps && refused && self.takes_back(source, seq, why, entry, (held, head)) {
+                    // Others have taken it and get it again: at least once.
+                } else if mutants::active(Mutant::CopyDeadLetter) {
                     let late = Fill { slot: Some(self.log.reserve()), ..gone };
                     settle_filled(late, &[]).into_iter().for_each(|(slot, filled)| mutants::fill_late(slot, filled));
                 } else {
@@ -279,14 +273,17 @@ impl Shared {
                 }
             }
             How::Shared(bundle, hidden) => {
-                self.put_copy(plan, batch, head, next, bundle, Some(hidden));
-                bundle.gone(gone);
+                let refused = self.put_copy(plan, &held.batch, head, next, bundle, Some(hidden));
+                if !(keeps && refused && self.takes_back(source, seq, why, entry, (held, head))) {
+                    bundle.gone(gone);
+                }
             }
         }
     }
 
     /// Puts an edited copy where the plan says; its records go into the bundle.
-    fn put_copy(&self, plan: Plan, batch: &Batch, head: u32, next: &mut Follow, bundle: &mut Bundle, hidden: Option<&mut Hidden>) {
+    /// Answers whether a queue refused it.
+    fn put_copy(&self, plan: Plan, batch: &Batch, head: u32, next: &mut Follow, bundle: &mut Bundle, hidden: Option<&mut Hidden>) -> bool {
         let Plan { change, separator, run, mut targets } = plan;
         let mut copy = edited(batch, head, &change, separator, self.now_ms());
         self.memory.count(&mut copy);
@@ -294,7 +291,7 @@ impl Shared {
         for target in &mut targets {
             target.side = change.side(target.side.as_deref());
         }
-        self.place(copy, run, &targets, next, bundle, hidden);
+        self.place(copy, run, &targets, next, bundle, hidden)
     }
 
     /// Puts a message of its own into these queues, and sends it to those for whom no queue keeps it; its records go into the bundle.
@@ -306,12 +303,13 @@ impl Shared {
         next: &mut Follow,
         bundle: &mut Bundle,
         mut hidden: Option<&mut Hidden>,
-    ) {
+    ) -> bool {
+        let mut refused = false;
         let held = Held::new(copy.clone(), Some(bundle.place.clone()), None);
         let written = write_records(self, &mut bundle.records, &copy, &run, targets, None);
         for target in targets {
             let mut state = target.queue.lock();
-            append_one(target, &held, &written, bundle, hidden.as_deref_mut(), &run, &mut state, self, next);
+            refused |= !append_one(target, &held, &written, bundle, hidden.as_deref_mut(), &run, &mut state, self, next);
             target.queue.pump_locked(&mut state, &self.log, self.now_ticks(), next);
             drop(state);
             self.checkpoint.queue(&target.queue);
@@ -320,6 +318,7 @@ impl Shared {
             Some(hidden) => hidden.direct(copy, run),
             None => self.deliver_direct(&copy, &run),
         }
+        refused
     }
 
     /// A message that a full queue refused, where the queue wants such messages dead-lettered. It was in no queue, so this is a publish.
@@ -335,70 +334,11 @@ impl Shared {
                     fill(slot, bundle.filled());
                 }
             }
-            How::Shared(bundle, hidden) => self.put_copy(plan, batch, head, next, bundle, Some(hidden)),
+            How::Shared(bundle, hidden) => {
+                self.put_copy(plan, batch, head, next, bundle, Some(hidden));
+            }
         }
     }
-}
-
-/// What this death makes of the message.
-fn moved(queue: &Queue, batch: &Batch, index: u32, before: Option<&Moved>, why: Gone, now_ms: u64) -> Moved {
-    let head = &batch.heads[index as usize];
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned().into_boxed_str();
-    let (exchange, key): (Box<str>, Box<[u8]>) = match before {
-        Some(before) => (before.exchange.clone(), before.key.clone()),
-        None if head.topic => ("amq.topic".into(), batch.key(head).into()),
-        None => (text(batch.bytes(head.exchange)), batch.key(head).into()),
-    };
-    let why = match why {
-        Gone::Expired => DeathReason::Expired,
-        Gone::Evicted => DeathReason::MaxLength,
-        Gone::Limit => DeathReason::DeliveryLimit,
-        Gone::Rejected | Gone::Accepted | Gone::Purged | Gone::Due => DeathReason::Rejected,
-    };
-    let mut deaths = before.map_or_else(Vec::new, |before| before.deaths.clone());
-    let name = queue.name.as_str();
-    match deaths.iter().position(|d| &*d.queue == name && d.reason == why) {
-        Some(at) => {
-            let mut death = deaths.remove(at);
-            death.count += 1;
-            deaths.insert(0, death);
-        }
-        None => {
-            // Only the first move finds the message's own expiry: it loses it there.
-            let had_ttl = before.is_none() && head.expires_ms != 0;
-            let expiration_ms = had_ttl.then(|| head.expires_ms.saturating_sub(batch.arrived_ms));
-            let death = Death {
-                queue: name.into(),
-                reason: why,
-                count: 1,
-                time_ms: now_ms,
-                exchange: exchange.clone(),
-                key: key.clone(),
-                expiration_ms,
-            };
-            deaths.insert(0, death);
-            deaths.truncate(DEATHS_MAX);
-        }
-    }
-    let first = before.map_or_else(|| (name.into(), why, exchange.clone()), |before| before.first.clone());
-    let rules = queue.rules();
-    let replaced = rules.dead_letter_key.as_ref();
-    Moved {
-        exchange: rules.dead_letter_exchange.as_deref().unwrap_or_default().into(),
-        key: replaced.map_or(key, |key| key.as_bytes().into()),
-        key_replaced: replaced.is_some() || before.is_some_and(|before| before.key_replaced),
-        deaths,
-        first,
-    }
-}
-
-/// Distinct queues and reasons that a message remembers.
-const DEATHS_MAX: usize = 64;
-
-/// RabbitMQ's rule: a message does not come back to a queue that it died in, unless a consumer rejected it on the way.
-fn is_cycle(deaths: &[Death], queue: &str) -> bool {
-    let Some(at) = deaths.iter().position(|d| &*d.queue == queue) else { return false };
-    deaths[..=at].iter().all(|d| d.reason != DeathReason::Rejected)
 }
 
 /// Where an exchange sends a message by its key, and by all the keys that it was published with (the hidden ones too) unless another took
@@ -424,51 +364,23 @@ fn run_of(
     one_run(route, head.level, head.has(broker_api::HEAD_DURABLE))
 }
 
-/// A copy of one message with its new exchange and key, and with the expiry that it has now.
-fn edited(batch: &Batch, index: u32, change: &Change, separator: u8, now_ms: u64) -> Batch {
-    let mut copy = copy_out(batch, index);
-    let arrived_ms = std::mem::replace(&mut copy.arrived_ms, now_ms);
-    if let Some(head) = copy.heads.first_mut() {
-        head.expires_ms = change.expires_ms(head, arrived_ms, now_ms);
-        head.flags &= !(broker_api::HEAD_VERBATIM | broker_api::HEAD_RETAIN | broker_api::HEAD_MANDATORY | broker_api::HEAD_CONFIRM);
-        head.state = 0;
-    }
-    let Some(moved) = change.moved() else { return copy };
-    let mut put = |bytes: &[u8]| {
-        let at = copy.arena.len();
-        copy.arena.extend_from_slice(bytes);
-        Span::arena(at, bytes.len())
-    };
-    let (exchange, key) = (put(moved.exchange.as_bytes()), put(&moved.key));
-    if let Some(head) = copy.heads.first_mut() {
-        head.exchange = exchange;
-        head.key = key;
-        head.separator = separator;
-        head.topic = &*moved.exchange == "amq.topic";
-        if moved.key_replaced {
-            head.keys = Span::EMPTY;
-        }
-    }
-    copy
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn death(queue: &str, reason: DeathReason) -> Death {
-        Death { queue: queue.into(), reason, count: 1, time_ms: 0, exchange: "".into(), key: Box::default(), expiration_ms: None }
-    }
-
-    #[test]
-    fn a_cycle_ends_unless_a_consumer_rejected_on_the_way() {
-        use DeathReason::{Expired, Rejected};
-        assert!(!is_cycle(&[death("a", Expired)], "b"));
-        assert!(is_cycle(&[death("a", Expired)], "a"));
-        assert!(is_cycle(&[death("b", Expired), death("a", Expired)], "a"));
-        assert!(!is_cycle(&[death("b", Rejected), death("a", Expired)], "a"));
-        assert!(!is_cycle(&[death("b", Expired), death("a", Rejected)], "a"));
-        // What happened before the last visit does not count.
-        assert!(is_cycle(&[death("b", Expired), death("a", Expired), death("c", Rejected)], "a"));
+/// The record by which a reference moves; its new place is left open.
+fn record_of(source: &Queue, seq: broker_api::Seq, why: Gone, target: &Queue, entry: &Entry) -> Move {
+    Move {
+        source: source.id,
+        seq,
+        why,
+        target: target.id,
+        to: broker_api::Seq(0),
+        lsn: entry.lsn,
+        ordinal: entry.ordinal,
+        bytes: entry.bytes,
+        expires: entry.expires,
+        level: entry.level,
+        flags: entry.flags,
+        side: entry.side.clone(),
     }
 }
+
+/// How long a dead letter that nothing took waits.
+const RETRY_MS: u64 = 1_000;

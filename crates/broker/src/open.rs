@@ -430,6 +430,7 @@ impl Shared {
             }
             Timer::Memory => self.look_at_memory(),
             Timer::Heads { queue } => self.expire_heads(queue),
+            Timer::Stuck { queue } => self.retry_stuck(queue),
             Timer::Due { queue } => self.delays_are_due(queue),
             Timer::QueueExpiry { queue, at_ms } => self.queue_may_expire(queue, at_ms),
             Timer::Trim { queue } => self.trim(queue),

@@ -42,6 +42,10 @@ pub(crate) enum Timer {
     Heads {
         queue: u64,
     },
+    /// Try dead letters again that nothing took.
+    Stuck {
+        queue: u64,
+    },
     /// Something that an exchange holds back is due.
     Due {
         queue: u64,

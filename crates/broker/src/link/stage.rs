@@ -210,7 +210,7 @@ pub(crate) fn one_run(route: Arc<Route>, level: u8, durable: bool) -> RouteRun {
     RouteRun { route, first: 0, count: 1, level, durable, serial: Serial(0) }
 }
 
-/// Appends a message of its own to one of its targets. What a full queue rejects is dropped: nobody waits for an answer.
+/// Appends a message of its own to one of its targets. `false`: a full queue rejected it, and nobody waits for an answer.
 #[allow(clippy::too_many_arguments, reason = "the pieces of one record and the queue it goes to")]
 pub(crate) fn append_one(
     target: &Target,
@@ -222,10 +222,11 @@ pub(crate) fn append_one(
     state: &mut crate::queue::State,
     core: &crate::core::Shared,
     follow: &mut Follow,
-) {
+) -> bool {
     let mut refused = Vec::new();
     Append { queue: &target.queue, target, held, written, bundle, hidden, refused: &mut refused }.run(run, state, &core.log, follow);
     core.arm(&target.queue, state);
+    refused.is_empty()
 }
 
 fn side_number(sides: &mut Vec<Arc<Side>>, side: Option<&Arc<Side>>) -> u16 {

@@ -24,13 +24,13 @@ pub(crate) struct Settings {
     pub dead_letter_key: Option<Arc<str>>,
     pub delivery_limit: Option<u32>,
     pub consumer_timeout_ms: Option<u64>,
+    pub dead_letter_at_least_once: Option<bool>,
     pub alternate: Option<Arc<str>>,
 }
 
 /// Keys that say how RabbitMQ places, mirrors or stores queues, or that belong to plug-ins: kept, listed, and without effect here.
-const WITHOUT_EFFECT: [&str; 30] = [
+const WITHOUT_EFFECT: [&str; 29] = [
     "consumer-disconnected-timeout",
-    "dead-letter-strategy",
     "delayed-retry-max",
     "delayed-retry-min",
     "delayed-retry-type",
@@ -104,6 +104,13 @@ impl Settings {
             "dead-letter-exchange" => self.dead_letter_exchange = Some(text(value)?),
             "dead-letter-routing-key" => self.dead_letter_key = Some(text(value)?),
             "alternate-exchange" => self.alternate = Some(text(value)?),
+            "dead-letter-strategy" => {
+                self.dead_letter_at_least_once = Some(match &*text(value)? {
+                    "at-most-once" => false,
+                    "at-least-once" => true,
+                    other => return Err(format!("'{other}' is none of at-most-once, at-least-once")),
+                });
+            }
             "overflow" => {
                 self.overflow = Some(match &*text(value)? {
                     "drop-head" => Overflow::DropHead,
@@ -122,7 +129,7 @@ impl Settings {
 pub fn known_policy_setting(key: &str) -> bool {
     without_effect(key)
         || OF_OPERATORS.contains(&key)
-        || matches!(key, "dead-letter-exchange" | "dead-letter-routing-key" | "alternate-exchange")
+        || matches!(key, "dead-letter-exchange" | "dead-letter-routing-key" | "dead-letter-strategy" | "alternate-exchange")
 }
 
 fn without_effect(key: &str) -> bool {

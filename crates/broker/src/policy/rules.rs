@@ -21,6 +21,8 @@ pub(crate) struct Rules {
     pub dead_letter_refused: bool,
     pub dead_letter_exchange: Option<Arc<str>>,
     pub dead_letter_key: Option<Arc<str>>,
+    /// A dead letter that nothing takes stays and is tried again.
+    pub dead_letter_at_least_once: bool,
     pub delivery_limit: Option<u32>,
     /// How long a consumer may hold a delivery.
     pub consumer_timeout_ms: Option<u64>,
@@ -32,7 +34,7 @@ pub(crate) struct Rules {
 impl Rules {
     /// Without policies.
     pub fn of(spec: &QueueSpec, bound: Bound) -> Rules {
-        Rules {
+        let mut rules = Rules {
             message_ttl_ms: spec.message_ttl_ms,
             expires_ms: spec.expires_ms,
             bound,
@@ -41,9 +43,17 @@ impl Rules {
             dead_letter_key: spec.dead_letter_key.as_deref().map(Arc::from),
             delivery_limit: spec.delivery_limit,
             consumer_timeout_ms: spec.consumer_timeout_ms,
+            dead_letter_at_least_once: false,
             policy: None,
             operator_policy: None,
-        }
+        };
+        rules.strategy(spec.dead_letter_at_least_once);
+        rules
+    }
+
+    /// What waits to be taken counts for the bound, so the bound has to refuse what comes, as RabbitMQ has it; else it is at most once.
+    fn strategy(&mut self, at_least_once: Option<bool>) {
+        self.dead_letter_at_least_once = at_least_once == Some(true) && self.bound.then == AtBound::Reject && !self.dead_letter_refused;
     }
 
     /// `arguments`: those that it was declared with, as routing reads them.
@@ -66,6 +76,9 @@ impl Rules {
         }
         rules.dead_letter_exchange = rules.dead_letter_exchange.or_else(|| of_user.dead_letter_exchange.clone());
         rules.dead_letter_key = rules.dead_letter_key.or_else(|| of_user.dead_letter_key.clone());
+        // Classic queues have no strategy.
+        let by_policy = of_user.dead_letter_at_least_once.filter(|_| thing == Thing::QuorumQueue);
+        rules.strategy(spec.dead_letter_at_least_once.or(by_policy));
         rules.policy = user.map(|known| known.policy.name.as_str().into());
         rules.operator_policy = operator.map(|known| known.policy.name.as_str().into());
         rules

@@ -29,6 +29,12 @@ impl Queue {
         messages + 1 > bound.messages || counted + u64::from(bytes) > bound.bytes
     }
 
+    /// Would it refuse a message of so many bytes now?
+    pub fn refuses(&self, bytes: u32) -> bool {
+        let state = self.lock();
+        state.deleted || state.rules.bound.then != super::AtBound::DropOldest && self.is_full(&state, bytes)
+    }
+
     /// Appends a reference and answers its place.
     pub fn append(&self, state: &mut State, incoming: &Incoming<'_>) -> Seq {
         let head = &incoming.held.batch.heads[incoming.head as usize];
@@ -111,9 +117,10 @@ pub(super) const TRIM_MAX: u32 = 256;
 impl State {
     /// Messages and bytes that count for the bound.
     fn counted(&self) -> (u64, u64) {
+        let (stuck, stuck_bytes) = self.stuck();
         match self.rules.bound.in_flight {
             true => (self.ready + self.leased, self.bytes),
-            false => (self.ready + self.hidden.0, self.bytes - self.leased_bytes + self.hidden.1),
+            false => (self.ready + self.hidden.0 + stuck, self.bytes - self.leased_bytes + self.hidden.1 + stuck_bytes),
         }
     }
 

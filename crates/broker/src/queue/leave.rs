@@ -96,6 +96,7 @@ impl Queue {
         if status != Status::Moving {
             return None;
         }
+        state.unstick(seq);
         let mut gone = Fill::new(self.id, why);
         let entry = self.take_out(&mut state, seq.lane(), seq.position(), &mut gone)?;
         if needs_slot || (self.durable && entry.durable) {

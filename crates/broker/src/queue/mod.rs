@@ -16,6 +16,7 @@ mod recover;
 mod settle;
 mod spilling;
 mod state;
+mod stuck;
 mod take;
 mod tick;
 
@@ -99,6 +100,8 @@ pub(crate) struct State {
     barriers: Vec<hidden::Barrier>,
     /// There where messages wait until they are due.
     pub delays: Option<Box<Delays>>,
+    /// Dead letters that nothing took and that stay.
+    stuck: Option<Box<stuck::Stuck>>,
     pub deleted: bool,
     pub dropped_messages: u64,
 }

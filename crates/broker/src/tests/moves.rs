@@ -246,3 +246,110 @@ fn a_move_outlives_its_source() {
         assert_eq!(rig.core.journal_stats().live_references, 1, "checkpoints {checkpoints:?}");
     }
 }
+
+fn at_least_once(exchange: &str) -> QueueSpec {
+    let spec = QueueSpec { max_length: Some(3), reject_at_bound: true, dead_letter_at_least_once: Some(true), ..dead_letters_to(exchange) };
+    QueueSpec { dead_letter_key: Some("dead".into()), ..spec }
+}
+
+fn pass_a_second(rig: &Rig) {
+    rig.storage.clock().pass_ms(1_100);
+    rig.settle();
+}
+
+#[test]
+fn at_least_once_a_dead_letter_that_nothing_takes_stays_and_counts() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    let source = c.queue(&rig, "source", at_least_once(""));
+    for body in ["1", "2", "3"] {
+        c.publish(&rig, "", "source", body);
+        let (seq, _, _) = c.take(&rig, "source").expect("a message");
+        c.settle(&rig, source, seq, Outcome::Rejected);
+    }
+    assert_eq!((c.counts(&rig, "source"), rig.core.journal_stats().live_references), (Some((0, 0)), 3));
+    let got = c.publish(&rig, "", "source", "4");
+    assert!(matches!(got[..], [Got::Refused(_, Refusal::QueueFull), Got::Done(_)]), "what waits counts: {got:?}");
+    rig.core.recount().expect("counters are right");
+    pass_a_second(&rig);
+    assert_eq!(rig.core.journal_stats().live_references, 3);
+    // A crash makes them ready again, and they can be rejected again.
+    let rig = rig.crash(Crash::PowerCut);
+    let mut c = rig.client();
+    let left: Vec<_> = std::iter::from_fn(|| c.take(&rig, "source")).collect();
+    assert_eq!(left.iter().map(|m| m.1.as_str()).collect::<Vec<_>>(), ["1", "2", "3"]);
+    left.iter().for_each(|m| c.settle(&rig, source, m.0, Outcome::Rejected));
+    c.queue(&rig, "dead", durable());
+    pass_a_second(&rig);
+    let dead: Vec<_> = std::iter::from_fn(|| c.take(&rig, "dead")).collect();
+    assert_eq!(dead.iter().map(|m| m.1.as_str()).collect::<Vec<_>>(), ["1", "2", "3"]);
+    assert_eq!(dead[0].2.moved.as_ref().expect("history").deaths[0].count, 1);
+    assert!(matches!(c.publish(&rig, "", "source", "5")[..], [Got::Done(_)]), "there is room again");
+    rig.core.recount().expect("counters are right");
+}
+
+#[test]
+fn at_least_once_a_full_queue_is_tried_again() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    c.queue(&rig, "dead", QueueSpec { max_length: Some(1), reject_at_bound: true, ..durable() });
+    c.queue(&rig, "roomy", durable());
+    for (exchange, bound) in [("", 1), ("amq.fanout", 2)] {
+        if bound == 2 {
+            c.bind(&rig, "amq.fanout", "dead", "");
+            c.bind(&rig, "amq.fanout", "roomy", "");
+        }
+        let name = format!("source{bound}");
+        let source = c.queue(&rig, &name, at_least_once(exchange));
+        for body in ["1", "2", "3"] {
+            c.publish(&rig, "", &name, body);
+        }
+        while let Some((seq, _, _)) = c.take(&rig, &name) {
+            c.settle(&rig, source, seq, Outcome::Rejected);
+        }
+        for body in ["1", "2", "3"] {
+            let (seq, found, _) = c.take(&rig, "dead").expect("room for one");
+            assert_eq!(found, body);
+            let dead = c.queue(&rig, "dead", QueueSpec { max_length: Some(1), reject_at_bound: true, ..durable() });
+            c.settle(&rig, dead, seq, Outcome::Accepted);
+            pass_a_second(&rig);
+            rig.core.recount().expect("counters are right");
+        }
+        assert!(c.take(&rig, "dead").is_none());
+    }
+    let roomy: Vec<_> = std::iter::from_fn(|| c.take(&rig, "roomy").map(|m| m.1)).collect();
+    assert_eq!(roomy, ["1", "2", "3"]);
+}
+
+#[test]
+fn at_least_once_needs_a_bound_that_refuses_and_may_come_by_policy() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    let drops = c.queue(&rig, "drops", QueueSpec { reject_at_bound: false, ..at_least_once("nowhere") });
+    let keeps = c.queue(&rig, "keeps", QueueSpec { counts_attempts: true, ..durable() });
+    let setting = |key: &str, value: &str| (key.to_owned(), crate::PolicyValue::Text(value.to_owned()));
+    let policy = crate::Policy {
+        name: "p".into(),
+        pattern: "keeps".into(),
+        apply_to: crate::ApplyTo::Queues,
+        priority: 0,
+        definition: [
+            setting("dead-letter-exchange", "nowhere"),
+            setting("dead-letter-strategy", "at-least-once"),
+            setting("overflow", "reject-publish"),
+        ]
+        .into(),
+    };
+    assert!(rig.core.set_policy("/", crate::PolicyKind::User, policy, Box::new(|| {})).expect("a policy"));
+    rig.settle();
+    for (name, id, left) in [("drops", drops, 0), ("keeps", keeps, 1)] {
+        c.publish(&rig, "", name, "m");
+        let (seq, _, _) = c.take(&rig, name).expect("a message");
+        c.settle(&rig, id, seq, Outcome::Rejected);
+        assert_eq!(rig.core.journal_stats().live_references, left, "{name}");
+    }
+    // Its queue takes it along.
+    c.ok(&rig, Control::DeleteQueue { owner: OwnerIx(1), name: "keeps".into(), if_unused: false, if_empty: false });
+    pass_a_second(&rig);
+    assert_eq!(rig.core.journal_stats().live_references, 0);
+}
