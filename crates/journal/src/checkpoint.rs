@@ -105,7 +105,13 @@ impl Root {
         if !Ids::decode(&mut reader).ok_or_else(damaged)?.same_store(ids) {
             return Err(OpenError::Foreign { file: name.into() });
         }
-        Root::decode_body(&mut reader).filter(|_| reader.left() == 0).ok_or_else(damaged)
+        let root = Root::decode_body(&mut reader).filter(|_| reader.left() == 0).ok_or_else(damaged)?;
+        if root.counted < root.begin.lsn {
+            // References between the two would be counted by nobody, and their records taken for dead.
+            let what = format!("it counts references up to {}, but redo begins at {}", root.counted, root.begin.lsn);
+            return Err(OpenError::corrupt(name, what));
+        }
+        Ok(root)
     }
 
     fn decode_body(reader: &mut Reader<'_>) -> Option<Root> {

@@ -256,10 +256,11 @@ impl Committer {
     /// The commit point passes the batch: single node, so the local sync is the commit point.
     fn commit(&mut self) {
         let core = &self.core;
+        // First: a checkpoint may be finished as soon as the commit point has passed its begin, and a restart counts nothing below that.
+        count_live(core, &mut self.built, Some(self.synced));
         core.committed_lsn.store(self.synced, Ordering::Release);
         core.committed_ticket.store(self.built.ticket_end, Ordering::Release);
         tell(&mut self.built.done);
-        count_live(core, &mut self.built, Some(self.synced));
         if core.ring.give_back(self.built.staged) {
             if let Some(hooks) = core.hooks.get() {
                 hooks.resumed();

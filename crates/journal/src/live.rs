@@ -175,9 +175,14 @@ impl Liveness {
             }
         }
         range.chunks = chunks.into_iter().filter(|(_, live)| !live.is_empty()).map(|(key, live)| (key, Chunk::Live(live))).collect();
-        debug_assert_eq!(range.live, range.chunks.values().map(Chunk::live).sum::<u64>());
+        let listed = range.chunks.values().map(Chunk::live).sum::<u64>();
+        debug_assert_eq!(range.live, listed);
+        if range.live != listed {
+            // A sum that no checkpoint could be read back with.
+            tracing::error!(range = first, counted = range.live, listed, "the references of a range were counted wrongly");
+        }
         // What counts as dead from here on is measured against what was moved.
-        range.pins = range.live;
+        (range.live, range.pins) = (listed, listed);
         range.dirty = true;
     }
 

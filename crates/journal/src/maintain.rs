@@ -188,6 +188,7 @@ impl Maintainer {
     fn write_root(&mut self, mut pending: Pending) -> Result<(), ObjectError> {
         let core = self.core.clone();
         let (counted, ranges, changed) = self.take_liveness();
+        debug_assert!(counted >= pending.begin.lsn, "{counted} counted, redo from {}", pending.begin.lsn);
         let stale: Vec<ObjectKey> = pending.table.keys().filter(|key| key.class == ObjectKey::OWN_CLASS).copied().collect();
         for key in stale.into_iter().filter(|key| ranges.binary_search(&key.a).is_err()) {
             pending.table.remove(&key);

@@ -171,3 +171,35 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+/// Lets the checkpoints run while the commit thread tells who waits for a batch.
+struct Hasty(std::sync::Weak<Journal>);
+
+impl journal::Committed for Hasty {
+    fn committed(&self, _: u64) {
+        if let Some(journal) = self.0.upgrade() {
+            journal.step_maintain();
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_counts_every_reference_below_its_begin() {
+    let storage = journal::sim::SimStorage::new(7);
+    let config = || Config { clock: storage.clock(), ..config() };
+    let open = || Arc::new(Journal::open(Arc::new(storage.clone()), config(), &mut Keep::default()).unwrap());
+    let journal = open();
+    journal.start_stepped(Arc::new(OneObject));
+    let hasty: Arc<dyn journal::Committed> = Arc::new(Hasty(Arc::downgrade(&journal)));
+    for n in 0..600u64 {
+        let mut records = Records::new();
+        records.push(20, 1, 0, 1, |out| out.extend_from_slice(&[n as u8; 700]));
+        journal.reserve().fill(Filled { records, done: Some((hasty.clone(), n)), ..Filled::default() });
+        // A checkpoint begins behind what is written and not yet committed.
+        while journal.step_commit() {}
+    }
+    assert!(journal.stats().checkpoints > 3, "{:?}", journal.stats());
+    drop((hasty, journal));
+    storage.crash(journal::sim::Crash::Kill);
+    assert_eq!(open().stats().live_references, 600);
+}
