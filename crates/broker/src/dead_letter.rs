@@ -10,7 +10,7 @@ mod change;
 
 use crate::core::{Counters, Shared};
 use crate::exchange::{Exchange, LazyHeaders};
-use crate::link::{append_one, one_run, targets_of, write_records, Bundle, Hidden, RouteRun, Target};
+use crate::link::{append_one, number, one_run, targets_of, write_records, Bundle, Hidden, RouteRun, Target};
 use crate::mutants::{self, Mutant};
 use crate::queue::{Entry, Fill, Follow, Gone, Held, Leaving, Peek, Queue};
 use crate::route::{compute, syntax};
@@ -137,6 +137,7 @@ impl Shared {
         let mut targets = targets_of(&run);
         let own_queue = |t: &Target| run.route.queues.iter().any(|q| q.id == t.queue.id);
         targets.retain(|t| !own_queue(t) || !is_cycle(&moved.deaths, t.queue.name.as_str()));
+        number(&mut targets);
         let change = Change::Dead(moved);
         self.remember_moved(&run, batch, index, &change, separator);
         targets.iter_mut().for_each(|t| t.flags |= change.flags(peek.waited));

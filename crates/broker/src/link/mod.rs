@@ -27,7 +27,7 @@ pub(crate) use commit::{Commit, Hidden};
 pub(crate) use fanout::{FanOut, Fans};
 pub(crate) use publish::{copy_out, store_retained, RouteRun};
 pub(crate) use retained::Sending;
-pub(crate) use stage::{append_one, one_run, targets_of, write_records, Bundle, Target, NO_SEQ};
+pub(crate) use stage::{append_one, number, one_run, targets_of, write_records, Bundle, Target, NO_SEQ};
 
 use crate::auth::{LoginState, Principal};
 use crate::core::{Counters, Shared};
@@ -88,7 +88,7 @@ pub(crate) struct Link {
     vhost: Arc<Vhost>,
     principal: Arc<ArcSwapOption<Principal>>,
     /// As whom and where it is counted.
-    entered: Option<(Arc<Principal>, Arc<Vhost>)>,
+    entered: Option<Box<(Arc<Principal>, Arc<Vhost>)>>,
     login: Option<Box<LoginState>>,
     owners: Vec<(OwnerIx, Owner)>,
     groups: Vec<(GroupIx, Arc<Group>)>,

@@ -111,13 +111,8 @@ pub(super) fn prepare<'a>(core: &Shared, bundle: &mut Bundle, batch: &Batch, run
 pub(crate) fn targets_of(run: &RouteRun) -> Vec<Target> {
     let route = &run.route;
     let mut targets = Vec::with_capacity(route.sessions.len() + route.queues.len() + route.shares.len());
-    let mut logged = 0usize;
     let mut add = |queue: &Arc<Queue>, level: u8, flags: u8, side: Option<Arc<Side>>, durable: bool| {
-        let ordinal = durable.then(|| {
-            logged += 1;
-            (((logged - 1) / REFERENCES_MAX) as u32, ((logged - 1) % REFERENCES_MAX) as u16)
-        });
-        targets.push(Target { queue: queue.clone(), level, flags, side, ordinal });
+        targets.push(Target { queue: queue.clone(), level, flags, side, ordinal: durable.then_some((0, 0)) });
     };
     for t in &route.sessions {
         let level = t.level.min(run.level);
@@ -134,7 +129,16 @@ pub(crate) fn targets_of(run: &RouteRun) -> Vec<Target> {
     for queue in &route.queues {
         add(queue, run.level, 0, None, run.durable && queue.durable);
     }
+    number(&mut targets);
     targets
+}
+
+/// Which reference of the record each logged target is: they are written in this order, so this comes after any is left out.
+pub(crate) fn number(targets: &mut [Target]) {
+    let logged = targets.iter_mut().filter_map(|target| target.ordinal.as_mut());
+    for (n, ordinal) in logged.enumerate() {
+        *ordinal = ((n / REFERENCES_MAX) as u32, (n % REFERENCES_MAX) as u16);
+    }
 }
 
 /// Writes a record for each head of the run, its sequence numbers left open. A wide fan-out takes several in this slot: the body once.

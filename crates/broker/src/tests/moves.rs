@@ -182,6 +182,34 @@ fn several_targets_and_transient_ones_get_copies() {
     assert_eq!((said.exchange.as_str(), said.key.as_str()), ("amq.fanout", "source"));
 }
 
+#[test]
+fn of_several_targets_one_that_is_a_circle_leaves_the_others_whole() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    let circle = QueueSpec { message_ttl_ms: Some(1_000), ..dead_letters_to("amq.fanout") };
+    c.queue(&rig, "a circle", circle);
+    c.queue(&rig, "one", durable());
+    c.queue(&rig, "two", durable());
+    for queue in ["a circle", "one", "two"] {
+        c.bind(&rig, "amq.fanout", queue, "");
+    }
+    c.publish(&rig, "", "a circle", "m");
+    for _ in 0..3 {
+        rig.storage.clock().pass_ms(1_000);
+        c.pull(&rig);
+    }
+    let there = |c: &mut Client, rig: &Rig| ["a circle", "one", "two"].map(|queue| c.counts(rig, queue));
+    assert_eq!(there(&mut c, &rig), [Some((0, 0)), Some((1, 0)), Some((1, 0))]);
+    let rig = rig.crash(Crash::PowerCut);
+    let mut c = rig.client();
+    assert_eq!(there(&mut c, &rig), [Some((0, 0)), Some((1, 0)), Some((1, 0))]);
+    assert_eq!(rig.core.journal_stats().live_references, 2);
+    for queue in ["one", "two"] {
+        assert_eq!(c.take(&rig, queue).expect("a copy").1, "m", "{queue}");
+    }
+    rig.core.recount().expect("counters are right");
+}
+
 /// The disk fails at each operation of the scene in turn; after the power cut the message is in exactly one of the two queues.
 #[test]
 fn no_crash_loses_or_doubles_a_message_that_moves() {
