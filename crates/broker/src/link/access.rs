@@ -178,7 +178,7 @@ impl Link {
     pub(super) fn check_entry(&mut self) -> Result<(), Refusal> {
         let Some(principal) = self.principal.load_full() else { return Err(Refusal::AccessRefused("not logged in".into())) };
         may_enter(&principal, &self.vhost.name)?;
-        if principal.is_operator() || self.entered.as_ref().is_some_and(|(_, vhost)| Arc::ptr_eq(vhost, &self.vhost)) {
+        if principal.is_operator() || self.entered.as_ref().is_some_and(|entered| Arc::ptr_eq(&entered.1, &self.vhost)) {
             return Ok(());
         }
         self.leave();
@@ -193,13 +193,14 @@ impl Link {
             vhost.connected.fetch_sub(1, Relaxed);
             return Err(over(format!("connection refused for user '{user}': user connection limit ({max}) is reached")));
         }
-        self.entered = Some((principal, self.vhost.clone()));
+        self.entered = Some(Box::new((principal, self.vhost.clone())));
         Ok(())
     }
 
     /// This connection is not counted any more.
     pub(super) fn leave(&mut self) {
-        if let Some((principal, vhost)) = self.entered.take() {
+        if let Some(entered) = self.entered.take() {
+            let (principal, vhost) = *entered;
             principal.part();
             vhost.connected.fetch_sub(1, Relaxed);
         }
