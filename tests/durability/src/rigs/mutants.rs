@@ -31,8 +31,9 @@ const MUTANTS: &[(&str, &[&str], Attempt, bool)] = &[
     ("confirm_before_sync", &["lost ", "did not start"], slow_power_cut, true),
     ("retry_fsync", &["still alive", "more syncs"], failed_sync, false),
     ("trust_recovered_tail", &["lost ", "did not start"], tail, true),
-    ("torn_commit", &["duplicates "], amqp_kill, false),
-    ("copy_dead_letter", &["duplicates "], amqp_kill, false),
+    // What was settled too late comes again: before its consumer was told, or after.
+    ("torn_commit", &["duplicates ", "resurrected "], amqp_kill, false),
+    ("copy_dead_letter", &["duplicates ", "resurrected "], amqp_kill, false),
     ("qos2_early", &["duplicates ", "lost "], boundaries, false),
 ];
 
