@@ -68,6 +68,7 @@ pub(crate) fn run(core: &Core, number: u64, sources: &[Source]) -> Result<Vec<Ar
 }
 
 struct Copied {
+    first: u64,
     survivors: Survivors,
     kept: Vec<(u64, u32)>,
 }
@@ -93,7 +94,7 @@ fn copy(core: &Core, number: u64, sources: &[Source]) -> Result<Vec<Arc<Segment>
             return Err(stop);
         }
         walked.map_err(|error| Stop::Failed(core.fail("reading what is to be evacuated", &error)))?;
-        copied.push(Copied { survivors, kept });
+        copied.push(Copied { first: source.first, survivors, kept });
     }
     let ranges: Vec<(u64, u64)> = sources.iter().map(|source| (source.first, source.end)).collect();
     let file = Arc::new(writer.seal(&ranges)?);
@@ -102,8 +103,8 @@ fn copy(core: &Core, number: u64, sources: &[Source]) -> Result<Vec<Arc<Segment>
 
 fn register(core: &Core, file: &Arc<ColdFile>, sources: &[Source], copied: &[Copied]) -> Vec<Arc<Segment>> {
     let mut live = core.live.lock();
-    for (source, copied) in sources.iter().zip(copied) {
-        live.finish_evacuation(source.first, &copied.survivors, &copied.kept);
+    for copied in copied {
+        live.finish_evacuation(copied.first, &copied.survivors, &copied.kept);
     }
     drop(live);
     let mut retired = Vec::new();
