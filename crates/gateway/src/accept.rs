@@ -3,14 +3,13 @@
 use crate::listener::{Bound, Listening, SocketFile};
 use crate::slots::{Slot, Slots};
 use crate::timer::now;
-use crate::{Config, Connection};
+use crate::{Config, Connection, Transport};
 use broker_api::{Broker, ConnectionInfo, Context, Peer, Protocol, VhostName};
 use rustix::io::Errno;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tracing::{debug, debug_span, info, warn};
@@ -85,7 +84,7 @@ struct Door {
 }
 
 impl Door {
-    fn admit<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, peer: Peer, slot: Slot) {
+    fn admit(&self, stream: Transport, peer: Peer, slot: Slot) {
         let protocol = &self.service.protocol;
         let span = debug_span!("conn", conn = slot.number(), %peer, protocol = protocol.name(), vhost = %self.service.vhost);
         let info = ConnectionInfo {
@@ -115,7 +114,7 @@ async fn accept_tcp(listener: TcpListener, door: Arc<Door>) {
                 let Some(slot) = health.accepted(&door) else { continue };
                 // Inherited from the listener on Linux; said again where it is not.
                 let _ = stream.set_nodelay(true);
-                door.admit(stream, Peer::Tcp(address), slot);
+                door.admit(stream.into(), Peer::Tcp(address), slot);
             }
             Err(error) => health.failed(&error, &door).await,
         }
@@ -128,7 +127,7 @@ async fn accept_unix(listener: UnixListener, _file: SocketFile, door: Arc<Door>)
         match listener.accept().await {
             Ok((stream, _)) => {
                 let Some(slot) = health.accepted(&door) else { continue };
-                door.admit(stream, Peer::Unix, slot);
+                door.admit(stream.into(), Peer::Unix, slot);
             }
             Err(error) => health.failed(&error, &door).await,
         }

@@ -6,6 +6,7 @@
 //!
 //! * [`ListenUrl`] is what a user writes, [`bind`] makes sockets of it, [`Gateway::listen`] accepts on them.
 //! * `driver` is the connection: read turn, event turn, clock, one write (see its drawing).
+//! * [`Transport`] is what carries the bytes: a socket, or layers over one.
 //! * `input` and `output` hold what a connection keeps between polls: a torn tail, and what the socket would not take. An idle
 //!   connection has neither; the large buffers belong to the thread (`scratch`).
 
@@ -18,6 +19,7 @@ mod output;
 mod scratch;
 mod slots;
 mod timer;
+mod transport;
 mod url;
 
 pub use accept::{Gateway, Service};
@@ -25,4 +27,5 @@ pub use config::Config;
 pub use driver::Connection;
 pub use listener::{bind, BindError, Bound};
 pub use slots::{Slot, Slots, Stats};
+pub use transport::{Layer, Transport};
 pub use url::{Endpoint, ListenUrl, UrlError};

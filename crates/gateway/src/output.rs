@@ -95,8 +95,17 @@ impl Output {
         shared.clear();
     }
 
-    /// Writes what the socket takes; answers how much that was. Leaves `shared` empty.
+    /// Writes what the socket takes; answers how much that was. Leaves `shared` empty. What a layer above the socket (TLS) has taken and not
+    /// passed on is its own, and bounded by it; it is asked each time to go on with that.
     pub fn flush<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>, shared: &mut Out) -> io::Result<usize> {
+        let total = self.hand_over(stream, cx, shared)?;
+        match Pin::new(stream).poll_flush(cx) {
+            Poll::Ready(Err(error)) => Err(error),
+            _ => Ok(total),
+        }
+    }
+
+    fn hand_over<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>, shared: &mut Out) -> io::Result<usize> {
         let Some(blocked) = &mut self.blocked else {
             return self.flush_shared(stream, cx, shared);
         };

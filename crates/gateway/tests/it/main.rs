@@ -3,5 +3,6 @@
 mod closing;
 mod driving;
 mod holding;
+mod layers;
 mod listening;
 mod support;

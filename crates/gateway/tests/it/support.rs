@@ -1,7 +1,7 @@
 //! One helper: a connection over an in-memory wire.
 
 use broker_api::{Context, Peer, Protocol};
-use gateway::{Connection, Slots};
+use gateway::{Connection, Layer, Slots, Transport};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use testkit::{FakeBroker, Handle, Torn, Toy};
@@ -26,12 +26,21 @@ pub fn connect(toy: &Arc<Toy>, room: usize, step: usize) -> Client {
 /// The same where a client that does not read is borne for so long only.
 pub fn connect_with(toy: &Arc<Toy>, room: usize, step: usize, patience: Option<Duration>) -> Client {
     let (wire, theirs) = duplex(room);
+    start(Torn::new(theirs, step), wire, toy, patience)
+}
+
+/// A client at the other end of a transport.
+pub fn over(transport: Transport, wire: DuplexStream, toy: &Arc<Toy>) -> Client {
+    start(transport, wire, toy, None)
+}
+
+fn start<S: Layer + 'static>(stream: S, wire: DuplexStream, toy: &Arc<Toy>, patience: Option<Duration>) -> Client {
     let (core, session) = FakeBroker::new().open();
     let slots = Slots::new(0);
     let slot = slots.take().expect("no limit");
     let opened = tokio::time::Instant::now().into_std();
     let protocol = toy.clone().open(Context { peer: Peer::Unix, opened_ms: 1 }, opened);
-    let connection = Connection::new(Torn::new(theirs, step), protocol, session, slot, tracing::Span::none());
+    let connection = Connection::new(stream, protocol, session, slot, tracing::Span::none());
     let task = tokio::spawn(connection.slow_consumer_timeout(patience));
     Client { wire, core, toy: toy.clone(), slots, task }
 }
