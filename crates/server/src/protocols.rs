@@ -14,6 +14,9 @@ use std::time::Duration;
 pub struct List {
     speakers: Vec<(&'static str, Arc<dyn Protocol>)>,
     mqtt: Arc<mqtt::Mqtt>,
+    /// In each dialect.
+    stomp: [(stomp::Dialect, Arc<dyn Protocol>); 2],
+    stomp_dialect: stomp::Dialect,
 }
 
 pub fn all(settings: &Settings) -> Result<List> {
@@ -21,7 +24,13 @@ pub fn all(settings: &Settings) -> Result<List> {
     config.check().context("in [mqtt]")?;
     let mqtt = mqtt::Mqtt::among(config, header_views());
     let amqp: Arc<dyn Protocol> = amqp091::Amqp::new(amqp091::Config::default(), header_views());
-    Ok(List { speakers: vec![("mqtt", mqtt.clone()), ("unix", mqtt.clone()), ("amqp", amqp)], mqtt })
+    let config = stomp_config(&settings.stomp);
+    config.check().context("in [stomp]")?;
+    let stomp_dialect = config.dialect;
+    let stomp = [stomp::Dialect::RabbitMq, stomp::Dialect::ActiveMq]
+        .map(|dialect| (dialect, stomp::Stomp::new(config.clone().speaking(dialect), header_views()) as Arc<dyn Protocol>));
+    let speakers = vec![("mqtt", mqtt.clone() as Arc<dyn Protocol>), ("unix", mqtt.clone()), ("amqp", amqp)];
+    Ok(List { speakers, mqtt, stomp, stomp_dialect })
 }
 
 /// How each protocol's messages are read by exchanges and by the other protocols.
@@ -38,7 +47,9 @@ impl List {
     /// With the settings that [`crate::listeners::check_url`] has passed.
     pub fn of_url(&self, url: &ListenUrl) -> Option<Arc<dyn Protocol>> {
         if url.scheme == "stomp" {
-            return Some(stomp::Stomp::new(stomp_config(url), header_views()));
+            let named = url.settings.iter().find(|(name, _)| name == "dialect").and_then(|(_, name)| stomp::Dialect::named(name));
+            let dialect = named.unwrap_or(self.stomp_dialect);
+            return self.stomp.iter().find(|(spoken, _)| *spoken == dialect).map(|(_, protocol)| protocol.clone());
         }
         self.speakers.iter().find(|(name, _)| *name == url.scheme).map(|(_, protocol)| protocol.clone())
     }
@@ -56,12 +67,28 @@ impl List {
     }
 }
 
-fn stomp_config(url: &ListenUrl) -> stomp::Config {
+/// `[stomp]` over the defaults of the crate. The file's bounds make the narrowing exact.
+fn stomp_config(file: &file::Stomp) -> stomp::Config {
     let default = stomp::Config::default();
-    let dialect = url.settings.iter().find(|(name, _)| name == "dialect").and_then(|(_, name)| stomp::Dialect::named(name));
-    match dialect.unwrap_or_default() {
-        stomp::Dialect::RabbitMq => default,
-        stomp::Dialect::ActiveMq => default.activemq(),
+    let limits = stomp::codec::Limits {
+        body: file.max_body_size.map_or(default.limits.body, |bytes| bytes.0 as usize),
+        header: file.max_header_size.map_or(default.limits.header, |bytes| bytes.0 as usize),
+        headers: file.max_headers.map_or(default.limits.headers, |n| n.0 as usize),
+        ..default.limits
+    };
+    stomp::Config {
+        dialect: file.dialect.map_or(default.dialect, |dialect| match dialect {
+            file::StompDialect::RabbitMq => stomp::Dialect::RabbitMq,
+            file::StompDialect::ActiveMq => stomp::Dialect::ActiveMq,
+        }),
+        limits,
+        max_subscriptions: file.max_subscriptions.map_or(default.max_subscriptions, |n| n.0 as usize),
+        max_transactions: file.max_transactions.map_or(default.max_transactions, |n| n.0 as usize),
+        connect_timeout: file.connect_timeout_secs.map_or(default.connect_timeout, |n| Duration::from_secs(n.0)),
+        min_heart_beat: file.min_heart_beat_ms.map_or(default.min_heart_beat, |n| Duration::from_millis(n.0)),
+        heart_beats_missed: file.heart_beats_missed.map_or(default.heart_beats_missed, |n| n.0 as u32),
+        default_prefetch: file.default_prefetch.map(|n| n.0 as u32).or(default.default_prefetch),
+        ..default
     }
 }
 

@@ -29,6 +29,7 @@ pub struct File {
     pub broker: Broker,
     pub journal: Journal,
     pub mqtt: Mqtt,
+    pub stomp: Stomp,
 }
 
 /// `[[user]]`
@@ -240,6 +241,30 @@ pub enum Overrun {
 pub enum Unauthorized {
     Acknowledge,
     Disconnect,
+}
+
+/// `[stomp]`
+#[derive(Default, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Stomp {
+    /// Of listeners whose URL does not name one.
+    pub dialect: Option<StompDialect>,
+    pub max_body_size: Option<Bytes<1, { 60 * MIB }>>,
+    pub max_header_size: Option<Bytes<256, MIB>>,
+    pub max_headers: Option<Whole<10, 10_000>>,
+    pub max_subscriptions: Option<Whole<1, { 1 << 20 }>>,
+    pub max_transactions: Option<Whole<1, 4096>>,
+    pub connect_timeout_secs: Option<Whole<1, 3_600>>,
+    pub min_heart_beat_ms: Option<Whole<10, 3_600_000>>,
+    pub heart_beats_missed: Option<Whole<1, 100>>,
+    pub default_prefetch: Option<Whole<0, 1_000_000>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StompDialect {
+    RabbitMq,
+    ActiveMq,
 }
 
 /// A listen URL, refused at its line.

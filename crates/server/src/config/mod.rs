@@ -32,6 +32,7 @@ pub struct Settings {
     pub broker: file::Broker,
     pub journal: file::Journal,
     pub mqtt: file::Mqtt,
+    pub stomp: file::Stomp,
 }
 
 impl Settings {
@@ -76,6 +77,7 @@ impl Settings {
             broker: file.broker,
             journal: file.journal,
             mqtt: file.mqtt,
+            stomp: file.stomp,
         };
         settings.check()?;
         Ok(settings)

@@ -140,3 +140,39 @@ fn the_service_manager_is_told() {
     assert_eq!(carrick.stop(), Some(0));
     assert!(hear().lines().any(|line| line == "STOPPING=1"));
 }
+
+/// `[stomp]` reaches the wire: dialect, heart-beats and bounds are what the file says, and a listener may have a dialect of its own.
+#[test]
+fn stomp_is_spoken_as_the_file_says() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("carrick.toml");
+    let text = "listen = ['stomp://127.0.0.1:0', 'stomp://127.0.0.1:0?dialect=rabbitmq']\n\
+                [stomp]\ndialect = 'activemq'\nmin_heart_beat_ms = 100\nmax_subscriptions = 1\nmax_body_size = 10";
+    std::fs::write(&file, text).expect("written");
+    let carrick = start(dir.path(), &["--config", file.to_str().expect("text")]);
+    let talk = |nth: usize, frames: &str| {
+        let address = carrick.urls[nth].strip_prefix("stomp://").and_then(|url| url.split('?').next()).expect("a URL");
+        let mut stream = TcpStream::connect(address).expect("connected");
+        stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
+        stream.write_all(format!("CONNECT\naccept-version:1.2\nheart-beat:0,50\n\n\0{frames}").as_bytes()).expect("sent");
+        let mut answer = Vec::new();
+        let mut piece = [0; 1024];
+        // Each conversation here ends with an ERROR.
+        while !answer.windows(5).any(|part| part == b"ERROR") {
+            let read = stream.read(&mut piece).expect("an answer in time");
+            assert_ne!(read, 0, "{}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..read]);
+        }
+        stream.read_to_end(&mut answer).expect("closed");
+        String::from_utf8(answer).expect("text")
+    };
+    let two = "SUBSCRIBE\nid:0\ndestination:/queue/a\n\n\0SUBSCRIBE\nid:1\ndestination:/queue/b\n\n\0";
+    let activemq = talk(0, two);
+    for part in ["server:ActiveMQ/", "heart-beat:100,0", "Subscription limit exceeded"] {
+        assert!(activemq.contains(part), "no {part:?} in {activemq}");
+    }
+    let rabbitmq = talk(1, "SEND\ndestination:/queue/a\ncontent-length:11\n\n01234567890\0");
+    for part in ["server:RabbitMQ/", "heart-beat:100,0", "Malformed frame"] {
+        assert!(rabbitmq.contains(part), "no {part:?} in {rabbitmq}");
+    }
+}

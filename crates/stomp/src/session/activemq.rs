@@ -11,9 +11,6 @@ use crate::dialect::{shown, REMOTE_TEMP_QUEUE};
 use crate::error::Fault;
 use crate::headers::FORMAT;
 
-/// What an ActiveMQ hands out unasked to a client that acknowledges.
-const PREFETCH: u32 = 1000;
-
 impl Session {
     pub(super) fn subscribe_activemq(&mut self, frame: &Frame<'_>, step: &mut Step<'_>) -> Handled {
         let get = |name: &str| frame.headers.get(name).map_err(malformed);
@@ -27,7 +24,7 @@ impl Session {
         let destination = self.dialect().destination(text)?;
         let tag = self.new_tag(id.as_deref(), &header)?;
         let prefetch = match get("activemq.prefetchSize")? {
-            None => PREFETCH,
+            None => self.stomp.config.prefetch(),
             // ActiveMQ's 0 is a client that asks for each message, which STOMP cannot.
             Some(text) => {
                 number::<u32>(&text).map(|size| size.max(1)).ok_or_else(|| Fault::plain("activemq.prefetchSize is no number".to_owned()))?

@@ -10,9 +10,6 @@ use crate::codec::{Command, Frame, FrameWriter, Version};
 use crate::dialect::Dialect;
 use crate::error::{of_refusal, Fault};
 
-/// RabbitMQ counts in seconds.
-const BEAT_MS_MIN: u32 = 1000;
-
 /// Who is at the other end.
 pub(super) struct Peer {
     loopback: bool,
@@ -38,12 +35,13 @@ pub(super) struct Beats {
 }
 
 impl Beats {
-    /// From `cx,cy`: what the client can send, and what it would like to get. We take both as they are, down to a second.
-    fn of(header: &str) -> Option<Beats> {
+    /// From `cx,cy`: what the client can send, and what it would like to get. We take both as they are, down to a
+    /// bound.
+    fn of(header: &str, min: Duration) -> Option<Beats> {
         let (sends, wants) = header.split_once(',')?;
         let interval = |text: &str| match text.trim().parse::<u32>().ok()? {
             0 => Some(None),
-            ms => Some(Some(Duration::from_millis(ms.max(BEAT_MS_MIN).into()))),
+            ms => Some(Some(Duration::from_millis(ms.into()).max(min))),
         };
         Some(Beats { sent: interval(wants)?, expected: interval(sends)? })
     }
@@ -65,7 +63,8 @@ impl Session {
             return Err(Fault::new("Version mismatch", "Supported versions are 1.0,1.1,1.2\n"));
         };
         if let Some(header) = text("heart-beat")? {
-            self.beats = Beats::of(&header).ok_or_else(|| Fault::processing(format!("heart-beat is not two numbers: '{header}'")))?;
+            self.beats = Beats::of(&header, self.stomp.config.min_heart_beat)
+                .ok_or_else(|| Fault::processing(format!("heart-beat is not two numbers: '{header}'")))?;
         }
         self.version = version;
         let activemq = self.dialect() == Dialect::ActiveMq;
@@ -143,7 +142,7 @@ mod tests {
 
     #[test]
     fn heart_beats_are_two_numbers() {
-        let header = |text: &str| Beats::of(text).map(|beats| beats.header());
+        let header = |text: &str| Beats::of(text, Duration::from_secs(1)).map(|beats| beats.header());
         assert_eq!(header("0,0").as_deref(), Some("0,0"));
         // Ours first.
         assert_eq!(header("1500,500").as_deref(), Some("1000,1500"));

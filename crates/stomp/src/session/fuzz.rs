@@ -88,7 +88,7 @@ pub fn session_fuzz(data: &[u8]) {
     let Some((first, data)) = data.split_first() else { return };
     let config = || Config { max_subscriptions: 8, max_transactions: 4, ..Config::default() };
     converse(config(), *first, data);
-    converse(config().activemq(), *first, data);
+    converse(config().speaking(crate::Dialect::ActiveMq), *first, data);
 }
 
 fn converse(config: Config, first: u8, data: &[u8]) {

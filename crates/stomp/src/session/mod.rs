@@ -226,6 +226,10 @@ impl Session {
             }
             frames.set_version(self.version);
         }
+        // Whether the client is let in is said first.
+        if let (Some((at, _)), Phase::Login) = (self.broken, self.phase) {
+            return Flow::Hold(at);
+        }
         match self.broken.take() {
             Some((_, error)) => self.fail(malformed(error), None, step),
             None => Flow::Go,
@@ -446,7 +450,7 @@ impl ProtocolSession for Session {
     fn deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Ended => None,
-            Phase::Running => Some(self.heard_at + 2 * self.beats.expected?),
+            Phase::Running => Some(self.heard_at + self.beats.expected?.saturating_mul(self.stomp.config.heart_beats_missed)),
             Phase::Fresh | Phase::Login => Some(self.heard_at + self.stomp.config.connect_timeout),
             Phase::Leaving | Phase::Failing => Some(self.heard_at + LAST_WORDS),
         }

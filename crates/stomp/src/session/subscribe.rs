@@ -79,7 +79,7 @@ impl Session {
         }
         let tag = self.new_tag(id.as_deref(), &header)?;
         let prefetch = match get("prefetch-count")? {
-            None => 0,
+            None => self.stomp.config.prefetch(),
             Some(text) => number(&text).ok_or_else(|| Fault::processing("prefetch-count is no number"))?,
         };
         let mode = AckMode { prefetch, ..ack_mode(frame)? };

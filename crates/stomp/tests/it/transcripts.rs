@@ -20,7 +20,7 @@ fn scripts() -> Vec<PathBuf> {
 /// Those in `activemq.txt` are with a listener of that dialect.
 fn run(path: &Path, text: &str, pieces: usize) -> String {
     let config = || match path.ends_with("activemq.txt") {
-        true => Config::default().activemq(),
+        true => Config::default().speaking(stomp::Dialect::ActiveMq),
         false => Config::default(),
     };
     let mut after = String::new();
