@@ -37,6 +37,10 @@ impl Protocol for Amqp {
         }
     }
 
+    fn sub_protocols(&self) -> &'static [&'static str] {
+        &["amqp"]
+    }
+
     fn open(self: Arc<Self>, context: Context, now: Instant) -> Box<dyn ProtocolSession> {
         Box::new(Session::new(self, context, now))
     }

@@ -158,6 +158,14 @@ pub trait Protocol: Send + Sync {
     fn name(&self) -> &'static str;
     /// Does a connection that starts like this speak it?
     fn recognise(&self, first: &[u8]) -> Verdict;
+    /// What it is called when WebSocket carries it, in the words of its specification. None: it is not carried.
+    fn sub_protocols(&self) -> &'static [&'static str] {
+        &[]
+    }
+    /// Whether its clients may send WebSocket text frames, and are answered in them where it is text.
+    fn speaks_text(&self) -> bool {
+        false
+    }
     fn open(self: Arc<Self>, context: Context, now: Instant) -> Box<dyn ProtocolSession>;
 }
 

@@ -1,30 +1,23 @@
 //! The accept loops, and the handle that `server` holds.
 
+use crate::greet;
 use crate::listener::{Bound, Listening, SocketFile};
 use crate::slots::{Slot, Slots};
 use crate::timer::now;
-use crate::{Config, Connection, Transport};
-use broker_api::{Broker, ConnectionInfo, Context, Peer, Protocol, VhostName};
+use crate::{Config, Connection, Service, Spoken, Transport};
+use broker_api::{Broker, ConnectionInfo, Context, CoreSession, Peer, Protocol, Refusal};
 use rustix::io::Errno;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{debug, debug_span, info, warn};
 
 /// How long a listener rests when descriptors have run out; a closing connection ends the rest early.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// What is spoken on a listener, and where its clients arrive.
-#[derive(Clone)]
-pub struct Service {
-    pub protocol: Arc<dyn Protocol>,
-    pub vhost: VhostName,
-    /// Connections without credentials are let in as `anonymous`.
-    pub allow_anonymous: bool,
-}
 
 /// All listeners and their connections. Lives inside a tokio runtime.
 pub struct Gateway {
@@ -32,12 +25,13 @@ pub struct Gateway {
     broker: Arc<dyn Broker>,
     slots: Arc<Slots>,
     listeners: Vec<JoinHandle<()>>,
+    stopping: watch::Sender<bool>,
 }
 
 impl Gateway {
     pub fn new(config: Config, broker: Arc<dyn Broker>) -> Gateway {
         let slots = Slots::new(config.max_connections);
-        Gateway { config, broker, slots, listeners: Vec::new() }
+        Gateway { config, broker, slots, listeners: Vec::new(), stopping: watch::Sender::new(false) }
     }
 
     /// Accepts from now on. To be called within the runtime that will carry the connections.
@@ -45,7 +39,8 @@ impl Gateway {
         let patience = u64::from(self.config.slow_consumer_timeout_secs);
         let patience = (patience > 0).then(|| Duration::from_secs(patience));
         let (broker, slots, url) = (self.broker.clone(), self.slots.clone(), bound.url.to_string());
-        let door = Arc::new(Door { service, broker, slots, url, patience });
+        let handshake = Duration::from_secs(u64::from(self.config.handshake_timeout_secs));
+        let door = Arc::new(Door { service, broker, slots, url, patience, handshake, stopping: self.stopping.subscribe() });
         let task = match bound.socket {
             Listening::Tcp(socket) => tokio::spawn(accept_tcp(TcpListener::from_std(socket)?, door)),
             Listening::Unix(socket, file) => tokio::spawn(accept_unix(UnixListener::from_std(socket)?, file, door)),
@@ -59,12 +54,13 @@ impl Gateway {
         &self.slots
     }
 
-    /// Closes the listeners; connections stay.
+    /// Closes the listeners; connections stay, except those that have not said what they speak.
     pub async fn stop_accepting(&mut self) {
         for task in self.listeners.drain(..) {
             task.abort();
             let _ = task.await;
         }
+        self.stopping.send_replace(true);
     }
 
     /// Waits until the connections have closed, for at most the configured time; how many are left. The core has told the sessions.
@@ -74,32 +70,45 @@ impl Gateway {
 }
 
 /// What a connection needs when it comes in.
-struct Door {
-    service: Service,
+pub(crate) struct Door {
+    pub service: Service,
     broker: Arc<dyn Broker>,
     slots: Arc<Slots>,
-    url: String,
+    pub url: String,
     /// With clients that do not read.
     patience: Option<Duration>,
+    /// With clients that do not say what they speak.
+    pub handshake: Duration,
+    /// True: those who have not said what they speak are not waited for any more.
+    pub stopping: watch::Receiver<bool>,
 }
 
 impl Door {
-    fn admit(&self, stream: Transport, peer: Peer, slot: Slot) {
-        let protocol = &self.service.protocol;
-        let span = debug_span!("conn", conn = slot.number(), %peer, protocol = protocol.name(), vhost = %self.service.vhost);
+    fn admit(self: &Arc<Door>, stream: Transport, peer: Peer, slot: Slot) {
+        match &self.service.spoken {
+            Spoken::One(protocol) => {
+                if let Ok(core) = self.connect(protocol, &peer) {
+                    self.seat(protocol, core, stream, peer, slot);
+                }
+            }
+            Spoken::Web(_) | Spoken::Any(_) => drop(tokio::spawn(greet::greet(self.clone(), stream, peer, slot))),
+        }
+    }
+
+    /// A place in the core, unless it says no.
+    pub fn connect(&self, protocol: &Arc<dyn Protocol>, peer: &Peer) -> Result<Box<dyn CoreSession>, Refusal> {
         let info = ConnectionInfo {
             peer: peer.clone(),
             protocol: protocol.name(),
             vhost: self.service.vhost.clone(),
             allow_anonymous: self.service.allow_anonymous,
         };
-        let core = match self.broker.connect(info) {
-            Ok(core) => core,
-            Err(refusal) => {
-                span.in_scope(|| info!(%peer, %refusal, "connection refused"));
-                return;
-            }
-        };
+        self.broker.connect(info).inspect_err(|refusal| info!(%peer, %refusal, "connection refused"))
+    }
+
+    /// From here on the connection is its session's.
+    pub fn seat(&self, protocol: &Arc<dyn Protocol>, core: Box<dyn CoreSession>, stream: Transport, peer: Peer, slot: Slot) {
+        let span = debug_span!("conn", conn = slot.number(), %peer, protocol = protocol.name(), vhost = %self.service.vhost);
         let session = protocol.clone().open(Context { peer, opened_ms: self.broker.now_ms() }, now());
         span.in_scope(|| debug!("connection accepted"));
         tokio::spawn(Connection::new(stream, session, core, slot, span).slow_consumer_timeout(self.patience));

@@ -12,12 +12,14 @@ pub struct Config {
     pub backlog: u16,
     /// How long a stop waits for clients to take their good-bye.
     pub shutdown_secs: u16,
+    /// How long a connection may take until it is clear what it speaks: the first bytes on `any://`, WebSocket's handshake.
+    pub handshake_timeout_secs: u16,
     /// A client that has not taken what waits for it for so long is disconnected. 0 = never.
     pub slow_consumer_timeout_secs: u32,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { max_connections: 0, backlog: 1024, shutdown_secs: 5, slow_consumer_timeout_secs: 0 }
+        Config { max_connections: 0, backlog: 1024, shutdown_secs: 5, handshake_timeout_secs: 10, slow_consumer_timeout_secs: 0 }
     }
 }

@@ -292,6 +292,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.end(Close::dirty("the peer closed the connection"), scratch, now);
                 true
             }
+            // What carries the bytes cannot read on, but has a last word of its own (a close frame, an alert): what is ready goes before it.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                self.end(Close::dirty(error.to_string()), scratch, now);
+                true
+            }
             Poll::Ready(Err(error)) => {
                 self.lose("reading", &error, scratch, now);
                 true

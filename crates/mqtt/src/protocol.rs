@@ -81,6 +81,11 @@ impl Protocol for Mqtt {
         }
     }
 
+    /// MQTT 5.0, 6: `mqtt`, in binary frames only. 3.1 was carried before that was written down.
+    fn sub_protocols(&self) -> &'static [&'static str] {
+        &["mqtt", "mqttv3.1"]
+    }
+
     fn open(self: Arc<Self>, context: Context, now: Instant) -> Box<dyn ProtocolSession> {
         Box::new(Session::new(self, context, now))
     }

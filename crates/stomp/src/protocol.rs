@@ -41,6 +41,14 @@ impl Protocol for Stomp {
         [Verdict::Mine, Verdict::NeedMore].into_iter().find(|verdict| verdicts.contains(verdict)).unwrap_or(Verdict::NotMine)
     }
 
+    fn sub_protocols(&self) -> &'static [&'static str] {
+        &["v12.stomp", "v11.stomp", "v10.stomp", "stomp"]
+    }
+
+    fn speaks_text(&self) -> bool {
+        true
+    }
+
     fn open(self: Arc<Self>, context: Context, now: Instant) -> Box<dyn ProtocolSession> {
         Box::new(Session::new(self, &context, now))
     }

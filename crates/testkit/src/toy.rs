@@ -54,6 +54,9 @@ impl Protocol for Toy {
             Some(_) => Verdict::NotMine,
         }
     }
+    fn sub_protocols(&self) -> &'static [&'static str] {
+        &["toy"]
+    }
     fn open(self: Arc<Self>, _context: Context, now: Instant) -> Box<dyn ProtocolSession> {
         let deadline = self.idle.map(|idle| now + idle);
         let beat_at = self.beat.map(|beat| now + beat);

@@ -2,7 +2,7 @@
 
 use crate::support::{timed, until, LIMIT};
 use broker_api::VhostName;
-use gateway::{bind, Config, Gateway, ListenUrl, Service};
+use gateway::{bind, Config, Gateway, ListenUrl, Service, Spoken};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,31 +10,35 @@ use testkit::{FakeBroker, Toy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-struct House {
-    gateway: Gateway,
-    broker: Arc<FakeBroker>,
-    url: ListenUrl,
+pub struct House {
+    pub gateway: Gateway,
+    pub broker: Arc<FakeBroker>,
+    pub url: ListenUrl,
 }
 
 fn house(config: Config, url: &str) -> House {
+    house_of(config, url, Spoken::One(Toy::new()))
+}
+
+pub fn house_of(config: Config, url: &str, spoken: Spoken) -> House {
     let broker = FakeBroker::new();
     let mut gateway = Gateway::new(config, broker.clone());
     let mut bound = bind(&url.parse().expect("a URL"), 64).expect("bound");
     let bound = bound.remove(0);
     let url = bound.url.clone();
-    let service = Service { protocol: Toy::new(), vhost: VhostName::new("/"), allow_anonymous: true };
+    let service = Service { spoken, vhost: VhostName::new("/"), allow_anonymous: true };
     gateway.listen(bound, service).expect("listening");
     House { gateway, broker, url }
 }
 
 impl House {
-    async fn connect(&self) -> TcpStream {
+    pub async fn connect(&self) -> TcpStream {
         let url = self.url.to_string();
-        timed(TcpStream::connect(url.trim_start_matches("mqtt://"))).await.expect("connected")
+        timed(TcpStream::connect(url.split_once("://").expect("a scheme").1)).await.expect("connected")
     }
 }
 
-async fn ask(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), question: &str) -> String {
+pub async fn ask(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), question: &str) -> String {
     timed(stream.write_all(question.as_bytes())).await.expect("sent");
     let mut answer = [0; 64];
     let count = timed(stream.read(&mut answer)).await.expect("an answer");

@@ -6,3 +6,4 @@ mod holding;
 mod layers;
 mod listening;
 mod support;
+mod web;

@@ -1,0 +1,49 @@
+//! What a listener offers.
+
+use broker_api::{Protocol, VhostName};
+use std::sync::Arc;
+use websocket::{Carried, Menu, Origins};
+
+/// What is spoken on a listener, and where its clients arrive.
+#[derive(Clone)]
+pub struct Service {
+    pub spoken: Spoken,
+    pub vhost: VhostName,
+    /// Connections without credentials are let in as `anonymous`.
+    pub allow_anonymous: bool,
+}
+
+#[derive(Clone)]
+pub enum Spoken {
+    /// It is known before the first byte comes.
+    One(Arc<dyn Protocol>),
+    /// Those that WebSocket carries; the handshake says which.
+    Web(Arc<Web>),
+    /// The first bytes say which, or that it is WebSocket.
+    Any(Arc<Web>),
+}
+
+/// Protocols, bare and in WebSocket's frames.
+pub struct Web {
+    pub(crate) protocols: Vec<Arc<dyn Protocol>>,
+    /// Of those that are carried, and where each stands in `protocols`.
+    pub(crate) menu: Menu,
+    pub(crate) carried: Vec<usize>,
+    pub(crate) stream: websocket::Config,
+}
+
+impl Web {
+    /// `default`: the name of the one that a client gets who asks for none. `None`: it is not there, or WebSocket does not carry it.
+    pub fn new(protocols: Vec<Arc<dyn Protocol>>, default: &str, origins: Origins, stream: websocket::Config) -> Option<Web> {
+        let carried: Vec<usize> = (0..protocols.len()).filter(|n| !protocols[*n].sub_protocols().is_empty()).collect();
+        let name = |n: &usize| protocols[*n].name();
+        let default = carried.iter().position(|n| name(n) == default)?;
+        let entries = carried.iter().map(|n| Carried {
+            name: name(n),
+            sub_protocols: protocols[*n].sub_protocols(),
+            text: protocols[*n].speaks_text(),
+        });
+        let menu = Menu { carried: entries.collect(), default, origins };
+        Some(Web { protocols, menu, carried, stream })
+    }
+}
