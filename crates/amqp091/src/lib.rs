@@ -5,6 +5,7 @@
 //! * `session`: the conversation with one client, a file for each concern.
 //! * `mapping`, `arguments`: what a message and a queue are here, and what they are to the core.
 //! * `error`: the table from the core's refusals to codes and texts.
+//! * [`Firehose`]: what traced publishes and deliveries look like.
 //! * `foreign`: what messages of other protocols say of themselves, in AMQP's words.
 //! * [`Headers`]: how exchanges read headers and arguments of this protocol.
 
@@ -13,6 +14,7 @@ pub mod codec;
 mod arguments;
 mod config;
 mod error;
+mod firehose;
 mod foreign;
 mod fuzz;
 mod headers;
@@ -23,6 +25,7 @@ mod session;
 pub use arguments::{exchange_spec, queue_spec, ExchangeFlags, QueueFlags};
 pub use config::{Config, ConfigError};
 pub use error::{Code, Fault};
+pub use firehose::Firehose;
 pub use fuzz::session_fuzz;
 pub use headers::Headers;
 pub use mapping::FORMAT;

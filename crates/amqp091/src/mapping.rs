@@ -26,6 +26,13 @@ pub(crate) fn address<'a>(batch: &'a Batch, head: &Head, delivery: &'a Delivery)
     (exchange, Cow::Owned(key_of_topic(key)))
 }
 
+/// The same as its publisher said them.
+pub(crate) fn published_address<'a>(batch: &'a Batch, head: &Head) -> (&'a [u8], Cow<'a, [u8]>) {
+    let exchange = if head.topic { TOPIC_EXCHANGE } else { batch.bytes(head.exchange) };
+    let key = batch.key(head);
+    (exchange, if head.separator == SEPARATOR { Cow::Borrowed(key) } else { Cow::Owned(key_of_topic(key)) })
+}
+
 /// Flags and values of a message that was published here.
 #[inline]
 pub(crate) fn own_properties<'a>(batch: &'a Batch, head: &Head) -> &'a [u8] {

@@ -73,6 +73,9 @@ pub const HEAD_RETAIN: u16 = 8;
 /// `origin` is a whole frame that the same protocol may pass on byte for byte to a consumer that asks for nothing special.
 pub const HEAD_VERBATIM: u16 = 16;
 
+/// The last message of its [`Head::group`]: whoever takes the next of that group may be another.
+pub const HEAD_GROUP_ENDS: u16 = 32;
+
 /// The [`Head::format`] of a message without properties; the core makes such messages itself. Formats above it are the protocols' own.
 pub const FORMAT_PLAIN: u8 = 1;
 
@@ -87,6 +90,7 @@ pub struct Head {
     pub origin: Span,
     pub body: Span,
     pub user: Span,
+    /// The group it belongs to (JMS: JMSXGroupID), see "Message groups" in the crate's documentation; empty: none.
     pub group: Span,
     /// Further routing keys (AMQP: CC and BCC), see [`crate::Turn::intern_keys`]; the message goes once to each destination of any.
     pub keys: Span,

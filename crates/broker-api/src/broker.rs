@@ -33,10 +33,22 @@ impl std::fmt::Display for Peer {
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
     pub peer: Peer,
+    /// Our end, where it has an address.
+    pub local: Option<SocketAddr>,
     pub protocol: &'static str,
     pub vhost: VhostName,
     /// Connections without credentials are let in as `anonymous`.
     pub allow_anonymous: bool,
+}
+
+impl ConnectionInfo {
+    /// What operators know it by.
+    pub fn name(&self) -> String {
+        match self.local {
+            Some(local) => format!("{} -> {local}", self.peer),
+            None => self.peer.to_string(),
+        }
+    }
 }
 
 pub trait Broker: Send + Sync {

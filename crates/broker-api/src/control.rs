@@ -136,6 +136,8 @@ pub struct Subscribe {
     pub no_local: bool,
     pub as_published: bool,
     pub retained: RetainedOn,
+    /// Only messages for which this holds (see "Selectors" in the crate's documentation). Not with `share`.
+    pub selector: Option<Box<str>>,
 }
 
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -177,6 +179,8 @@ pub struct QueueSpec {
     pub single_active_consumer: bool,
     /// Whatever comes back counts as an attempt, also by a consumer that is lost, and deliveries say so ([`crate::DELIVERY_COUNTED`]).
     pub counts_attempts: bool,
+    /// Only messages for which this holds are put into it; others are not routed here (see "Selectors" in the crate's documentation).
+    pub selector: Option<String>,
     pub arguments: Vec<u8>,
     /// Of `arguments`, as in a head.
     pub format: u8,
@@ -212,6 +216,9 @@ pub enum Mode {
     Lease,
     /// Settled as they leave.
     Settled,
+    /// Looks at what is ready when it begins, in order, and takes nothing: there is nothing to settle, and others are handed the same.
+    /// Credit counts. [`crate::Signal::Browsed`] comes behind the last one; then nothing more comes.
+    Browse,
 }
 
 #[derive(Clone, Debug)]
@@ -224,6 +231,9 @@ pub struct Consume {
     pub mode: Mode,
     pub exclusive: bool,
     pub priority: i32,
+    /// Only messages for which this holds; what it leaves stays for others, and holds nobody up (see "Selectors" in the crate's
+    /// documentation).
+    pub selector: Option<Box<str>>,
 }
 
 #[derive(Clone, Debug)]
@@ -242,6 +252,8 @@ pub enum Control {
     Owner {
         owner: OwnerIx,
         fail_stop: bool,
+        /// The number by which its client knows it, for limits on channels and for who looks on ([`crate::Tracer`]); 0: it is no channel.
+        channel: u16,
     },
     Attach(Attach),
     EndOwner(EndOwner),

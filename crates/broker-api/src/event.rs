@@ -140,6 +140,10 @@ pub enum Signal {
         consumer: ConsumerIx,
         unused: u32,
     },
+    /// A consumer that only looks ([`crate::Mode::Browse`]) has been handed everything that was there.
+    Browsed {
+        consumer: ConsumerIx,
+    },
     /// Another connection has taken this owner's session.
     Superseded {
         owner: OwnerIx,

@@ -46,6 +46,23 @@
 //!   [`Limit::Transaction`], a settlement past it makes the commit answer so.
 //! - When the owner or the connection ends, its open transactions are forgotten.
 //!
+//! # Selectors
+//!
+//! A selector is a condition on what a message says of itself, in the language of JMS 2.0, 3.8.1, as ActiveMQ reads it (quoted
+//! identifiers, `convert_string_expressions:` and `hyphenated_props:` before it). A name is that of a header of the message, as the
+//! [`HeaderView`] of its format shows it, or one of these: JMSMessageID, JMSCorrelationID, JMSType, JMSReplyTo (text), JMSTimestamp,
+//! JMSExpiration (ms; when it came in where it does not say), JMSPriority, JMSDeliveryMode (`'PERSISTENT'` or `'NON_PERSISTENT'`),
+//! JMSXGroupID, JMSXUserID, JMSDestination (its first routing key). Bytes that are UTF-8 are text.
+//!
+//! It may stand with a consumer ([`Consume::selector`]: the others are left in the queue), with a subscription
+//! ([`Subscribe::selector`]) or with a queue ([`QueueSpec::selector`]), which then get only what matches. One that cannot be read is
+//! refused: [`Refusal::Invalid`] with `what: "selector"` and the position in `why`.
+//!
+//! # Message groups
+//!
+//! Of the messages of one [`Head::group`] in a queue that several consumers take from, all go to one of them, in order, until that one
+//! goes or a message with [`HEAD_GROUP_ENDS`] has been handed out. Which one: who would have been handed the group's first message.
+//!
 //! Names chosen by the session ([`OwnerIx`], [`ConsumerIx`], [`GroupIx`], [`Token`]) are never reused within a connection, so a
 //! handle is its own incarnation and pipelined commands wait for no reply.
 
@@ -59,10 +76,12 @@ mod neutral;
 mod refusal;
 mod session;
 pub mod spelling;
+mod trace;
 mod turn;
 
 pub use batch::{
-    Batch, Counted, Head, Keys, Region, Span, FORMAT_PLAIN, HEAD_CONFIRM, HEAD_DURABLE, HEAD_MANDATORY, HEAD_RETAIN, HEAD_VERBATIM,
+    Batch, Counted, Head, Keys, Region, Span, FORMAT_PLAIN, HEAD_CONFIRM, HEAD_DURABLE, HEAD_GROUP_ENDS, HEAD_MANDATORY, HEAD_RETAIN,
+    HEAD_VERBATIM,
 };
 pub use broker::{Broker, ConnectionInfo, CoreSession, Peer};
 pub use control::{
@@ -78,4 +97,5 @@ pub use names::{ConsumerIx, ExchangeName, GroupIx, OwnerIx, QueueId, QueueName, 
 pub use neutral::Neutral;
 pub use refusal::{Inequivalent, Limit, Refusal};
 pub use session::{Close, Context, Flow, Out, Piece, Protocol, ProtocolSession, Split, Then, Verdict};
+pub use trace::{Spelled, Traced, TracedAs, Tracer};
 pub use turn::{Credit, CreditTo, Entry, Outcome, Settle, StateEdit, StateValue, Turn};

@@ -7,6 +7,7 @@ use thiserror::Error;
 pub enum Limit {
     QueueLength,
     Connections,
+    Channels,
     Sessions,
     Subscriptions,
     Queues,

@@ -85,7 +85,7 @@ fn say(what: &str, core: &Core, since: Instant) {
 }
 
 fn connect(core: &Core) -> Box<dyn CoreSession> {
-    let info = ConnectionInfo { peer: Peer::Unix, protocol: "example", vhost: VhostName::new("/"), allow_anonymous: true };
+    let info = ConnectionInfo { peer: Peer::Unix, local: None, protocol: "example", vhost: VhostName::new("/"), allow_anonymous: true };
     let mut session = core.connect(info).expect("a connection");
     let mut turn = Turn::default();
     turn.control(Token(1), Control::Login(Login { vhost: None, step: LoginStep::Anonymous }));
@@ -121,7 +121,8 @@ fn offline(core: &Core, n: u64) {
     turn.control(Token(2), Control::Attach(attach));
     let filter = Filter { pattern: format!("t/{n}").into(), separator: b'/' };
     let retained = RetainedOn::Never;
-    let subscribe = Subscribe { owner, filter, share: None, level: 1, identifier: 0, no_local: false, as_published: false, retained };
+    let subscribe =
+        Subscribe { owner, filter, share: None, level: 1, identifier: 0, no_local: false, as_published: false, retained, selector: None };
     turn.control(Token(3), Control::Subscribe(subscribe));
     session.submit(&mut turn);
     session.disconnect();

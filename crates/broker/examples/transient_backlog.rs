@@ -59,13 +59,13 @@ fn say(what: &str, core: &Core, messages: u64, since: Instant) {
 }
 
 fn connect(core: &Core) -> Box<dyn CoreSession> {
-    let info = ConnectionInfo { peer: Peer::Unix, protocol: "example", vhost: VhostName::new("/"), allow_anonymous: true };
+    let info = ConnectionInfo { peer: Peer::Unix, local: None, protocol: "example", vhost: VhostName::new("/"), allow_anonymous: true };
     let mut session = core.connect(info).expect("a connection");
     let mut turn = Turn::default();
     turn.control(Token(1), Control::Login(Login { vhost: None, step: LoginStep::Anonymous }));
     session.submit(&mut turn);
     hear(&mut *session, |event, _| matches!(event, Event::Reply(..)));
-    turn.control(Token(2), Control::Owner { owner: OWNER, fail_stop: false });
+    turn.control(Token(2), Control::Owner { owner: OWNER, fail_stop: false, channel: 0 });
     session.submit(&mut turn);
     hear(&mut *session, |event, _| matches!(event, Event::Reply(..)));
     session
@@ -131,6 +131,7 @@ fn drain(core: &Core, messages: u64) {
         mode: Mode::Lease,
         exclusive: false,
         priority: 0,
+        selector: None,
     };
     turn.control(Token(4), Control::Consume(consume));
     session.submit(&mut turn);

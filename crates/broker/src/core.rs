@@ -59,6 +59,10 @@ pub struct Config {
     pub sys_interval_secs: u64,
     /// Grace for a will whose connection was lost by our own restart.
     pub restart_will_delay_secs: u32,
+    /// Virtual hosts that are traced from the start.
+    pub traced_vhosts: Vec<String>,
+    /// Writes what is traced; without one nothing is.
+    pub tracer: Option<Arc<dyn broker_api::Tracer>>,
     /// How each format's headers and arguments are read, for exchanges that look at them.
     pub header_views: Vec<(u8, Arc<dyn broker_api::HeaderView>)>,
 }
@@ -84,6 +88,8 @@ impl Default for Config {
             spill_file_bytes: 32 << 20,
             sys_interval_secs: 10,
             restart_will_delay_secs: 5,
+            traced_vhosts: Vec::new(),
+            tracer: None,
             header_views: Vec::new(),
         }
     }
@@ -221,6 +227,7 @@ impl Shared {
         }
         let info = ConnectionInfo {
             peer: broker_api::Peer::Unix,
+            local: None,
             protocol: crate::link::INTERNAL,
             vhost: vhost.name.clone(),
             allow_anonymous: false,
@@ -322,7 +329,7 @@ impl Core {
         let found = self.0.vhost(vhost).filter(|vhost| !vhost.is_deleted());
         let found = found.ok_or_else(|| Refusal::NotFound { what: "vhost", name: vhost.to_string() })?;
         let peer = broker_api::Peer::Unix;
-        let info = ConnectionInfo { peer, protocol: crate::link::INTERNAL, vhost: vhost.clone(), allow_anonymous: false };
+        let info = ConnectionInfo { peer, local: None, protocol: crate::link::INTERNAL, vhost: vhost.clone(), allow_anonymous: false };
         Ok(Box::new(Link::internal(&self.0, info, found).trusted()))
     }
 

@@ -19,6 +19,7 @@ mod queue;
 mod retained_expiry;
 mod route;
 pub mod routing;
+pub mod selector;
 mod session;
 mod vhost;
 mod vhosts;

@@ -47,6 +47,8 @@ pub(crate) struct Vhost {
     pub connected: AtomicU64,
     pub connections_max: AtomicU64,
     pub queues_max: AtomicU64,
+    /// Publishes and deliveries in here are told to who looks on.
+    pub traced: AtomicBool,
     /// What a queue is that is declared without a type.
     pub default_queue_type: RwLock<Option<Arc<str>>>,
     pub policies: RwLock<Arc<Policies>>,
@@ -79,6 +81,7 @@ impl Vhost {
             connected: AtomicU64::new(0),
             connections_max: AtomicU64::new(u64::MAX),
             queues_max: AtomicU64::new(u64::MAX),
+            traced: AtomicBool::new(false),
             default_queue_type: RwLock::default(),
             policies: RwLock::default(),
             exchanges,

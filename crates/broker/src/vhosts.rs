@@ -87,6 +87,20 @@ impl Core {
         Ok(true)
     }
 
+    /// Switches the tracing of a virtual host on or off, until the next start. `false`: there is no such host.
+    pub fn set_traced(&self, name: &str, on: bool) -> bool {
+        let found = self.0.vhost(&VhostName::new(name));
+        if let Some(vhost) = &found {
+            vhost.traced.store(on && self.0.config.tracer.is_some(), Ordering::Relaxed);
+        }
+        found.is_some()
+    }
+
+    /// `None`: there is no such virtual host.
+    pub fn is_traced(&self, name: &str) -> Option<bool> {
+        self.0.vhost(&VhostName::new(name)).map(|vhost| vhost.traced.load(Ordering::Relaxed))
+    }
+
     /// The names of all virtual hosts, in their order.
     pub fn vhosts(&self) -> Vec<VhostName> {
         let mut names: Vec<VhostName> = self.0.vhosts.iter().map(|v| v.name.clone()).collect();
@@ -123,6 +137,9 @@ impl Shared {
             if let Some(vhost) = self.vhost(&VhostName::new(name)) {
                 *vhost.default_queue_type.write() = Some(kind.as_str().into());
             }
+        }
+        for name in &self.config.traced_vhosts {
+            Core(self.clone()).set_traced(name, true);
         }
         for (name, limits) in &self.config.vhost_limits {
             if let Some(vhost) = self.vhost(&VhostName::new(name)) {

@@ -99,6 +99,7 @@ impl Door {
     pub fn connect(&self, protocol: &Arc<dyn Protocol>, peer: &Peer) -> Result<Box<dyn CoreSession>, Refusal> {
         let info = ConnectionInfo {
             peer: peer.clone(),
+            local: None,
             protocol: protocol.name(),
             vhost: self.service.vhost.clone(),
             allow_anonymous: self.service.allow_anonymous,

@@ -73,6 +73,7 @@ fn limit_reached(limit: Limit) -> Answer {
         // 0x95 cannot stand in an acknowledgement (MQTT 5.0, table 2-6).
         Limit::MessageSize => Answer::new(PacketTooLarge, QuotaExceeded, QuotaExceeded, Close),
         Limit::QueueLength
+        | Limit::Channels
         | Limit::Sessions
         | Limit::Subscriptions
         | Limit::Queues

@@ -246,6 +246,7 @@ pub(crate) fn subscribe(asked: &SubscribeFilter, identifier: u32, most: Qos, bri
         no_local: options.no_local || bridge && !filter.is_shared(),
         as_published: options.retain_as_published || bridge,
         retained,
+        selector: None,
     })
 }
 

@@ -3,7 +3,7 @@
 use crate::config::file;
 use crate::config::Settings;
 use anyhow::{Context, Result};
-use broker_api::{Protocol, Views};
+use broker_api::{Protocol, Tracer, Views};
 use gateway::ListenUrl;
 use std::num::NonZeroU16;
 use std::sync::atomic::Ordering::Relaxed;
@@ -41,6 +41,11 @@ pub fn header_views() -> Views {
         (amqp091::FORMAT, Arc::new(amqp091::Headers)),
         (stomp::FORMAT, Arc::new(stomp::Headers)),
     ]
+}
+
+/// How publishes and deliveries are told of, where a virtual host is traced.
+pub fn tracer() -> Arc<dyn Tracer> {
+    Arc::new(amqp091::Firehose::new(header_views()))
 }
 
 impl List {

@@ -38,6 +38,8 @@ pub fn open(settings: &Settings) -> Result<House> {
     });
     let vhosts = settings.vhosts.iter().map(|vhost| vhost.name.clone()).filter(|name| name != "/");
     let vhosts = vhosts.chain(definitions.vhosts.drain(..)).collect();
+    let traced = settings.vhosts.iter().filter(|vhost| vhost.trace).map(|vhost| vhost.name.clone());
+    let traced_vhosts = traced.chain(definitions.traced_vhosts.drain(..)).collect();
     let default_queue_types = std::mem::take(&mut definitions.default_queue_types);
     let limits = settings
         .vhosts
@@ -45,7 +47,7 @@ pub fn open(settings: &Settings) -> Result<House> {
         .map(|vhost| (vhost.name.clone(), VhostLimits { connections_max: vhost.max_connections, queues_max: vhost.max_queues }));
     // The last one holds: the configuration file's.
     let vhost_limits = definitions.vhost_limits.drain(..).chain(limits.filter(|(_, limits)| *limits != VhostLimits::default())).collect();
-    let config = broker::Config { vhosts, default_queue_types, vhost_limits, ..broker_config(&settings.broker, auth) };
+    let config = broker::Config { vhosts, default_queue_types, vhost_limits, traced_vhosts, ..broker_config(&settings.broker, auth) };
     let core = Core::open(Arc::new(storage), journal_config(&settings.journal), config, on_failure)
         .with_context(|| format!("cannot open the data directory {}", dir.display()))?;
     let mut notes = std::mem::take(&mut definitions.notes);
@@ -112,6 +114,7 @@ fn auth_config(settings: &Settings) -> Result<auth::Config> {
         },
         tags: user.tags.clone(),
         connections_max: user.max_connections,
+        channels_max: user.max_channels,
     });
     let rules = settings.rules.iter().map(|rule| auth::Rule::parse(rule.user.as_deref(), &rule.access, &rule.topic));
     let permissions = settings.permissions.iter().map(|p| auth::Permission::parse(&p.user, &p.vhost, &p.configure, &p.write, &p.read));
@@ -132,6 +135,7 @@ fn broker_config(file: &file::Broker, auth: auth::Config) -> broker::Config {
     broker::Config {
         auth,
         header_views: crate::protocols::header_views(),
+        tracer: Some(crate::protocols::tracer()),
         session_queue_messages: file.session_queue_messages.map_or(default.session_queue_messages, |n| n.0),
         session_queue_bytes: file.session_queue_bytes.map_or(default.session_queue_bytes, |n| n.0),
         transaction_bytes: file.transaction_bytes.map_or(default.transaction_bytes, |n| n.0 as usize),

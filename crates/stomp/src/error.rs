@@ -63,7 +63,7 @@ pub fn of_refusal(refusal: &Refusal, vhost: &str) -> Fault {
             Fault::new("Bad CONNECT", "Connection refused: node connection limit reached\n")
         }
         // In RabbitMQ it is a connection or a command of AMQP inside, whose words it repeats.
-        Refusal::OverLimit { limit: Limit::Connections, why } => Fault::new("Bad CONNECT", format!("{why}\n")),
+        Refusal::OverLimit { limit: Limit::Connections | Limit::Channels, why } => Fault::new("Bad CONNECT", format!("{why}\n")),
         Refusal::OverLimit { why, .. } => Fault::precondition(why),
         Refusal::LimitReached(Limit::MessageSize) => Fault::precondition("the message is larger than allowed"),
         Refusal::LimitReached(limit) => Fault::new("resource_error", format!("RESOURCE_ERROR - limit reached: {limit:?}")),

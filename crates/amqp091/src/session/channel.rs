@@ -181,7 +181,7 @@ impl Session {
         }
         self.channels[place] = Some(Box::new(Channel::new(number, owner)));
         self.open_channels += 1;
-        let token = self.command(Control::Owner { owner: OwnerIx(owner), fail_stop: true }, step);
+        let token = self.command(Control::Owner { owner: OwnerIx(owner), fail_stop: true, channel: number }, step);
         self.requests.push_back(Request::of_channel(token, number, owner, (20, 10), Asked::Silent));
         self.answer(number, Method::ChannelOpenOk { channel_id: b"" }, step);
         Ok(())

@@ -112,6 +112,7 @@ impl Session {
             mode: if consumer.no_ack { Mode::Settled } else { Mode::Lease },
             exclusive: consumer.exclusive,
             priority: consumer.priority,
+            selector: None,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use crate::words;
 use amqp091::codec::{frame_at, show, ContentHead, Method, Properties, FRAME_BODY, FRAME_HEADER, FRAME_HEARTBEAT, FRAME_METHOD};
-use amqp091::{Amqp, Config, Headers, FORMAT};
+use amqp091::{Amqp, Config, Firehose, Headers, FORMAT};
 use broker::{Core, Steps};
 use broker_api::{
     Broker, ConnectionInfo, Context, CoreSession, EventBatch, Flow, Out, Peer, Protocol, ProtocolSession, Then, Turn, VhostName,
@@ -54,12 +54,13 @@ impl Rig {
             simulated: true,
             ..journal::Config::default()
         };
-        let users = [("guest", "guest"), ("bob", "secret"), ("eve", "secret")];
+        let users = [("guest", "guest"), ("bob", "secret"), ("eve", "secret"), ("max", "secret")];
         let auth = broker::auth::Config {
             permissions: vec![
                 broker::auth::Permission::parse("guest", "/", ".*", ".*", ".*").unwrap(),
                 broker::auth::Permission::parse("guest", "tenant", ".*", ".*", ".*").unwrap(),
                 broker::auth::Permission::parse("bob", "/", "^bob-", "^bob-|^amq.(direct|topic)$", "^amq.topic$").unwrap(),
+                broker::auth::Permission::parse("max", "/", ".*", ".*", ".*").unwrap(),
                 broker::auth::Permission::parse("eve", "/", "", "", "").unwrap(),
             ],
             topic_permissions: vec![broker::auth::TopicPermission::parse("bob", "/", "amq.topic", "^{username}\\.", "^bob\\.").unwrap()],
@@ -70,6 +71,7 @@ impl Rig {
                     credential: broker::auth::Credential::Plain((*password).to_owned()),
                     tags: Vec::new(),
                     connections_max: (*name == "eve").then_some(1),
+                    channels_max: (*name == "max").then_some(2),
                 })
                 .collect(),
             ..broker::auth::Config::default()
@@ -80,6 +82,7 @@ impl Rig {
             vhosts: vec!["tenant".into()],
             default_queue_types: vec![("tenant".into(), "quorum".into())],
             header_views: vec![(FORMAT, Arc::new(Headers))],
+            tracer: Some(Arc::new(Firehose::new(Vec::new()))),
             ..broker::Config::default()
         };
         let (core, steps) = Core::open_stepped(Arc::new(storage.clone()), journal, settings, Box::new(|_| {})).expect("the core opens");
@@ -90,7 +93,8 @@ impl Rig {
     fn connection(&mut self, name: &str) -> &mut Connection {
         if !self.connections.contains_key(name) {
             let peer = Peer::Tcp("127.0.0.1:5".parse().unwrap());
-            let info = ConnectionInfo { peer: peer.clone(), protocol: "amqp091", vhost: VhostName::new("/"), allow_anonymous: false };
+            let info =
+                ConnectionInfo { peer: peer.clone(), local: None, protocol: "amqp091", vhost: VhostName::new("/"), allow_anonymous: false };
             let connection = Connection {
                 session: self.amqp.clone().open(Context { peer, opened_ms: 0 }, self.now),
                 core: self.core.connect(info).expect("a connection"),
@@ -111,6 +115,7 @@ impl Rig {
     pub fn step(&mut self, step: &str) {
         let (name, what) = step.split_once(' ').unwrap_or((step, ""));
         match (name, what.split_whitespace().next().unwrap_or("")) {
+            ("trace", _) => assert!(self.core.set_traced("/", what == "on")),
             ("wait", _) => self.wait(what.parse().expect("seconds")),
             (name, "connect") => self.connect(name, what),
             (name, "cut") => {

@@ -53,6 +53,8 @@ pub struct User {
     pub tags: Vec<String>,
     /// Connections that act for this user at a time.
     pub connections_max: Option<u64>,
+    /// Channels in these, all together. What has no channels counts as none (MQTT), or as one (STOMP).
+    pub channels_max: Option<u64>,
 }
 
 #[derive(Clone)]

@@ -26,16 +26,19 @@ pub struct Principal {
     pub(super) quota: Option<Arc<Quota>>,
 }
 
-/// The connections of one user, over reloads.
+/// The connections and channels of one user, over reloads.
 #[derive(Debug)]
 pub(super) struct Quota {
     pub(super) max: AtomicU64,
     connected: AtomicU64,
+    pub(super) channels_max: AtomicU64,
+    channels: AtomicU64,
 }
 
 impl Quota {
-    pub(super) fn new(max: Option<u64>) -> Arc<Quota> {
-        Arc::new(Quota { max: max.unwrap_or(u64::MAX).into(), connected: AtomicU64::new(0) })
+    pub(super) fn new() -> Arc<Quota> {
+        let none = || AtomicU64::new(u64::MAX);
+        Arc::new(Quota { max: none(), connected: AtomicU64::new(0), channels_max: none(), channels: AtomicU64::new(0) })
     }
 }
 
@@ -82,6 +85,20 @@ impl Principal {
     pub(crate) fn part(&self) {
         if let Some(quota) = &self.quota {
             quota.connected.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// One more channel, or would be one too many: how many may be. [`Principal::close_channel`] undoes it.
+    pub(crate) fn open_channel(&self) -> Result<(), u64> {
+        let Some(quota) = &self.quota else { return Ok(()) };
+        let max = quota.channels_max.load(Ordering::Relaxed);
+        let room = |now: u64| (now < max).then(|| now + 1);
+        quota.channels.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).map(drop).map_err(|_| max)
+    }
+
+    pub(crate) fn close_channel(&self) {
+        if let Some(quota) = &self.quota {
+            quota.channels.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

@@ -101,16 +101,23 @@ fn permissions_of(user: &str, all: &[Permission]) -> Result<Option<Permissions>,
 impl Table {
     /// `before`: the one that this takes the place of, which has counted.
     pub(super) fn new(config: &Config, generation: u64, process: &Key, before: Option<&Table>) -> Result<Table, ConfigError> {
-        let quota = |name: &str, max: Option<u64>| {
-            let quota = before.and_then(|table| table.principal(name)?.quota.clone()).unwrap_or_else(|| Quota::new(max));
-            quota.max.store(max.unwrap_or(u64::MAX), Ordering::Relaxed);
+        let quota = |name: &str, connections: Option<u64>, channels: Option<u64>| {
+            let quota = before.and_then(|table| table.principal(name)?.quota.clone()).unwrap_or_else(Quota::new);
+            quota.max.store(connections.unwrap_or(u64::MAX), Ordering::Relaxed);
+            quota.channels_max.store(channels.unwrap_or(u64::MAX), Ordering::Relaxed);
             quota
         };
         let guest;
         let (users, loopback_only) = match &config.users[..] {
             [] => {
                 let credential = Credential::Plain("guest".to_owned());
-                guest = [User { name: "guest".to_owned(), credential, tags: vec![ADMINISTRATOR.to_owned()], connections_max: None }];
+                guest = [User {
+                    name: "guest".to_owned(),
+                    credential,
+                    tags: vec![ADMINISTRATOR.to_owned()],
+                    connections_max: None,
+                    channels_max: None,
+                }];
                 (&guest[..], true)
             }
             users => (users, false),
@@ -126,7 +133,7 @@ impl Table {
                 rules: book.of(None),
                 permissions: permissions_of(ANONYMOUS, &config.permissions)?,
                 topic_permissions: TopicPermissions::of(ANONYMOUS, &config.topic_permissions)?,
-                quota: Some(quota(ANONYMOUS, None)),
+                quota: Some(quota(ANONYMOUS, None, None)),
             }),
             anonymous_on_loopback: config.anonymous_on_loopback,
             users: HashMap::with_capacity_and_hasher(users.len(), RandomState::new()),
@@ -145,7 +152,7 @@ impl Table {
                 rules: book.of(Some(&user.name)),
                 permissions: permissions_of(&user.name, &config.permissions)?,
                 topic_permissions: TopicPermissions::of(&user.name, &config.topic_permissions)?,
-                quota: Some(quota(&user.name, user.connections_max)),
+                quota: Some(quota(&user.name, user.connections_max, user.channels_max)),
             };
             let loopback_only = loopback_only || config.loopback_users.contains(&user.name);
             let added = table.add(user, loopback_only, principal, process);

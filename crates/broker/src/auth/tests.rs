@@ -10,7 +10,7 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(30);
 
 fn user(name: &str, credential: Credential) -> User {
-    User { name: name.to_owned(), credential, tags: Vec::new(), connections_max: None }
+    User { name: name.to_owned(), credential, tags: Vec::new(), connections_max: None, channels_max: None }
 }
 fn plain(name: &str, password: &str) -> User {
     user(name, Credential::Plain(password.to_owned()))
@@ -27,7 +27,7 @@ const ARGON2: &str = "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPn
 
 fn from(ip: &str) -> ConnectionInfo {
     let peer = Peer::Tcp((ip.parse::<IpAddr>().unwrap(), 1).into());
-    ConnectionInfo { peer, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: false }
+    ConnectionInfo { peer, local: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: false }
 }
 fn here() -> ConnectionInfo {
     from("127.0.0.1")

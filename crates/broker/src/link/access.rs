@@ -197,6 +197,22 @@ impl Link {
         Ok(())
     }
 
+    /// One channel more of this user, if there may be.
+    pub(super) fn check_channel(&self, channel: u16) -> Result<(), Refusal> {
+        let Some((principal, _)) = self.entered.as_deref().filter(|_| channel != 0) else { return Ok(()) };
+        principal.open_channel().map_err(|max| {
+            let user = principal.name();
+            let why = format!("number of channels opened for user '{user}' has reached the maximum allowed user limit of ({max})");
+            Refusal::OverLimit { limit: Limit::Channels, why }
+        })
+    }
+
+    pub(super) fn close_channel(&self, channel: u16) {
+        if let Some((principal, _)) = self.entered.as_deref().filter(|_| channel != 0) {
+            principal.close_channel();
+        }
+    }
+
     /// This connection is not counted any more.
     pub(super) fn leave(&mut self) {
         if let Some(entered) = self.entered.take() {

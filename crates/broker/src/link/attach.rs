@@ -203,7 +203,10 @@ impl Link {
 
     pub(super) fn end(&mut self, owner: Owner, expiry: Option<Expiry>, parting: PartingFate) {
         match owner {
-            Owner::Local { id, consumers, .. } => self.end_local(id, consumers),
+            Owner::Local { id, consumers, channel, .. } => {
+                self.close_channel(channel);
+                self.end_local(id, consumers);
+            }
             Owner::Session { session, live } => {
                 if is_current(&session, &live) {
                     self.core.detach(&session, &live, expiry, parting);

@@ -89,6 +89,7 @@ impl Link {
             bundle.retain(vhost.id, &plan.batch, topic);
             topic.store(&vhost, &plan.batch);
         }
+        self.trace_publishes(&plan.batch, &plan.runs);
         self.settle_edits(&plan.edits, &mut bundle);
         for settling in &plan.settling {
             self.settle_in(settling, &mut bundle, &mut hidden, &mut follow);

@@ -43,10 +43,10 @@ impl Link {
                 Err(refusal) => Err(refusal),
             },
             Control::EndOwner(end) => return self.end_owner(token, end),
-            Control::Owner { owner, fail_stop } => self.check_entry().and_then(|()| {
+            Control::Owner { owner, fail_stop, channel } => self.check_entry().and_then(|()| self.check_channel(channel)).and_then(|()| {
                 let id = self.core.id();
                 self.may_stop |= fail_stop;
-                self.owners.push((owner, Owner::Local { id, consumers: Vec::new(), stop: Stop::new(fail_stop) }));
+                self.owners.push((owner, Owner::Local { id, consumers: Vec::new(), stop: Stop::new(fail_stop), channel }));
                 done(Reply::Ok)
             }),
             Control::Group { group, credit } => {
@@ -64,7 +64,10 @@ impl Link {
             Control::Consume(consume) => self.consume(consume),
             Control::Cancel { consumer } => self.cancel(consumer),
             Control::DeleteExchange { name, if_unused, .. } => self.delete_exchange(&name, if_unused),
-            Control::Take(take) => self.take(token, &take),
+            Control::Take(take) => {
+                self.trace_take(token, take.owner);
+                self.take(token, &take)
+            }
             Control::Recover { owner } => self.recover(owner),
             Control::Commit { owner, tx } => self.commit(owner, tx),
             Control::Rollback { owner, tx } => self.rollback(owner, tx),
@@ -132,6 +135,9 @@ impl Link {
     }
 
     fn subscribe(&mut self, subscribe: Subscribe) -> Answer {
+        if subscribe.selector.is_some() {
+            return Err(Refusal::NotImplemented("selectors"));
+        }
         let session = self.session(subscribe.owner).cloned().ok_or(Refusal::OwnerEnded)?;
         let Filter { pattern: text, separator } = &subscribe.filter;
         let pattern = Pattern::parse(syntax(*separator), text.as_bytes())

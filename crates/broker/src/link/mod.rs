@@ -21,6 +21,7 @@ mod scope;
 mod segment;
 mod stage;
 mod stop;
+mod trace;
 
 pub(crate) use attach::{add_consumer, consumer_of};
 pub(crate) use commit::{Commit, Hidden};
@@ -39,7 +40,7 @@ use crate::vhost::Vhost;
 use arc_swap::ArcSwapOption;
 use broker_api::{
     Batch, ConnectionInfo, ConsumerIx, CoreSession, Entry, EventBatch, GroupIx, OwnerIx, QueueId, Refusal, Serial, SessionName, StateEdit,
-    Turn, TxIx,
+    Token, Turn, TxIx,
 };
 use broker_api::{HEAD_DURABLE, HEAD_RETAIN};
 use journal::Ticket;
@@ -51,7 +52,7 @@ use std::task::{Context, Poll};
 
 /// Who owns leases and state on this connection.
 enum Owner {
-    Local { id: u64, consumers: Vec<(ConsumerIx, Arc<Queue>)>, stop: stop::Stop },
+    Local { id: u64, consumers: Vec<(ConsumerIx, Arc<Queue>)>, stop: stop::Stop, channel: u16 },
     Session { session: Arc<Session>, live: Arc<Live> },
 }
 
@@ -130,6 +131,8 @@ pub(crate) struct Link {
     yielding: bool,
     /// `Work::Resume` for it stands in the outbox.
     resume_asked: bool,
+    /// Who asked for single messages, while this is traced.
+    traced_takes: Vec<(Token, OwnerIx)>,
 }
 
 impl Link {
@@ -191,6 +194,7 @@ impl Link {
             retaining_woken: false,
             yielding: false,
             resume_asked: false,
+            traced_takes: Vec::new(),
         }
     }
 
@@ -424,6 +428,9 @@ impl CoreSession for Link {
             return;
         }
         let work = self.outbox.swap(into);
+        if self.vhost.traced.load(Ordering::Relaxed) {
+            self.trace_deliveries(into);
+        }
         if work.is_empty() {
             return;
         }

@@ -24,6 +24,7 @@ impl Link {
 
     fn find_route_by(&mut self, batch: &Batch, head: &Head, key: &[u8]) -> Result<Arc<Route>, Refusal> {
         let publisher = self.publisher_session();
+        let is_internal = self.is_internal();
         let headers = LazyHeaders::of(&self.core, batch, head);
         let name = batch.bytes(head.exchange);
         if head.topic || name == TOPICS {
@@ -33,7 +34,7 @@ impl Link {
         let not_found = || Refusal::NotFound { what: "exchange", name: String::from_utf8_lossy(name).into_owned() };
         let routes = self.routes.get_or_insert_with(Box::default);
         let exchange = routes.exchange(&self.vhost, name).ok_or_else(not_found)?;
-        if exchange.spec.internal {
+        if exchange.spec.internal && !is_internal {
             let text = format!("cannot publish to internal exchange '{}' in vhost '{}'", exchange.name, self.vhost.name);
             return Err(Refusal::AccessRefused(text));
         }

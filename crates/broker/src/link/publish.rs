@@ -154,6 +154,7 @@ impl Link {
         if !runs.is_empty() {
             self.stage(batch, &mut runs, states, fills, follow);
         }
+        self.trace_publishes(batch, std::slice::from_ref(&wide));
         self.fan_out(batch, wide);
     }
 
@@ -229,6 +230,7 @@ impl Link {
         let mut slot = edited.then(|| self.core.log.reserve());
         let edits = if edited { self.claim_edits(batch, runs, states) } else { Vec::new() };
         let work = prepare(&self.core, &mut bundle, batch, runs, &edits);
+        self.trace_publishes(batch, runs);
         let late = mutants::active(Mutant::SettleBeforePublish);
         if slot.is_none() && !bundle.records.is_empty() && !late {
             slot = Some(self.core.log.reserve());
@@ -396,8 +398,8 @@ impl Link {
         }
     }
 
-    fn is_internal(&self) -> bool {
-        self.info.protocol == "internal"
+    pub(super) fn is_internal(&self) -> bool {
+        self.info.protocol == super::INTERNAL
     }
 }
 

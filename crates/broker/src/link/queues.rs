@@ -19,6 +19,9 @@ use std::sync::Arc;
 
 impl Link {
     pub(super) fn declare_queue(&mut self, name: QueueName, spec: QueueSpec, passive: bool) -> Answer {
+        if spec.selector.is_some() {
+            return Err(Refusal::NotImplemented("selectors"));
+        }
         // Declarations of one name wait for each other here.
         let vhost = self.vhost.clone();
         let _order = vhost.bindings.lock();
@@ -106,6 +109,9 @@ impl Link {
     }
 
     pub(super) fn consume(&mut self, consume: Consume) -> Answer {
+        if consume.selector.is_some() || consume.mode == Mode::Browse {
+            return Err(Refusal::NotImplemented("selectors and browsing"));
+        }
         let queue = self.named_queue(&consume.queue)?;
         let group = consume.group.and_then(|ix| self.group(ix));
         if group.is_some() && queue.spec.counts_attempts {

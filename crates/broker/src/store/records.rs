@@ -354,16 +354,23 @@ pub(crate) fn write_queue_spec(w: &mut Writer<'_>, spec: &QueueSpec) {
     w.u8(spec.format);
     if has_more(spec) {
         w.opt_u64(spec.consumer_timeout_ms);
-        w.u8(match spec.dead_letter_at_least_once {
+        let once = match spec.dead_letter_at_least_once {
             None => 0,
             Some(once) => 1 + u8::from(once),
-        });
+        };
+        w.u8(once | if spec.selector.is_some() { SELECTOR_FOLLOWS } else { 0 });
+        if let Some(selector) = &spec.selector {
+            w.bytes(selector.as_bytes());
+        }
     }
 }
 
+/// A bit of the byte before the selector of a queue or a subscription.
+pub(crate) const SELECTOR_FOLLOWS: u8 = 0x80;
+
 /// What came later stands behind the rest, where there is any of it.
 fn has_more(spec: &QueueSpec) -> bool {
-    spec.consumer_timeout_ms.is_some() || spec.dead_letter_at_least_once.is_some()
+    spec.consumer_timeout_ms.is_some() || spec.dead_letter_at_least_once.is_some() || spec.selector.is_some()
 }
 
 pub(crate) fn read_queue_spec(r: &mut Reader<'_>) -> Option<QueueSpec> {
@@ -391,7 +398,11 @@ pub(crate) fn read_queue_spec(r: &mut Reader<'_>) -> Option<QueueSpec> {
     };
     if on(7) {
         spec.consumer_timeout_ms = r.opt_u64()?;
-        spec.dead_letter_at_least_once = r.u8()?.checked_sub(1).map(|once| once == 1);
+        let bits = r.u8()?;
+        spec.dead_letter_at_least_once = (bits & !SELECTOR_FOLLOWS).checked_sub(1).map(|once| once == 1);
+        if bits & SELECTOR_FOLLOWS != 0 {
+            spec.selector = Some(r.text()?.to_owned());
+        }
     }
     Some(spec)
 }
@@ -504,6 +515,10 @@ mod tests {
             write_queue_spec(&mut Writer(&mut longer), &more);
             assert!(longer.len() > out.len(), "only what has more takes more");
             assert_eq!(read_queue_spec(&mut Reader::new(&longer)), Some(more));
+            let selects = QueueSpec { selector: Some("a = 'b'".into()), dead_letter_at_least_once: once, ..spec.clone() };
+            let mut longest = Vec::new();
+            write_queue_spec(&mut Writer(&mut longest), &selects);
+            assert_eq!(read_queue_spec(&mut Reader::new(&longest)), Some(selects));
         }
     }
 }

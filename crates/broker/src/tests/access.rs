@@ -10,6 +10,7 @@ fn with(permissions: &[[&str; 5]], rules: &[[&str; 3]]) -> Config {
         credential: Credential::Plain("pw".into()),
         tags: Vec::new(),
         connections_max: (name == "w").then_some(1),
+        channels_max: None,
     };
     let auth = auth::Config {
         users: ["u", "v", "w"].map(user).into(),
@@ -28,7 +29,7 @@ fn login(user: &str, vhost: &str) -> Control {
 fn as_user(rig: &Rig, user: &str) -> Client {
     let mut c = rig.stranger();
     c.ok(rig, login(user, "/"));
-    c.ok(rig, Control::Owner { owner: OwnerIx(1), fail_stop: false });
+    c.ok(rig, Control::Owner { owner: OwnerIx(1), fail_stop: false, channel: 0 });
     c
 }
 
@@ -122,7 +123,7 @@ fn a_virtual_host_is_entered_with_a_permission_in_it() {
     }
     let mut c = rig.stranger();
     assert!(c.ask(&rig, login("w", "/")).is_err());
-    assert!(c.ask(&rig, Control::Owner { owner: OwnerIx(1), fail_stop: false }).is_err(), "who was refused is nobody");
+    assert!(c.ask(&rig, Control::Owner { owner: OwnerIx(1), fail_stop: false, channel: 0 }).is_err(), "who was refused is nobody");
     assert!(may_publish(&mut as_user(&rig, "u"), &rig, "", "anything"));
     // First who, then where: the listener's is asked about only by who stays in it.
     let step = LoginStep::Password { user: "v".into(), password: b"pw".to_vec() };
@@ -130,10 +131,10 @@ fn a_virtual_host_is_entered_with_a_permission_in_it() {
     let mut c = rig.stranger();
     assert!(c.ask(&rig, enter("other")).is_err(), "nobody yet");
     c.ok(&rig, Control::Login(Login { vhost: None, step: step.clone() }));
-    assert!(refused(&mut c, &rig, Control::Owner { owner: OwnerIx(1), fail_stop: false }).is_some());
+    assert!(refused(&mut c, &rig, Control::Owner { owner: OwnerIx(1), fail_stop: false, channel: 0 }).is_some());
     assert!(refused(&mut c, &rig, enter("/")).is_some());
     assert_eq!(c.ok(&rig, enter("other")), Reply::Entered { default_queue_type: None });
-    c.ok(&rig, Control::Owner { owner: OwnerIx(1), fail_stop: false });
+    c.ok(&rig, Control::Owner { owner: OwnerIx(1), fail_stop: false, channel: 0 });
     let stranger = Permission::parse("nobody", "/", "", "", "").expect("patterns");
     let auth = auth::Config { permissions: vec![stranger], ..auth::Config::default() };
     assert!(auth::Auth::check(&auth).expect_err("no such user").to_string().contains("nobody"));
@@ -182,6 +183,7 @@ fn topics_ask_for_their_exchange_and_names_lead_around_no_rule() {
                 no_local: false,
                 as_published: false,
                 retained,
+                selector: None,
             }),
         )
         .is_ok()
@@ -247,7 +249,7 @@ fn a_user_and_a_virtual_host_have_room_for_so_many_connections() {
     let come = |user: &str, vhost: &str| {
         let mut c = rig.stranger();
         c.ok(&rig, login(user, vhost));
-        let said = match c.ask(&rig, Control::Owner { owner: OwnerIx(1), fail_stop: false }) {
+        let said = match c.ask(&rig, Control::Owner { owner: OwnerIx(1), fail_stop: false, channel: 0 }) {
             Ok(_) => None,
             Err(Refusal::OverLimit { limit: Limit::Connections, why }) => Some(why),
             Err(other) => panic!("{other:?}"),
@@ -256,7 +258,7 @@ fn a_user_and_a_virtual_host_have_room_for_so_many_connections() {
     };
     let (mut one, said) = come("w", "/");
     assert_eq!(said, None);
-    one.ok(&rig, Control::Owner { owner: OwnerIx(2), fail_stop: false });
+    one.ok(&rig, Control::Owner { owner: OwnerIx(2), fail_stop: false, channel: 0 });
     let full = Some("connection refused for user 'w': user connection limit (1) is reached".to_owned());
     assert_eq!(come("w", "other").1, full);
     drop(one);

@@ -140,7 +140,7 @@ impl Rig {
     fn client_of(&self, fail_stop: bool) -> Client {
         let mut client = self.stranger();
         client.ok(self, Control::Login(Login { vhost: None, step: LoginStep::Anonymous }));
-        client.ok(self, Control::Owner { owner: OwnerIx(1), fail_stop });
+        client.ok(self, Control::Owner { owner: OwnerIx(1), fail_stop, channel: 0 });
         client
     }
 
@@ -148,14 +148,14 @@ impl Rig {
     fn client_in(&self, vhost: &str) -> Client {
         let mut client = self.stranger();
         client.ok(self, Control::Login(Login { vhost: Some(VhostName::new(vhost)), step: LoginStep::Anonymous }));
-        client.ok(self, Control::Owner { owner: OwnerIx(1), fail_stop: false });
+        client.ok(self, Control::Owner { owner: OwnerIx(1), fail_stop: false, channel: 0 });
         client
     }
 
     /// Nobody yet.
     fn stranger(&self) -> Client {
         let peer = Peer::Tcp("127.0.0.1:1".parse().expect("an address"));
-        let info = ConnectionInfo { peer, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: true };
+        let info = ConnectionInfo { peer, local: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: true };
         let session = self.core.connect(info).expect("connects");
         Client { session, turn: Turn::default(), got: Vec::new(), token: 0 }
     }
@@ -377,6 +377,7 @@ fn consume(queue: &str, ix: u32, credit: u32) -> Consume {
         mode: Mode::Lease,
         exclusive: false,
         priority: 0,
+        selector: None,
     }
 }
 

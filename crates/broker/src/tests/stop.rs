@@ -26,7 +26,7 @@ fn what_stands_behind_a_refused_publish_is_skipped_in_this_turn_and_in_the_next(
     c.put("", "q", "five");
     c.turn.fence();
     let purge = c.put_control(Control::Purge { owner: OwnerIx(1), queue: "q".into() });
-    let purged_by_other = c.put_control(Control::Owner { owner: OwnerIx(2), fail_stop: true });
+    let purged_by_other = c.put_control(Control::Owner { owner: OwnerIx(2), fail_stop: true, channel: 0 });
     c.got.clear();
     c.submit(&rig);
     let got = c.all(&rig);
@@ -86,7 +86,7 @@ fn a_stopped_owner_is_handed_nothing_more_and_its_groups_stay() {
     c.queue(&rig, "q", durable());
     c.ok(&rig, Control::Group { group: GroupIx(1), credit: 0 });
     c.ok(&rig, Control::Consume(Consume { mode: Mode::Settled, ..consume("q", 1, 0) }));
-    c.ok(&rig, Control::Owner { owner: OwnerIx(2), fail_stop: true });
+    c.ok(&rig, Control::Owner { owner: OwnerIx(2), fail_stop: true, channel: 0 });
     c.ok(&rig, Control::Consume(Consume { owner: OwnerIx(2), group: Some(GroupIx(1)), ..consume("q", 2, u32::MAX) }));
     c.publish(&rig, "", "q", "m");
     c.put("nowhere", "", "x");

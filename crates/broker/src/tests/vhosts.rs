@@ -49,6 +49,7 @@ fn subscriber(rig: &Rig, c: &mut Client, name: &str) -> bool {
             no_local: false,
             as_published: false,
             retained: RetainedOn::Always,
+            selector: None,
         }),
     );
     attached.present
@@ -106,7 +107,7 @@ fn a_login_chooses_and_an_unknown_one_is_refused() {
     let login = |name: &str| Control::Login(Login { vhost: Some(VhostName::new(name)), step: LoginStep::Anonymous });
     assert!(matches!(c.ask(&rig, login("none")), Err(Refusal::NotFound { what: "vhost", .. })));
     c.ok(&rig, login("one"));
-    c.ok(&rig, Control::Owner { owner: OwnerIx(1), fail_stop: false });
+    c.ok(&rig, Control::Owner { owner: OwnerIx(1), fail_stop: false, channel: 0 });
     assert!(matches!(c.ask(&rig, login("/")), Err(Refusal::PreconditionFailed(_))), "too late to go elsewhere");
     c.ok(&rig, login("one"));
     assert!(rig.core.create_vhost("", Box::new(|| {})).is_err() && rig.core.create_vhost("a\nb", Box::new(|| {})).is_err());
@@ -135,7 +136,7 @@ fn a_deleted_one_takes_everything_along_and_comes_back_empty() {
         assert!(c.all(&rig).contains(&Got::Kicked), "its connections are told to go");
         // Whoever does not go does nothing any more.
         c.put("", "q", "late");
-        c.put_control(Control::Owner { owner: OwnerIx(5), fail_stop: false });
+        c.put_control(Control::Owner { owner: OwnerIx(5), fail_stop: false, channel: 0 });
         c.submit(&rig);
         assert_eq!(c.all(&rig), []);
         drop((c, other));

@@ -48,7 +48,7 @@ fn the_bound_holds_within_one_turn_and_after_a_checkpoint() {
 fn a_declared_queue_drops_its_oldest_and_that_survives() {
     let node = Node::new();
     let mut c = Client::connect(&node);
-    c.control(Control::Owner { owner: OWNER, fail_stop: false });
+    c.control(Control::Owner { owner: OWNER, fail_stop: false, channel: 0 });
     let spec = QueueSpec { durable: true, max_length: Some(3), ..QueueSpec::default() };
     c.control(Control::Declare(Declare::Queue { owner: OWNER, name: "q".into(), spec: spec.clone(), passive: false }));
     let bind = Bind {
@@ -66,7 +66,7 @@ fn a_declared_queue_drops_its_oldest_and_that_survives() {
     drop(c);
     let node = node.restart();
     let mut c = Client::connect(&node);
-    c.control(Control::Owner { owner: OWNER, fail_stop: false });
+    c.control(Control::Owner { owner: OWNER, fail_stop: false, channel: 0 });
     let declared = c.control(Control::Declare(Declare::Queue { owner: OWNER, name: "q".into(), spec, passive: true }));
     assert!(matches!(c.reply(declared), Ok(Reply::Queue { ready: 3, .. })));
     c.control(Control::Consume(Consume {
@@ -78,6 +78,7 @@ fn a_declared_queue_drops_its_oldest_and_that_survives() {
         mode: Mode::Settled,
         exclusive: false,
         priority: 0,
+        selector: None,
     }));
     assert_eq!(bodies(&c.take()), ["7", "8", "9"]);
     node.check();
@@ -88,7 +89,7 @@ fn a_declared_queue_drops_its_oldest_and_that_survives() {
 fn what_is_settled_as_it_leaves_does_not_come_back() {
     let node = Node::new();
     let mut c = Client::connect(&node);
-    c.control(Control::Owner { owner: OWNER, fail_stop: false });
+    c.control(Control::Owner { owner: OWNER, fail_stop: false, channel: 0 });
     let spec = QueueSpec { durable: true, ..QueueSpec::default() };
     c.control(Control::Declare(Declare::Queue { owner: OWNER, name: "q".into(), spec: spec.clone(), passive: false }));
     let bind = Bind {
@@ -109,6 +110,7 @@ fn what_is_settled_as_it_leaves_does_not_come_back() {
         mode: Mode::Settled,
         exclusive: false,
         priority: 0,
+        selector: None,
     }));
     let mut p = Client::transient(&node, "p");
     for n in 0..20 {
@@ -118,7 +120,7 @@ fn what_is_settled_as_it_leaves_does_not_come_back() {
     drop((c, p));
     let node = node.restart();
     let mut c = Client::connect(&node);
-    c.control(Control::Owner { owner: OWNER, fail_stop: false });
+    c.control(Control::Owner { owner: OWNER, fail_stop: false, channel: 0 });
     let declared = c.control(Control::Declare(Declare::Queue { owner: OWNER, name: "q".into(), spec, passive: true }));
     assert!(matches!(c.reply(declared), Ok(Reply::Queue { ready: 0, .. })));
 }

@@ -31,7 +31,7 @@ fn client(node: &Node, vhost: &str) -> Client {
     let mut c = Client::connect(node);
     let login = Login { vhost: Some(VhostName::new(vhost)), step: LoginStep::Anonymous };
     do_it(&mut c, Control::Login(login));
-    do_it(&mut c, Control::Owner { owner: OWNER, fail_stop: false });
+    do_it(&mut c, Control::Owner { owner: OWNER, fail_stop: false, channel: 0 });
     c
 }
 
@@ -67,7 +67,17 @@ fn look(node: &Node, vhost: &str, name: &str) -> Vec<Got> {
 
 fn consume(c: &mut Client, name: &str) -> Vec<Got> {
     let (consumer, queue) = (CONSUMER, QueueName::new(name));
-    let consume = Consume { consumer, owner: OWNER, group: None, queue, credit: 100, mode: Mode::Lease, exclusive: false, priority: 0 };
+    let consume = Consume {
+        consumer,
+        owner: OWNER,
+        group: None,
+        queue,
+        credit: 100,
+        mode: Mode::Lease,
+        exclusive: false,
+        priority: 0,
+        selector: None,
+    };
     do_it(c, Control::Consume(consume));
     c.take()
 }

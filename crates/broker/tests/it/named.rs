@@ -31,13 +31,14 @@ pub fn consume(queue: &str, ix: u32, credit: u32) -> Consume {
         mode: Mode::Lease,
         exclusive: false,
         priority: 0,
+        selector: None,
     }
 }
 
 /// A connection with a local owner and no session.
 pub fn local(node: &Node) -> Client {
     let mut client = Client::connect(node);
-    let token = client.control(Control::Owner { owner: OWNER, fail_stop: false });
+    let token = client.control(Control::Owner { owner: OWNER, fail_stop: false, channel: 0 });
     client.reply(token).expect("an owner");
     client
 }

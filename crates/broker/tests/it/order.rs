@@ -37,6 +37,7 @@ fn a_subscription_is_answered_before_what_it_brings() {
         no_local: false,
         as_published: false,
         retained: RetainedOn::Always,
+        selector: None,
     }));
     c.poll();
     let reply = place(&c, |s| matches!(s, Seen::Reply(t, Ok(_)) if *t == token));
@@ -61,7 +62,7 @@ fn an_attached_session_hears_the_answer_before_its_backlog() {
 fn nothing_comes_after_the_answer_to_cancel() {
     let node = Node::new();
     let mut c = Client::connect(&node);
-    c.control(Control::Owner { owner: OWNER, fail_stop: false });
+    c.control(Control::Owner { owner: OWNER, fail_stop: false, channel: 0 });
     let spec = QueueSpec { durable: true, ..QueueSpec::default() };
     c.control(Control::Declare(Declare::Queue { owner: OWNER, name: "q".into(), spec, passive: false }));
     let bind = Bind {
@@ -82,6 +83,7 @@ fn nothing_comes_after_the_answer_to_cancel() {
         mode: Mode::Lease,
         exclusive: false,
         priority: 0,
+        selector: None,
     }));
     let mut p = Client::transient(&node, "p");
     p.publish("a", "1", 1);
@@ -193,6 +195,7 @@ fn replies_come_in_the_order_of_their_commands_and_when_they_are_durable() {
             no_local: false,
             as_published: false,
             retained: RetainedOn::Always,
+            selector: None,
         };
         tokens.push(c.control(Control::Subscribe(subscribe)));
     }

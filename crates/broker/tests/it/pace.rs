@@ -13,6 +13,7 @@ fn subscribe(pattern: String) -> Control {
         no_local: false,
         as_published: false,
         retained: RetainedOn::Always,
+        selector: None,
     })
 }
 

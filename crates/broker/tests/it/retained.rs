@@ -153,6 +153,7 @@ fn ask_for_all(c: &mut Client, level: u8, retained: RetainedOn) {
         no_local: false,
         as_published: false,
         retained,
+        selector: None,
     }));
 }
 

@@ -188,7 +188,7 @@ fn a_session_s_queue_is_not_a_queue_for_others() {
     node.checkpoint();
     let node = node.restart();
     let mut spy = Client::connect(&node);
-    spy.control(Control::Owner { owner: OWNER, fail_stop: false });
+    spy.control(Control::Owner { owner: OWNER, fail_stop: false, channel: 0 });
     let token = spy.control(Control::Consume(Consume {
         consumer: CONSUMER,
         owner: OWNER,
@@ -198,6 +198,7 @@ fn a_session_s_queue_is_not_a_queue_for_others() {
         mode: Mode::Settled,
         exclusive: false,
         priority: 0,
+        selector: None,
     }));
     assert!(matches!(spy.reply(token), Err(Refusal::NotFound { .. })));
 }

@@ -176,7 +176,7 @@ impl Sim {
 
     fn declare(&self, node: &Node) -> Client {
         let mut c = Client::connect(node);
-        c.control(Control::Owner { owner: OWNER, fail_stop: false });
+        c.control(Control::Owner { owner: OWNER, fail_stop: false, channel: 0 });
         let (kind, arguments) = ("x-delayed-message".to_owned(), b"x-delayed-type=fanout".to_vec());
         let spec = ExchangeSpec { kind, durable: true, arguments, format: PAIR, ..ExchangeSpec::default() };
         c.control(Control::Declare(Declare::Exchange { owner: OWNER, name: "later".into(), spec, passive: false }));
@@ -203,6 +203,7 @@ impl Sim {
                 mode: Mode::Settled,
                 exclusive: false,
                 priority: 0,
+                selector: None,
             }));
         }
         c

@@ -379,7 +379,7 @@ impl Client {
 
     /// Logged in as anonymous, not attached.
     pub fn connect(node: &Node) -> Client {
-        let info = ConnectionInfo { peer: Peer::Unix, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: true };
+        let info = ConnectionInfo { peer: Peer::Unix, local: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: true };
         let session = node.core.connect(info).expect("a connection");
         let mut client = Client {
             session,
@@ -553,6 +553,7 @@ impl Client {
             no_local: false,
             as_published: false,
             retained: RetainedOn::Always,
+            selector: None,
         };
         change(&mut subscribe);
         let token = self.control(Control::Subscribe(subscribe));

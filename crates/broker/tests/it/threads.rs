@@ -206,6 +206,7 @@ fn sessions_come_and_go_under_load() {
                             no_local: false,
                             as_published: false,
                             retained: RetainedOn::Always,
+                            selector: None,
                         };
                         turn.control(Token(token), Control::Subscribe(subscribe));
                     });

@@ -40,6 +40,7 @@ pub struct User {
     pub secret: Secret,
     pub tags: Vec<String>,
     pub max_connections: Option<u64>,
+    pub max_channels: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -66,6 +67,7 @@ struct RawUser {
     #[serde(default)]
     tags: Vec<String>,
     max_connections: Option<u64>,
+    max_channels: Option<u64>,
 }
 
 impl TryFrom<RawUser> for User {
@@ -80,7 +82,7 @@ impl TryFrom<RawUser> for User {
                 return Err(format!("user '{}' has both password and password_hash: right would be one of them", raw.name))
             }
         };
-        Ok(User { name: raw.name, secret, tags: raw.tags, max_connections: raw.max_connections })
+        Ok(User { name: raw.name, secret, tags: raw.tags, max_connections: raw.max_connections, max_channels: raw.max_channels })
     }
 }
 
@@ -99,10 +101,13 @@ pub struct Rule {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vhost {
-    /// `/` only for its limits.
+    /// `/` only for what is said of it here.
     pub name: String,
     pub max_connections: Option<u64>,
     pub max_queues: Option<u64>,
+    /// Publishes and deliveries are told to `amq.rabbitmq.trace`.
+    #[serde(default)]
+    pub trace: bool,
 }
 
 /// `[[permission]]`: what a user may do with exchanges and queues of a virtual host, as regular expressions over their names.

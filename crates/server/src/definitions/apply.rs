@@ -71,7 +71,7 @@ fn set_policies(core: &Core, policies: Vec<Placed<(broker::PolicyKind, broker::P
 
 fn ask_all(mut session: Box<dyn CoreSession>, vhost: &str, commands: Vec<(Asked, Control)>, notes: &mut Vec<String>) -> Result<()> {
     let mut turn = Turn::default();
-    turn.control(Token(0), Control::Owner { owner: OWNER, fail_stop: false });
+    turn.control(Token(0), Control::Owner { owner: OWNER, fail_stop: false, channel: 0 });
     session.submit(&mut turn);
     let mut waiting = BTreeMap::from([(0, None)]);
     let mut commands = (1..).zip(commands);

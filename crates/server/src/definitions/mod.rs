@@ -22,6 +22,7 @@ pub struct Definitions {
     pub vhosts: Vec<String>,
     /// By virtual host.
     pub default_queue_types: Vec<(String, String)>,
+    pub traced_vhosts: Vec<String>,
     pub vhost_limits: Vec<(String, VhostLimits)>,
     policies: Vec<Placed<(PolicyKind, Policy)>>,
     exchanges: Vec<Placed<(ExchangeName, ExchangeSpec)>>,

@@ -66,9 +66,7 @@ impl Definitions {
             let algorithm = user.opt_text("hashing_algorithm")?.unwrap_or(default);
             let (password, hash) = (user.opt_text("password")?, user.opt_text("password_hash")?);
             let connections_max = limit(user.value("limits"), "max-connections").with_context(|| user.at("limits"))?;
-            if limit(user.value("limits"), "max-channels")?.is_some() {
-                self.notes.push(format!("{}: the limit max-channels has no effect here", user.path()));
-            }
+            let channels_max = limit(user.value("limits"), "max-channels").with_context(|| user.at("limits"))?;
             let credential = match (password, hash) {
                 (Some(password), _) if !password.is_empty() => Some(Credential::Plain(password.to_owned())),
                 (_, Some(hash)) if !hash.is_empty() => Some(Credential::Hash(format!("{{{algorithm}}}{hash}"))),
@@ -76,7 +74,7 @@ impl Definitions {
             };
             self.unknown(&user);
             match credential {
-                Some(credential) => self.users.push(User { name, credential, tags, connections_max }),
+                Some(credential) => self.users.push(User { name, credential, tags, connections_max, channels_max }),
                 None => {
                     self.notes.push(format!("{}: user '{name}' has no password and is left out: nobody could log in by it", user.path()))
                 }
@@ -88,8 +86,11 @@ impl Definitions {
     fn vhosts(&mut self, all: &mut Object<'_>) -> Result<()> {
         for mut vhost in all.objects("vhosts")? {
             let name = vhost.text("name")?.to_owned();
-            for key in ["description", "tags", "metadata", "tracing", "protected_from_deletion"] {
+            for key in ["description", "tags", "metadata", "protected_from_deletion"] {
                 vhost.value(key);
+            }
+            if vhost.flag("tracing")? {
+                self.traced_vhosts.push(name.clone());
             }
             let kind = match vhost.value("metadata").and_then(|metadata| metadata.get("default_queue_type")) {
                 Some(Value::String(kind)) => Some(kind.as_str()),

@@ -66,7 +66,7 @@ fn ask(session: &mut dyn CoreSession, turn: &mut Turn, control: Control) -> Resu
 
 fn inside(core: &Core, vhost: &str) -> Box<dyn CoreSession> {
     let mut session = core.trusted(&VhostName::new(vhost)).expect("there");
-    ask(&mut *session, &mut Turn::default(), Control::Owner { owner: OwnerIx(1), fail_stop: false }).expect("an owner");
+    ask(&mut *session, &mut Turn::default(), Control::Owner { owner: OwnerIx(1), fail_stop: false, channel: 0 }).expect("an owner");
     session
 }
 
@@ -103,7 +103,7 @@ fn publish(session: &mut dyn CoreSession, exchange: &str, key: &str, headers: &[
 
 fn info() -> ConnectionInfo {
     let peer = Peer::Tcp("127.0.0.1:1".parse().expect("an address"));
-    ConnectionInfo { peer, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: false }
+    ConnectionInfo { peer, local: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: false }
 }
 
 fn password(user: &str, password: &str, vhost: &str) -> Control {
@@ -174,7 +174,7 @@ fn check(core: &Core, round: u64) {
     }
     let mut app = core.connect(info()).expect("connects");
     ask(&mut *app, &mut Turn::default(), password("app", "s3cret pass", "/")).expect("logged in");
-    ask(&mut *app, &mut Turn::default(), Control::Owner { owner: OwnerIx(1), fail_stop: false }).expect("an owner");
+    ask(&mut *app, &mut Turn::default(), Control::Owner { owner: OwnerIx(1), fail_stop: false, channel: 0 }).expect("an owner");
     for (key, may) in [("dev.1", true), ("other", false)] {
         assert_eq!(try_publish(&mut *app, "amq.topic", key).is_ok(), may, "{key}: the topic permission of the file");
     }
@@ -254,6 +254,18 @@ fn what_is_wrong_is_said_with_its_path() {
 }
 
 #[test]
+fn a_users_limits_and_a_traced_virtual_host() {
+    let text = r#"{"users": [{"name": "u", "password": "p", "limits": {"max-connections": 3, "max-channels": 7}},
+                             {"name": "v", "password": "p", "limits": {"max-channels": -1}}],
+                   "vhosts": [{"name": "seen", "tracing": true}, {"name": "unseen", "tracing": false}]}"#;
+    let definitions = Definitions::parse(text).expect("definitions");
+    let limits: Vec<_> = definitions.users.iter().map(|user| (user.connections_max, user.channels_max)).collect();
+    assert_eq!(limits, [(Some(3), Some(7)), (None, None)]);
+    assert_eq!(definitions.traced_vhosts, ["seen"]);
+    assert!(definitions.notes.is_empty(), "{:?}", definitions.notes);
+}
+
+#[test]
 fn users_of_old_and_odd_kinds() {
     let text = r#"{"rabbit_version": "3.5.7",
         "users": [{"name": "old", "password_hash": "AAAAAA==", "tags": "administrator, monitoring"}, {"name": "plain", "password": "secret", "tags": ""},
@@ -264,8 +276,13 @@ fn users_of_old_and_odd_kinds() {
     assert!(matches!(&definitions.users[0].credential, auth::Credential::Hash(hash) if hash == "{rabbit_password_hashing_md5}AAAAAA=="));
     assert_eq!(definitions.notes, ["users[2]: user 'none' has no password and is left out: nobody could log in by it"]);
     // Nobody has a permission, so nobody may enter anything; and the configuration file's users are as it says.
-    let configured =
-        auth::User { name: "plain".into(), credential: auth::Credential::Plain("other".into()), tags: Vec::new(), connections_max: None };
+    let configured = auth::User {
+        name: "plain".into(),
+        credential: auth::Credential::Plain("other".into()),
+        tags: Vec::new(),
+        connections_max: None,
+        channels_max: None,
+    };
     let mut auth = auth::Config { users: vec![configured], ..auth::Config::default() };
     definitions.add_users(&mut auth);
     assert_eq!((auth.users.len(), auth.permissions.len()), (2, 1));

@@ -98,9 +98,9 @@ impl Session {
             Ok(Reply::LoggedIn { principal, .. }) => {
                 self.peer.user = principal.user.as_str().into();
                 if self.dialect() == Dialect::ActiveMq {
-                    self.command(Control::Owner { owner: MAKER, fail_stop: false }, Asked::Silent, step);
+                    self.command(Control::Owner { owner: MAKER, fail_stop: false, channel: 0 }, Asked::Silent, step);
                 }
-                self.command(Control::Owner { owner: OWNER, fail_stop: true }, Asked::Owner, step);
+                self.command(Control::Owner { owner: OWNER, fail_stop: true, channel: 1 }, Asked::Owner, step);
                 return Ok(());
             }
             Ok(_) | Err(Refusal::LoginRefused | Refusal::BadMechanism) if self.dialect() == Dialect::ActiveMq => {

@@ -372,6 +372,7 @@ impl Session {
             | Signal::Unblocked
             | Signal::Active { .. }
             | Signal::Drained { .. }
+            | Signal::Browsed { .. }
             | Signal::Superseded { .. } => {}
         }
         Ok(())

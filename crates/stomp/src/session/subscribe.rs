@@ -169,6 +169,7 @@ impl Session {
             mode: if mode.auto { Mode::Settled } else { Mode::Lease },
             exclusive,
             priority,
+            selector: None,
         });
         self.command(control, Asked::Silent, step);
         let subscription = Subscription {

@@ -63,6 +63,7 @@ impl Rig {
             credential: broker::auth::Credential::Plain(password.to_owned()),
             tags: Vec::new(),
             connections_max: None,
+            channels_max: None,
         };
         let auth = broker::auth::Config {
             permissions: vec![
@@ -89,7 +90,8 @@ impl Rig {
         if !self.connections.contains_key(name) {
             // Whoever is far away says so in his name.
             let peer = Peer::Tcp(if name.starts_with("far") { "10.0.0.1:5" } else { "127.0.0.1:5" }.parse().unwrap());
-            let info = ConnectionInfo { peer: peer.clone(), protocol: "stomp", vhost: VhostName::new("/"), allow_anonymous: false };
+            let info =
+                ConnectionInfo { peer: peer.clone(), local: None, protocol: "stomp", vhost: VhostName::new("/"), allow_anonymous: false };
             let connection = Connection {
                 session: self.stomp.clone().open(Context { peer, opened_ms: 0 }, self.now),
                 core: self.core.connect(info).expect("a connection"),
