@@ -58,7 +58,7 @@ def now(_=None):
     return time.time()
 
 
-@shared_task(bind=True, autoretry_for=(Hiccup,), retry_kwargs={"max_retries": 3, "countdown": 1})
+@shared_task(bind=True, autoretry_for=(Hiccup,), retry_kwargs={"max_retries": 3, "countdown": 1.25})
 def flaky(self):
     note(f"flaky-{self.request.id}", time.time())
     if self.request.retries < 2:

@@ -22,6 +22,8 @@ from messaging import WAIT, connect, control  # noqa: E402
 from tasks import LATE, MAIN, PRIORITY, QUORUM, add, app, flaky, now, slow  # noqa: E402
 
 START = 40
+# Celery waits for results a second at a time, and loses one that comes at the very end of such a second, whatever the broker is
+# (seen with RabbitMQ 3.10 as often as with Carrick). So nothing here is due a whole number of seconds after somebody waits for it.
 
 
 class Worker:
@@ -110,21 +112,21 @@ class Scenarios:
         result = flaky.delay()
         assert result.get(timeout=WAIT) == 2
         first, second, third = map(float, notes(f"flaky-{result.id}"))
-        assert 0.9 < second - first < 10 and 0.9 < third - second < 10, (first, second, third)
+        assert 1.1 < second - first < 10 and 1.1 < third - second < 10, (first, second, third)
 
     def eta(self):
         start = time.time()
-        took = now.apply_async(countdown=2).get(timeout=WAIT) - start
-        assert 1.9 < took < 6, took
+        took = now.apply_async(countdown=2.5).get(timeout=WAIT) - start
+        assert 2.4 < took < 6.5, took
 
     def eta_many(self):
         """A worker that takes one task at a time holds many that are not due: it widens its prefetch for them, for the channel as a whole."""
         start = time.time()
-        later = [now.apply_async(countdown=5, queue=LATE) for _ in range(8)]
+        later = [now.apply_async(countdown=5.5, queue=LATE) for _ in range(8)]
         at_once = now.apply_async(queue=LATE).get(timeout=WAIT) - start
         assert at_once < 4.5, at_once
         due = [result.get(timeout=WAIT) - start for result in later]
-        assert all(4.9 < took < 12 for took in due), due
+        assert all(5.4 < took < 12.5 for took in due), due
 
     def control(self):
         """Remote control: commands by a fanout exchange, answers by a queue of ours."""
@@ -137,7 +139,7 @@ class Scenarios:
         app.control.add_consumer("celery.added", destination=[self.main.name], reply=True, timeout=5, limit=1)
         assert add.apply_async((2, 3), queue="celery.added").get(timeout=WAIT) == 5
         app.control.cancel_consumer("celery.added", destination=[self.main.name], reply=True, timeout=5, limit=1)
-        task = now.apply_async(countdown=2)
+        task = now.apply_async(countdown=2.5)
         task.revoke()
         try:
             task.get(timeout=WAIT)
@@ -182,7 +184,7 @@ class Scenarios:
 
     def acks_late(self):
         """A worker is killed in the middle of its task, and another one does it."""
-        task = slow.apply_async(("late", "task", 3), queue=LATE)
+        task = slow.apply_async(("late", "task", 3.5), queue=LATE)
         until(lambda: notes("late"), WAIT, "nothing began")
         _, pid, redelivered = notes("late")[0].split()
         victim, other = (self.one, self.two) if int(pid) == self.one.process.pid else (self.two, self.one)
@@ -198,6 +200,7 @@ class Scenarios:
         task = quorum.send_task("tasks.now", countdown=3)
         # 3 s are two bits: 2 s in the queue of bit 1, then 1 s in that of bit 0.
         assert waiting("celery_delayed_1") == 1
+        time.sleep(0.5)
         took = task.get(timeout=WAIT) - start
         assert 2.8 < took < 10, took
         results = [quorum.send_task("tasks.add", (n, n)) for n in range(20)]

@@ -107,7 +107,7 @@ fn power_cut(bench: &Bench, mutant: &str) -> Result<()> {
 fn slow_power_cut(bench: &Bench, mutant: &str) -> Result<()> {
     let mut stage = power::stage(bench, mutant, SMALL_JOURNAL)?;
     stage.recipe.env.push(env(mutant));
-    power::run_slow_cut(bench, &mut stage, mutant, 2)
+    power::run_slow_cut(bench, &mut stage, mutant, 3)
 }
 
 fn tail(bench: &Bench, mutant: &str) -> Result<()> {

@@ -79,7 +79,8 @@ pub fn cut(bench: &Bench) -> Result<()> {
 /// With syncs slowed down: a confirm that does not wait for its sync is nearly always ahead of it.
 pub fn run_slow_cut(bench: &Bench, stage: &mut Stage, name: &str, rounds: u64) -> Result<()> {
     let shim = Shim::attach(&mut stage.recipe)?;
-    shim.arm(Fault::SyncPause, &[Class::Segment], 1, 30_000)?;
+    // Far longer than a machine that does other things leaves the broker without work: the cut has to fall into a sync.
+    shim.arm(Fault::SyncPause, &[Class::Segment], 1, 150_000)?;
     run_cut(bench, stage, Mix::usual(), name, rounds)
 }
 
