@@ -32,6 +32,11 @@ impl Route {
         self.sessions.is_empty() && self.shares.is_empty() && self.queues.iter().all(|queue| queue.delays)
     }
 
+    /// How many it may go to.
+    pub fn width(&self) -> usize {
+        self.sessions.len() + self.shares.len() + self.queues.len()
+    }
+
     /// Straight to one queue.
     pub fn to(queue: &Arc<Queue>) -> Route {
         Route { queues: vec![queue.clone()], volatile: true, ..Route::default() }

@@ -10,7 +10,7 @@
 //! is half made: its references before the checkpoint could not be taken back.
 
 use super::publish::RouteRun;
-use super::stage::{part_record, targets_of, Append, Bundle, PartOf, Rejected, Target, Written, REFERENCES_MAX, VOLUME};
+use super::stage::{part_record, targets_between, Append, Bundle, PartOf, Rejected, Target, Written, VOLUME};
 use super::Link;
 use crate::core::{Job, Shared};
 use crate::dead_letter::How;
@@ -25,6 +25,10 @@ use std::time::Duration;
 
 /// Neighbouring messages that one fan-out takes together, at most.
 pub(super) const TOGETHER: u32 = 64;
+/// References in a slice of one message. The log stands still behind a slice until it is made, so its length is what others wait for.
+const SLICE: usize = 256;
+/// Places of the route that are looked at in one go.
+const LOOKED_AT: usize = 4096;
 /// Queues that are pumped in one go once it shows.
 const PUMPS: usize = 1024;
 
@@ -41,9 +45,13 @@ struct Slices {
     id: u64,
     batch: Arc<Batch>,
     run: RouteRun,
+    /// How much of the route was looked at. All of it is, before the first slice is made: a body's record says how many references there are.
+    looked_at: usize,
     /// Those that are logged come first; `logged` of them are.
     targets: Vec<Target>,
     logged: usize,
+    /// The others, until all are known.
+    unlogged: Vec<Target>,
     next: usize,
     per: usize,
     outbox: Arc<Outbox>,
@@ -86,6 +94,10 @@ impl FanOut {
             return true;
         }
         mine.opened = true;
+        if mine.looked_at < mine.run.route.width() {
+            mine.look();
+            return true;
+        }
         let mut follow = Follow::default();
         mine.slice(self, core, &mut follow);
         if mine.next == mine.targets.len() {
@@ -121,17 +133,36 @@ impl FanOut {
 }
 
 impl Slices {
+    /// Touches a queue for each place, which takes as long as making a slice does.
+    fn look(&mut self) {
+        let width = self.run.route.width();
+        let to = width.min(self.looked_at + LOOKED_AT);
+        for mut target in targets_between(&self.run, self.looked_at, to) {
+            match &mut target.ordinal {
+                Some(ordinal) => {
+                    *ordinal = (0, (self.targets.len() % self.per) as u16);
+                    self.targets.push(target);
+                }
+                None => self.unlogged.push(target),
+            }
+        }
+        self.looked_at = to;
+        if to == width {
+            self.logged = self.targets.len();
+            self.targets.append(&mut self.unlogged);
+        }
+    }
+
     fn slice(&mut self, fan: &Arc<FanOut>, core: &Shared, follow: &mut Follow) {
         let from = self.next;
         let end = if from < self.logged { self.logged } else { self.targets.len() };
         let to = end.min(from + self.per);
         self.next = to;
-        let slot = (from < self.logged).then(|| core.log.reserve());
         let mut bundle = Bundle::default();
-        let written = match slot {
-            Some(_) => self.write(&mut bundle, fan, from, to),
-            None => Written::default(),
-        };
+        let logged = from < self.logged;
+        let written = if logged { self.write(&mut bundle, fan, from, to) } else { Written::default() };
+        // As late as can be, for what comes after it in the log waits for it; but before anything changes that a checkpoint would find.
+        let slot = logged.then(|| core.log.reserve());
         let held = self.held.get_or_insert_with(|| Held::new(self.batch.clone(), Some(bundle.place.clone()), Some(fan.clone())));
         let now_ticks = core.now_ticks();
         for target in &self.targets[from..to] {
@@ -177,21 +208,17 @@ impl Link {
     /// Hands a run to the reader thread; its direct deliveries leave at once.
     pub(super) fn fan_out(&mut self, batch: &Arc<Batch>, run: RouteRun) {
         self.core.deliver_direct(batch, &run);
-        let (mut targets, unlogged): (Vec<Target>, Vec<Target>) = targets_of(&run).into_iter().partition(|t| t.ordinal.is_some());
         // A power of two, so that bodies are written again at the border of a slice.
-        let per = (REFERENCES_MAX / run.count.next_power_of_two() as usize).max(16);
-        for (n, target) in targets.iter_mut().enumerate() {
-            target.ordinal = Some((0, (n % per) as u16));
-        }
-        let logged = targets.len();
-        targets.extend(unlogged);
+        let per = (SLICE / run.count.next_power_of_two() as usize).max(16);
         let id = self.core.ids(u64::from(run.count));
         let slices = Slices {
             id,
             batch: batch.clone(),
             run,
-            targets,
-            logged,
+            looked_at: 0,
+            targets: Vec::new(),
+            logged: 0,
+            unlogged: Vec::new(),
             next: 0,
             per,
             outbox: self.outbox.clone(),

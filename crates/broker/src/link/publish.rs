@@ -135,8 +135,7 @@ impl Link {
 
     /// Goes to so many that keep it that others must be served in between.
     fn is_wide(&self, batch: &Batch, run: &RouteRun) -> bool {
-        let route = &run.route;
-        let many = route.sessions.len() + route.shares.len() + route.queues.len() > REFERENCES_MAX;
+        let many = run.route.width() > REFERENCES_MAX;
         // An edit is in one slot with all of its publish.
         many && run.durable && run.level > 0 && batch.heads[run.first as usize].state == 0 && !self.whole && !self.is_internal()
     }

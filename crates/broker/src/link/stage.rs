@@ -109,28 +109,44 @@ pub(super) fn prepare<'a>(core: &Shared, bundle: &mut Bundle, batch: &Batch, run
 }
 
 pub(crate) fn targets_of(run: &RouteRun) -> Vec<Target> {
+    let mut targets = targets_between(run, 0, run.route.width());
+    number(&mut targets);
+    targets
+}
+
+/// The targets that stand between two places of the route, not numbered yet.
+pub(super) fn targets_between(run: &RouteRun, from: usize, to: usize) -> Vec<Target> {
     let route = &run.route;
-    let mut targets = Vec::with_capacity(route.sessions.len() + route.queues.len() + route.shares.len());
+    let mut targets = Vec::with_capacity(to - from);
     let mut add = |queue: &Arc<Queue>, level: u8, flags: u8, side: Option<Arc<Side>>, durable: bool| {
         targets.push(Target { queue: queue.clone(), level, flags, side, ordinal: durable.then_some((0, 0)) });
     };
-    for t in &route.sessions {
+    let (mut skip, mut left) = (from, to - from);
+    for t in part_of(&route.sessions, &mut skip, &mut left) {
         let level = t.level.min(run.level);
         if level > 0 {
             add(&t.session.queue, level, t.flags, t.side.clone(), run.durable && t.session.queue.durable);
         }
     }
-    for share in &route.shares {
+    for share in part_of(&route.shares, &mut skip, &mut left) {
         let level = share.level().min(run.level);
         if level > 0 {
             add(&share.queue, level, 0, None, run.durable && share.queue.durable);
         }
     }
-    for queue in &route.queues {
+    for queue in part_of(&route.queues, &mut skip, &mut left) {
         add(queue, run.level, 0, None, run.durable && queue.durable);
     }
-    number(&mut targets);
     targets
+}
+
+/// What of this list is wanted, when `skip` entries come before it and `left` are wanted.
+fn part_of<'a, T>(list: &'a [T], skip: &mut usize, left: &mut usize) -> &'a [T] {
+    let from = list.len().min(*skip);
+    let to = list.len().min(from + *left);
+    *skip -= from;
+    *left -= to - from;
+    &list[from..to]
 }
 
 /// Which reference of the record each logged target is: they are written in this order, so this comes after any is left out.
