@@ -33,17 +33,28 @@ pub struct Web {
 }
 
 impl Web {
-    /// `default`: the name of the one that a client gets who asks for none. `None`: it is not there, or WebSocket does not carry it.
-    pub fn new(protocols: Vec<Arc<dyn Protocol>>, default: &str, origins: Origins, stream: websocket::Config) -> Option<Web> {
+    /// Protocols by their schemes, which are their paths too. `default`: the one that a client gets who asks for none. `None`: it is not
+    /// there, or WebSocket does not carry it.
+    pub fn new(
+        protocols: Vec<(&'static str, Arc<dyn Protocol>)>,
+        default: &str,
+        origins: Origins,
+        stream: websocket::Config,
+    ) -> Option<Web> {
+        let (schemes, protocols): (Vec<_>, Vec<_>) = protocols.into_iter().unzip();
         let carried: Vec<usize> = (0..protocols.len()).filter(|n| !protocols[*n].sub_protocols().is_empty()).collect();
-        let name = |n: &usize| protocols[*n].name();
-        let default = carried.iter().position(|n| name(n) == default)?;
+        let default = carried.iter().position(|n| schemes[*n] == default)?;
         let entries = carried.iter().map(|n| Carried {
-            name: name(n),
+            name: schemes[*n],
             sub_protocols: protocols[*n].sub_protocols(),
             text: protocols[*n].speaks_text(),
         });
         let menu = Menu { carried: entries.collect(), default, origins };
         Some(Web { protocols, menu, carried, stream })
+    }
+
+    /// What a client gets who asks for nothing.
+    pub fn default_scheme(&self) -> &'static str {
+        self.menu.carried[self.menu.default].name
     }
 }

@@ -38,6 +38,11 @@ impl ListenUrl {
         ListenUrl { scheme: scheme.to_owned(), endpoint: Endpoint::Tcp { host: host.to_owned(), port }, settings: Vec::new() }
     }
 
+    /// What stands behind its `?` under this name.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.iter().find(|(one, _)| one == name).map(|(_, value)| value.as_str())
+    }
+
     /// Can only this machine reach it? A name counts as remote unless it is `localhost`: it may resolve to anything.
     pub fn is_loopback(&self) -> bool {
         match &self.endpoint {

@@ -7,13 +7,33 @@ use std::path::Path;
 
 pub fn text(settings: &Settings, urls: &[ListenUrl], data_dir: &Path) -> String {
     let mut text = format!("carrick {}\n", env!("CARGO_PKG_VERSION"));
-    for (i, url) in urls.iter().enumerate() {
+    for (i, url) in places(urls).iter().enumerate() {
         let _ = writeln!(text, "{} {url}", if i == 0 { "  listens at" } else { "            " });
     }
     let _ = writeln!(text, "  keeps data in {}", data_dir.display());
     let _ = writeln!(text, "  lets in {}", who(settings));
     let _ = writeln!(text, "  try it    {}", attempt(urls));
     text
+}
+
+/// Both loopback addresses of a port are one line, by the name that stands for both.
+fn places(urls: &[ListenUrl]) -> Vec<String> {
+    let at = |url: &ListenUrl, host: &str| match &url.endpoint {
+        Endpoint::Tcp { port, .. } => ListenUrl { endpoint: Endpoint::Tcp { host: host.to_owned(), port: *port }, ..url.clone() },
+        Endpoint::Unix(_) => url.clone(),
+    };
+    let mut lines: Vec<String> = Vec::new();
+    for url in urls {
+        let (v4, v6) = (at(url, "127.0.0.1"), at(url, "::1"));
+        let line = match (*url == v4 || *url == v6) && v4 != v6 && urls.contains(&v4) && urls.contains(&v6) {
+            true => at(url, "localhost").to_string(),
+            false => url.to_string(),
+        };
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+    lines
 }
 
 fn who(settings: &Settings) -> String {
@@ -37,7 +57,7 @@ fn attempt(urls: &[ListenUrl]) -> String {
             _ => None,
         })
     };
-    if let Some((host, port)) = tcp("mqtt") {
+    if let Some((host, port)) = tcp("mqtt").or_else(|| tcp("any")) {
         let at = if host == "127.0.0.1" { String::new() } else { format!(" -h {host}") };
         return format!("mosquitto_sub{at} -p {port} -t 'demo/#' -v   and, elsewhere,   mosquitto_pub{at} -p {port} -t demo/hello -m hi");
     }
@@ -68,6 +88,14 @@ mod tests {
         assert!(tried(&["amqp://127.0.0.1:5672", "mqtt://0.0.0.0:1884"]).starts_with("mosquitto_sub -p 1884 "));
         assert!(tried(&["mqtt://[::]:1884"]).starts_with("mosquitto_sub -h ::1 -p 1884 "));
         assert!(tried(&["amqp://[::1]:5672"]).starts_with("amqp-declare-queue -u amqp://[::1]:5672 -q demo;"));
+        assert!(tried(&["ws://127.0.0.1:15675", "any://127.0.0.1:61616"]).starts_with("mosquitto_sub -p 61616 "));
         assert_eq!(tried(&["unix:/tmp/carrick"]), "connect a client to one of these");
+    }
+
+    #[test]
+    fn both_loopback_addresses_of_a_port_are_one_line() {
+        let urls = ["mqtt://127.0.0.1:1", "mqtt://[::1]:1", "ws://127.0.0.1:2", "ws://[::1]:3", "any://0.0.0.0:4", "unix:/x"];
+        let urls: Vec<ListenUrl> = urls.iter().map(|url| url.parse().expect("a URL")).collect();
+        assert_eq!(places(&urls), ["mqtt://localhost:1", "ws://127.0.0.1:2", "ws://[::1]:3", "any://0.0.0.0:4", "unix:/x"]);
     }
 }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 #[command(
     name = "carrick",
     version,
-    about = "A message broker: MQTT 3.1, 3.1.1 and 5.0 on one durable log",
-    long_about = "A message broker: MQTT 3.1, 3.1.1 and 5.0 on one durable log.\n\nWithout a command it serves, as `carrick serve` does.",
+    about = "A message broker: MQTT, AMQP 0-9-1 and STOMP on one durable log",
+    long_about = "A message broker: MQTT, AMQP 0-9-1 and STOMP on one durable log.\n\nWithout a command it serves, as `carrick serve` does.",
     args_conflicts_with_subcommands = true
 )]
 pub struct Cli {
@@ -53,7 +53,7 @@ pub struct Serve {
     /// Where everything durable is kept [default: ./carrick-data]
     #[arg(long, value_name = "DIR", env = "CARRICK_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Where to listen, instead of the default listeners; repeatable: mqtt://127.0.0.1:1883, `mqtt://[::1]:0`, unix:/path
+    /// Where to listen, instead of the default listeners; repeatable: mqtt://127.0.0.1:1883, `ws://[::1]:0`, unix:/path
     #[arg(long, value_name = "URL", env = "CARRICK_LISTEN", value_delimiter = ',')]
     pub listen: Vec<String>,
     /// error, warn, info, debug or trace; for single parts: info,gateway=debug [default: info]

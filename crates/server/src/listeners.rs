@@ -6,7 +6,8 @@ use gateway::{bind, Bound, ListenUrl};
 use tracing::debug;
 
 /// Schemes that other work will add. Known ones get a better answer than unknown ones.
-const LATER: [&str; 11] = ["mqtts", "amqps", "stomps", "ws", "wss", "http", "https", "any", "anys", "openwire", "tcp"];
+const LATER: [&str; 9] = ["mqtts", "amqps", "stomps", "wss", "http", "https", "any+tls", "openwire", "tcp"];
+const RIGHT: &str = "right would be mqtt://, amqp://, stomp://, ws://, any:// or unix:";
 
 pub fn check_url(url: &ListenUrl) -> Result<()> {
     for (n, (name, value)) in url.settings.iter().enumerate() {
@@ -16,31 +17,37 @@ pub fn check_url(url: &ListenUrl) -> Result<()> {
         }
     }
     match url.scheme.as_str() {
-        "mqtt" | "amqp" | "stomp" | "unix" => Ok(()),
-        later if LATER.contains(&later) => {
-            bail!("{url}: {later}:// is not yet supported; right would be mqtt://, amqp://, stomp:// or unix:")
-        }
-        other => bail!("{url}: '{other}' is no scheme that this program knows; right would be mqtt://, amqp://, stomp:// or unix:"),
+        "mqtt" | "amqp" | "stomp" | "ws" | "any" | "unix" => Ok(()),
+        later if LATER.contains(&later) => bail!("{url}: {later}:// is not yet supported; {RIGHT}"),
+        other => bail!("{url}: '{other}' is no scheme that this program knows; {RIGHT}"),
     }
 }
 
 fn check_setting(url: &ListenUrl, name: &str, value: &str) -> Result<()> {
-    const RIGHT: &str = "right would be dialect=rabbitmq or dialect=activemq";
+    const DIALECT: &str = "dialect=rabbitmq or dialect=activemq";
+    const DEFAULT: &str = "default=mqtt, default=stomp or default=amqp";
     match (url.scheme.as_str(), name) {
-        ("stomp", "dialect") if stomp::Dialect::named(value).is_some() => Ok(()),
-        ("stomp", "dialect") => bail!("{url}: '{value}' is no dialect; {RIGHT}"),
-        ("stomp", _) => bail!("{url}: STOMP has no setting '{name}'; {RIGHT}"),
+        ("stomp" | "ws" | "any", "dialect") if stomp::Dialect::named(value).is_some() => Ok(()),
+        ("stomp" | "ws" | "any", "dialect") => bail!("{url}: '{value}' is no dialect; right would be {DIALECT}"),
+        ("ws" | "any", "default") if ["mqtt", "stomp", "amqp"].contains(&value) => Ok(()),
+        ("ws" | "any", "default") => bail!("{url}: '{value}' is not carried; right would be {DEFAULT}"),
+        ("stomp", _) => bail!("{url}: STOMP has no setting '{name}'; right would be {DIALECT}"),
+        (scheme @ ("ws" | "any"), _) => bail!("{url}: {scheme}:// has no setting '{name}'; right would be {DEFAULT}, {DIALECT}"),
         (scheme, _) => bail!("{url}: {scheme}:// has no settings; right would be nothing behind the port"),
     }
 }
 
-/// Listens everywhere, or says where it cannot. Of the default listeners one may be missing: not every machine has IPv6.
+/// Listens everywhere, or says where it cannot. Default listeners may be missing at one address: not every machine has IPv6.
 pub fn bind_all(settings: &Settings) -> Result<Vec<Bound>> {
     let mut all = Vec::new();
     for url in &settings.listen {
         match bind(url, settings.gateway.backlog) {
             Ok(bound) => all.extend(bound),
             Err(error) if settings.default_listeners && error.is_unavailable() => debug!(%error, "skipped"),
+            Err(error) if settings.default_listeners => bail!(
+                "{error}. These are the default listeners; --listen URL (repeated), or listen = [...] in the file of --config, names others \
+                 instead of them, with the ports that you choose"
+            ),
             // It names its cause itself, so the cause is not chained again.
             Err(error) => bail!("{error}"),
         }

@@ -4,11 +4,16 @@ use crate::config::file;
 use crate::config::Settings;
 use anyhow::{Context, Result};
 use broker_api::{Protocol, Tracer, Views};
-use gateway::ListenUrl;
+use gateway::{Endpoint, ListenUrl, Spoken, Web};
 use std::num::NonZeroU16;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Duration;
+use websocket::Origins;
+
+/// Where RabbitMQ's web-stomp plug-in listens, plain and with TLS: whoever says nothing else means STOMP there.
+pub const WEB_STOMP: u16 = 15674;
+pub const WEB_STOMP_TLS: u16 = 15673;
 
 /// Schemes of listen URLs, and what is spoken there.
 pub struct List {
@@ -17,6 +22,8 @@ pub struct List {
     /// In each dialect.
     stomp: [(stomp::Dialect, Arc<dyn Protocol>); 2],
     stomp_dialect: stomp::Dialect,
+    origins: Origins,
+    websocket: websocket::Config,
 }
 
 pub fn all(settings: &Settings) -> Result<List> {
@@ -30,7 +37,9 @@ pub fn all(settings: &Settings) -> Result<List> {
     let stomp = [stomp::Dialect::RabbitMq, stomp::Dialect::ActiveMq]
         .map(|dialect| (dialect, stomp::Stomp::new(config.clone().speaking(dialect), header_views()) as Arc<dyn Protocol>));
     let speakers = vec![("mqtt", mqtt.clone() as Arc<dyn Protocol>), ("unix", mqtt.clone()), ("amqp", amqp)];
-    Ok(List { speakers, mqtt, stomp, stomp_dialect })
+    let origins = Origins::new(settings.websocket.origins.clone()).map_err(anyhow::Error::msg).context("in [websocket]")?;
+    let websocket = websocket_config(&settings.websocket);
+    Ok(List { speakers, mqtt, stomp, stomp_dialect, origins, websocket })
 }
 
 /// How each protocol's messages are read by exchanges and by the other protocols.
@@ -50,13 +59,28 @@ pub fn tracer() -> Arc<dyn Tracer> {
 
 impl List {
     /// With the settings that [`crate::listeners::check_url`] has passed.
-    pub fn of_url(&self, url: &ListenUrl) -> Option<Arc<dyn Protocol>> {
-        if url.scheme == "stomp" {
-            let named = url.settings.iter().find(|(name, _)| name == "dialect").and_then(|(_, name)| stomp::Dialect::named(name));
-            let dialect = named.unwrap_or(self.stomp_dialect);
+    pub fn of_url(&self, url: &ListenUrl) -> Option<Spoken> {
+        match url.scheme.as_str() {
+            "ws" => self.web(url).map(Spoken::Web),
+            "any" => self.web(url).map(Spoken::Any),
+            scheme => self.speaker(scheme, url).map(Spoken::One),
+        }
+    }
+
+    fn speaker(&self, scheme: &str, url: &ListenUrl) -> Option<Arc<dyn Protocol>> {
+        if scheme == "stomp" {
+            let dialect = url.setting("dialect").and_then(stomp::Dialect::named).unwrap_or(self.stomp_dialect);
             return self.stomp.iter().find(|(spoken, _)| *spoken == dialect).map(|(_, protocol)| protocol.clone());
         }
-        self.speakers.iter().find(|(name, _)| *name == url.scheme).map(|(_, protocol)| protocol.clone())
+        self.speakers.iter().find(|(name, _)| *name == scheme).map(|(_, protocol)| protocol.clone())
+    }
+
+    /// All of them, bare and over WebSocket.
+    fn web(&self, url: &ListenUrl) -> Option<Arc<Web>> {
+        let protocols = ["mqtt", "amqp", "stomp"].into_iter().map(|scheme| Some((scheme, self.speaker(scheme, url)?)));
+        let is_stomp = matches!(url.endpoint, Endpoint::Tcp { port: WEB_STOMP | WEB_STOMP_TLS, .. });
+        let default = url.setting("default").unwrap_or(if is_stomp { "stomp" } else { "mqtt" });
+        Web::new(protocols.collect::<Option<_>>()?, default, self.origins.clone(), self.websocket.clone()).map(Arc::new)
     }
 }
 
@@ -69,6 +93,15 @@ impl List {
             let dropped = [&counters.too_large, &counters.expired, &counters.unsayable];
             (dropped.iter().map(|counter| counter.load(Relaxed)).sum(), counters.refused.load(Relaxed))
         }
+    }
+}
+
+fn websocket_config(file: &file::WebSocket) -> websocket::Config {
+    let default = websocket::Config::default();
+    let ping = |secs: u64| (secs > 0).then(|| Duration::from_secs(secs));
+    websocket::Config {
+        message_max: file.max_message_size.map_or(default.message_max, |bytes| bytes.0),
+        ping: file.ping_secs.map_or(default.ping, |secs| ping(secs.0)),
     }
 }
 
@@ -148,3 +181,6 @@ fn version(version: &file::MqttVersion) -> mqtt::codec::Version {
 fn server_reference(file: &file::Mqtt) -> Option<mqtt::ServerReference> {
     file.server_reference.as_ref().map(|servers| mqtt::ServerReference { servers: servers.clone(), moved: file.server_moved })
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use crate::config::Settings;
 use crate::wiring::House;
 use crate::{banner, limits, listeners, logging, protocols, wiring};
 use anyhow::{Context, Result};
-use gateway::{Bound, Gateway, ListenUrl, Service, Spoken};
+use gateway::{Bound, Gateway, ListenUrl, Service};
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -107,8 +107,8 @@ fn listen(settings: &Settings, protocols: &protocols::List, gateway: &mut Gatewa
 }
 
 fn service(settings: &Settings, protocols: &protocols::List, bound: &Bound) -> Result<Service> {
-    let protocol = protocols.of_url(&bound.url).with_context(|| format!("{}: nothing speaks that here", bound.url))?;
-    Ok(Service { spoken: Spoken::One(protocol), vhost: wiring::default_vhost(), allow_anonymous: settings.allow_anonymous == Some(true) })
+    let spoken = protocols.of_url(&bound.url).with_context(|| format!("{}: nothing speaks that here", bound.url))?;
+    Ok(Service { spoken, vhost: wiring::default_vhost(), allow_anonymous: settings.allow_anonymous == Some(true) })
 }
 
 /// For programs that wait for us: nothing else is written to standard output, and nobody may be listening there.

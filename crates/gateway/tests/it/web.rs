@@ -16,7 +16,7 @@ use websocket::Origins;
 
 fn web() -> Arc<Web> {
     let stream = websocket::Config { message_max: 1 << 20, ..websocket::Config::default() };
-    Arc::new(Web::new(vec![Toy::new()], "toy", Origins::default(), stream).expect("it is carried"))
+    Arc::new(Web::new(vec![("toy", Toy::new())], "toy", Origins::default(), stream).expect("it is carried"))
 }
 
 fn impatient() -> Config {

@@ -30,6 +30,7 @@ pub struct File {
     pub journal: Journal,
     pub mqtt: Mqtt,
     pub stomp: Stomp,
+    pub websocket: WebSocket,
 }
 
 /// `[[user]]`
@@ -270,6 +271,17 @@ pub struct Stomp {
 pub enum StompDialect {
     RabbitMq,
     ActiveMq,
+}
+
+/// `[websocket]`
+#[derive(Default, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebSocket {
+    /// Pages that may connect. Without it: any, but through this machine only those of this machine.
+    pub origins: Option<Vec<String>>,
+    pub max_message_size: Option<Bytes<1024, { u64::MAX }>>,
+    /// 0 = no pings.
+    pub ping_secs: Option<Whole<0, 86_400>>,
 }
 
 /// A listen URL, refused at its line.

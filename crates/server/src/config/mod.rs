@@ -16,7 +16,7 @@ pub struct Settings {
     /// RabbitMQ's definitions.json, read at each start.
     pub definitions: Option<PathBuf>,
     pub listen: Vec<ListenUrl>,
-    /// The listeners are the built-in ones: one of them may be missing on a machine without IPv6.
+    /// The listeners are the built-in ones: on a machine without IPv6 half of them may be missing.
     pub default_listeners: bool,
     pub log: String,
     /// Threads that serve connections.
@@ -33,6 +33,7 @@ pub struct Settings {
     pub journal: file::Journal,
     pub mqtt: file::Mqtt,
     pub stomp: file::Stomp,
+    pub websocket: file::WebSocket,
 }
 
 impl Settings {
@@ -78,6 +79,7 @@ impl Settings {
             journal: file.journal,
             mqtt: file.mqtt,
             stomp: file.stomp,
+            websocket: file.websocket,
         };
         settings.check()?;
         Ok(settings)
@@ -119,9 +121,15 @@ fn default_worker_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).max(1))
 }
 
-/// `localhost` resolves to either in real clients.
+/// Each protocol at its own port, WebSocket where RabbitMQ has it for MQTT and for STOMP, and one port for all (61616, ActiveMQ's). 15672 is
+/// left to the management API.
+const DEFAULT_LISTENERS: [(&str, u16); 6] =
+    [("mqtt", 1883), ("amqp", 5672), ("stomp", 61613), ("ws", 15675), ("ws", crate::protocols::WEB_STOMP), ("any", 61616)];
+
+/// `localhost` resolves to either address in real clients.
 fn default_listeners() -> Vec<ListenUrl> {
-    vec![ListenUrl::tcp("mqtt", "127.0.0.1", 1883), ListenUrl::tcp("mqtt", "::1", 1883)]
+    let both = |(scheme, port)| ["127.0.0.1", "::1"].map(|host| ListenUrl::tcp(scheme, host, port));
+    DEFAULT_LISTENERS.into_iter().flat_map(both).collect()
 }
 
 fn read(path: &Path) -> Result<File> {

@@ -13,7 +13,11 @@ fn settings(text: &str, flags: Serve) -> Settings {
 fn nothing_written_means_the_defaults() {
     let settings = settings("", Serve::default());
     let urls: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
-    assert_eq!(urls, ["mqtt://127.0.0.1:1883", "mqtt://[::1]:1883"]);
+    let expected = ["mqtt:1883", "amqp:5672", "stomp:61613", "ws:15675", "ws:15674", "any:61616"].into_iter().flat_map(|one| {
+        let (scheme, port) = one.split_once(':').expect("both");
+        [format!("{scheme}://127.0.0.1:{port}"), format!("{scheme}://[::1]:{port}")]
+    });
+    assert_eq!(urls, expected.collect::<Vec<_>>());
     assert_eq!((settings.data_dir.to_str(), settings.log.as_str(), settings.default_listeners), (Some("./carrick-data"), "info", true));
     assert_eq!(settings.gateway, gateway::Config::default());
 }
@@ -100,6 +104,10 @@ fn what_is_wrong_is_refused_with_its_key_its_line_and_what_would_be_right() {
         ("listen = ['stomp://127.0.0.1:61613?dialekt=activemq']", &["no setting 'dialekt'"]),
         ("listen = ['stomp://127.0.0.1:61613?dialect=activemq&dialect=rabbitmq']", &["twice"]),
         ("listen = ['mqtt://127.0.0.1:1883?dialect=activemq']", &["mqtt:// has no settings"]),
+        ("listen = ['ws://127.0.0.1:1?default=soap']", &["'soap'", "default=mqtt"]),
+        ("listen = ['any://127.0.0.1:1?dialect=artemis']", &["'artemis' is no dialect"]),
+        ("listen = ['ws://127.0.0.1:1?path=/x']", &["no setting 'path'"]),
+        ("[websocket]\norigin = []", &["line 2", "`origins`"]),
         ("log = 'loud'", &["line 1", "log = ", "loud", "debug"]),
         ("[journal]\nsegment_bytes = 5", &["line 2", "segment_bytes", "from 1 MiB to 1 GiB"]),
         ("[journal]\nsegment_bytes = '64 MB'", &["line 2", "64 MB", "\"64 MiB\""]),

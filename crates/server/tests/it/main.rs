@@ -7,6 +7,7 @@ mod journal;
 mod serve;
 mod store_failure;
 mod sys;
+mod web;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

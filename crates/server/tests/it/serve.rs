@@ -52,6 +52,18 @@ fn a_second_process_on_the_same_data_is_refused() {
 }
 
 #[test]
+fn a_taken_default_port_is_named_with_what_changes_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    // Ours, or whoever has it already.
+    let _taken = std::net::TcpListener::bind("127.0.0.1:1883");
+    let (code, why) = refused(dir.path(), &[]);
+    assert_eq!(code, Some(1));
+    for part in ["127.0.0.1:1883", "another process listens there", "--listen"] {
+        assert!(why.contains(part), "no {part:?} in: {why}");
+    }
+}
+
+#[test]
 fn what_cannot_work_is_refused_before_anything_is_served() {
     let dir = tempfile::tempdir().expect("a folder");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
