@@ -30,11 +30,19 @@ impl std::fmt::Display for Peer {
     }
 }
 
+/// Who the transport has proven the peer to be before its protocol's first byte (TLS: by a client's certificate).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The user that it stands for, if there is one of this name: whom [`crate::LoginStep::Sasl`] logs in by the mechanism `EXTERNAL`.
+    pub user: String,
+}
+
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
     pub peer: Peer,
     /// Our end, where it has an address.
     pub local: Option<SocketAddr>,
+    pub identity: Option<Arc<Identity>>,
     pub protocol: &'static str,
     pub vhost: VhostName,
     /// Connections without credentials are let in as `anonymous`.

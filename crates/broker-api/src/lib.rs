@@ -83,7 +83,7 @@ pub use batch::{
     Batch, Counted, Head, Keys, Region, Span, FORMAT_PLAIN, HEAD_CONFIRM, HEAD_DURABLE, HEAD_GROUP_ENDS, HEAD_MANDATORY, HEAD_RETAIN,
     HEAD_VERBATIM,
 };
-pub use broker::{Broker, ConnectionInfo, CoreSession, Peer};
+pub use broker::{Broker, ConnectionInfo, CoreSession, Identity, Peer};
 pub use control::{
     Attach, Attached, Bind, Consume, Control, Declare, Destination, EndOwner, ExchangeSpec, Expiry, Filter, Login, LoginStep, Mode,
     Parting, PartingFate, PrincipalInfo, QueueSpec, Reply, RetainedOn, Subscribe, Take,

@@ -1,6 +1,6 @@
 //! A protocol as the gateway sees it: a recogniser, and one state machine per connection. Time is an argument; nobody awaits.
 
-use crate::{EventBatch, Peer, Turn};
+use crate::{EventBatch, Identity, Peer, Turn};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +17,8 @@ pub enum Verdict {
 #[derive(Clone, Debug)]
 pub struct Context {
     pub peer: Peer,
+    /// A session may log in with it, by the SASL mechanism `EXTERNAL`; without one that is refused.
+    pub identity: Option<Arc<Identity>>,
     /// Broker time when the connection was accepted, ms since the Unix epoch; see `CoreSession::now_ms`.
     pub opened_ms: u64,
 }

@@ -228,6 +228,7 @@ impl Shared {
         let info = ConnectionInfo {
             peer: broker_api::Peer::Unix,
             local: None,
+            identity: None,
             protocol: crate::link::INTERNAL,
             vhost: vhost.name.clone(),
             allow_anonymous: false,
@@ -329,7 +330,14 @@ impl Core {
         let found = self.0.vhost(vhost).filter(|vhost| !vhost.is_deleted());
         let found = found.ok_or_else(|| Refusal::NotFound { what: "vhost", name: vhost.to_string() })?;
         let peer = broker_api::Peer::Unix;
-        let info = ConnectionInfo { peer, local: None, protocol: crate::link::INTERNAL, vhost: vhost.clone(), allow_anonymous: false };
+        let info = ConnectionInfo {
+            peer,
+            local: None,
+            identity: None,
+            protocol: crate::link::INTERNAL,
+            vhost: vhost.clone(),
+            allow_anonymous: false,
+        };
         Ok(Box::new(Link::internal(&self.0, info, found).trusted()))
     }
 

@@ -1,7 +1,7 @@
 //! The accept loops, and the handle that `server` holds.
 
-use crate::greet;
 use crate::listener::{Bound, Listening, SocketFile};
+use crate::opening::{Caller, Openings};
 use crate::slots::{Slot, Slots};
 use crate::timer::now;
 use crate::{Config, Connection, Service, Spoken, Transport};
@@ -12,7 +12,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{debug, debug_span, info, warn};
 
@@ -25,13 +24,14 @@ pub struct Gateway {
     broker: Arc<dyn Broker>,
     slots: Arc<Slots>,
     listeners: Vec<JoinHandle<()>>,
-    stopping: watch::Sender<bool>,
+    openings: Arc<Openings>,
 }
 
 impl Gateway {
     pub fn new(config: Config, broker: Arc<dyn Broker>) -> Gateway {
         let slots = Slots::new(config.max_connections);
-        Gateway { config, broker, slots, listeners: Vec::new(), stopping: watch::Sender::new(false) }
+        let openings = Openings::new(config.max_handshakes);
+        Gateway { config, broker, slots, listeners: Vec::new(), openings }
     }
 
     /// Accepts from now on. To be called within the runtime that will carry the connections.
@@ -40,7 +40,7 @@ impl Gateway {
         let patience = (patience > 0).then(|| Duration::from_secs(patience));
         let (broker, slots, url) = (self.broker.clone(), self.slots.clone(), bound.url.to_string());
         let handshake = Duration::from_secs(u64::from(self.config.handshake_timeout_secs));
-        let door = Arc::new(Door { service, broker, slots, url, patience, handshake, stopping: self.stopping.subscribe() });
+        let door = Arc::new(Door { service, broker, slots, url, patience, handshake, openings: self.openings.clone() });
         let task = match bound.socket {
             Listening::Tcp(socket) => tokio::spawn(accept_tcp(TcpListener::from_std(socket)?, door)),
             Listening::Unix(socket, file) => tokio::spawn(accept_unix(UnixListener::from_std(socket)?, file, door)),
@@ -60,7 +60,7 @@ impl Gateway {
             task.abort();
             let _ = task.await;
         }
-        self.stopping.send_replace(true);
+        self.openings.end_all();
     }
 
     /// Waits until the connections have closed, for at most the configured time; how many are left. The core has told the sessions.
@@ -77,40 +77,43 @@ pub(crate) struct Door {
     pub url: String,
     /// With clients that do not read.
     patience: Option<Duration>,
-    /// With clients that do not say what they speak.
+    /// With clients until they have a session: TLS, and what they speak.
     pub handshake: Duration,
-    /// True: those who have not said what they speak are not waited for any more.
-    pub stopping: watch::Receiver<bool>,
+    openings: Arc<Openings>,
 }
 
 impl Door {
-    fn admit(self: &Arc<Door>, stream: Transport, peer: Peer, slot: Slot) {
+    /// A client has connected: it gets its session at once, or after what the listener has in front of it.
+    async fn admit(self: &Arc<Door>, stream: Transport, peer: Peer, slot: Slot) {
         match &self.service.spoken {
-            Spoken::One(protocol) => {
-                if let Ok(core) = self.connect(protocol, &peer) {
-                    self.seat(protocol, core, stream, peer, slot);
+            Spoken::One(protocol) if self.service.front.is_nothing() => {
+                let caller = Caller { peer, identity: None };
+                if let Ok(core) = self.connect(protocol, &caller) {
+                    self.seat(protocol, core, stream, caller, slot);
                 }
             }
-            Spoken::Web(_) | Spoken::Any(_) => drop(tokio::spawn(greet::greet(self.clone(), stream, peer, slot))),
+            _ => self.openings.begin(self, stream, peer, slot).await,
         }
     }
 
     /// A place in the core, unless it says no.
-    pub fn connect(&self, protocol: &Arc<dyn Protocol>, peer: &Peer) -> Result<Box<dyn CoreSession>, Refusal> {
+    pub fn connect(&self, protocol: &Arc<dyn Protocol>, caller: &Caller) -> Result<Box<dyn CoreSession>, Refusal> {
         let info = ConnectionInfo {
-            peer: peer.clone(),
+            peer: caller.peer.clone(),
             local: None,
+            identity: caller.identity.clone(),
             protocol: protocol.name(),
             vhost: self.service.vhost.clone(),
             allow_anonymous: self.service.allow_anonymous,
         };
-        self.broker.connect(info).inspect_err(|refusal| info!(%peer, %refusal, "connection refused"))
+        self.broker.connect(info).inspect_err(|refusal| info!(peer = %caller.peer, %refusal, "connection refused"))
     }
 
     /// From here on the connection is its session's.
-    pub fn seat(&self, protocol: &Arc<dyn Protocol>, core: Box<dyn CoreSession>, stream: Transport, peer: Peer, slot: Slot) {
+    pub fn seat(&self, protocol: &Arc<dyn Protocol>, core: Box<dyn CoreSession>, stream: Transport, caller: Caller, slot: Slot) {
+        let Caller { peer, identity } = caller;
         let span = debug_span!("conn", conn = slot.number(), %peer, protocol = protocol.name(), vhost = %self.service.vhost);
-        let session = protocol.clone().open(Context { peer, opened_ms: self.broker.now_ms() }, now());
+        let session = protocol.clone().open(Context { peer, identity, opened_ms: self.broker.now_ms() }, now());
         span.in_scope(|| debug!("connection accepted"));
         tokio::spawn(Connection::new(stream, session, core, slot, span).slow_consumer_timeout(self.patience));
     }
@@ -124,7 +127,7 @@ async fn accept_tcp(listener: TcpListener, door: Arc<Door>) {
                 let Some(slot) = health.accepted(&door) else { continue };
                 // Inherited from the listener on Linux; said again where it is not.
                 let _ = stream.set_nodelay(true);
-                door.admit(stream.into(), Peer::Tcp(address), slot);
+                door.admit(stream.into(), Peer::Tcp(address), slot).await;
             }
             Err(error) => health.failed(&error, &door).await,
         }
@@ -137,7 +140,7 @@ async fn accept_unix(listener: UnixListener, _file: SocketFile, door: Arc<Door>)
         match listener.accept().await {
             Ok((stream, _)) => {
                 let Some(slot) = health.accepted(&door) else { continue };
-                door.admit(stream.into(), Peer::Unix, slot);
+                door.admit(stream.into(), Peer::Unix, slot).await;
             }
             Err(error) => health.failed(&error, &door).await,
         }

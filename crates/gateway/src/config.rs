@@ -12,14 +12,24 @@ pub struct Config {
     pub backlog: u16,
     /// How long a stop waits for clients to take their good-bye.
     pub shutdown_secs: u16,
-    /// How long a connection may take until it is clear what it speaks: the first bytes on `any://`, WebSocket's handshake.
+    /// How long a connection may take until it is clear what it speaks: a PROXY header, TLS's handshake, the first bytes on `any://`,
+    /// WebSocket's handshake.
     pub handshake_timeout_secs: u16,
+    /// Connections, over all listeners, that may be busy with that at a time. When one more comes, the oldest makes room.
+    pub max_handshakes: usize,
     /// A client that has not taken what waits for it for so long is disconnected. 0 = never.
     pub slow_consumer_timeout_secs: u32,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { max_connections: 0, backlog: 1024, shutdown_secs: 5, handshake_timeout_secs: 10, slow_consumer_timeout_secs: 0 }
+        Config {
+            max_connections: 0,
+            backlog: 1024,
+            shutdown_secs: 5,
+            handshake_timeout_secs: 10,
+            max_handshakes: 2048,
+            slow_consumer_timeout_secs: 0,
+        }
     }
 }

@@ -10,6 +10,7 @@
 
 use crate::accept::Door;
 use crate::detect::{detect, Claim, Detected, FIRST_MAX};
+use crate::opening::Caller;
 use crate::slots::Slot;
 use crate::{Spoken, Transport, Web};
 use broker_api::{Peer, Protocol};
@@ -36,6 +37,7 @@ enum Lost {
     Gone(Option<io::Error>),
     Late,
     Unknown,
+    NoTls(io::Error),
     /// It spoke HTTP, and gets an answer.
     Refused(Refusal),
 }
@@ -47,6 +49,11 @@ struct Guest {
 }
 
 impl Guest {
+    /// With what was read of it in front. The guest has none then.
+    fn take_stream(&mut self) -> Transport {
+        std::mem::replace(&mut self.stream, Transport::nothing()).with_read_ahead(self.seen.split().freeze())
+    }
+
     /// At least one more byte.
     async fn more(&mut self) -> Result<(), Lost> {
         self.seen.reserve(READ);
@@ -66,46 +73,44 @@ struct Known {
     upgrade: Option<(Arc<Web>, Vec<u8>, bool)>,
 }
 
-pub(crate) async fn greet(door: Arc<Door>, stream: Transport, peer: Peer, slot: Slot) {
-    let mut stopping = door.stopping.clone();
-    tokio::select! {
-        biased;
-        () = meet(&door, stream, peer, slot) => {}
-        _ = stopping.wait_for(|stopping| *stopping) => {}
-    }
-}
-
-async fn meet(door: &Door, stream: Transport, peer: Peer, slot: Slot) {
-    let mut guest = Guest { stream, seen: BytesMut::new(), until: Instant::now() + door.handshake };
+pub(crate) async fn greet(door: &Door, stream: Transport, mut caller: Caller, until: Instant, slot: Slot) {
+    let mut guest = Guest { stream, seen: BytesMut::new(), until };
     let known = match &door.service.spoken {
         Spoken::One(protocol) => Ok(Known { protocol: protocol.clone(), upgrade: None }),
-        Spoken::Web(web) => upgrade(web, &mut guest, &peer).await,
-        Spoken::Any(web) => any(web, &mut guest, &peer).await,
+        Spoken::Web(web) => upgrade(web, &mut guest, &caller.peer).await,
+        Spoken::Any(web) => any(door, web, &mut guest, &mut caller).await,
     };
     let lost = match known {
-        Ok(known) => match settle(door, known, guest, peer.clone(), slot).await {
+        Ok(known) => match settle(door, known, guest, &caller, slot).await {
             Ok(()) => return,
             Err((lost, stream, slot)) => (lost, stream, slot),
         },
         Err(lost) => {
             if matches!(lost, Lost::Unknown) {
                 let first = guest.seen[..guest.seen.len().min(16)].escape_ascii();
-                info!(listener = %door.url, %peer, %first, "connection closed: nothing that is spoken here begins like this");
+                info!(listener = %door.url, peer = %caller.peer, %first, "connection closed: nothing that is spoken here begins like this");
             }
             (lost, guest.stream, slot)
         }
     };
-    farewell(door, lost, &peer).await;
+    farewell(door, lost, &caller.peer).await;
 }
 
 /// Finds out by the first bytes.
-async fn any(web: &Arc<Web>, guest: &mut Guest, peer: &Peer) -> Result<Known, Lost> {
+async fn any(door: &Door, web: &Arc<Web>, guest: &mut Guest, caller: &mut Caller) -> Result<Known, Lost> {
+    let mut tls = door.service.front.tls_if_asked.as_ref();
     loop {
-        match detect(&web.protocols, &guest.seen) {
-            Detected::Is(Claim::Protocol(which)) => return Ok(Known { protocol: web.protocols[which].clone(), upgrade: None }),
-            Detected::Is(Claim::Http) => return upgrade(web, guest, peer).await,
-            Detected::Is(Claim::Tls) | Detected::Nobody => return Err(Lost::Unknown),
-            Detected::NeedMore => guest.more().await?,
+        match (detect(&web.protocols, &guest.seen), tls) {
+            (Detected::Is(Claim::Protocol(which)), _) => return Ok(Known { protocol: web.protocols[which].clone(), upgrade: None }),
+            (Detected::Is(Claim::Http), _) => return upgrade(web, guest, &caller.peer).await,
+            (Detected::Is(Claim::Tls), Some(offered)) => {
+                // Once: nobody speaks TLS in TLS.
+                tls = None;
+                let stream = guest.take_stream();
+                (guest.stream, caller.identity) = offered.accept_until(guest.until, stream).await.map_err(Lost::NoTls)?;
+            }
+            (Detected::Is(Claim::Tls), None) | (Detected::Nobody, _) => return Err(Lost::Unknown),
+            (Detected::NeedMore, _) => guest.more().await?,
         }
     }
 }
@@ -146,9 +151,9 @@ fn ends_head(seen: &[u8]) -> bool {
 }
 
 /// Gives it a session.
-async fn settle(door: &Door, known: Known, guest: Guest, peer: Peer, slot: Slot) -> Result<(), (Lost, Transport, Slot)> {
+async fn settle(door: &Door, known: Known, guest: Guest, caller: &Caller, slot: Slot) -> Result<(), (Lost, Transport, Slot)> {
     let Guest { mut stream, seen, until } = guest;
-    let core = match (door.connect(&known.protocol, &peer), &known.upgrade) {
+    let core = match (door.connect(&known.protocol, caller), &known.upgrade) {
         (Ok(core), _) => core,
         // It is in the log.
         (Err(_), None) => return Ok(()),
@@ -169,7 +174,7 @@ async fn settle(door: &Door, known: Known, guest: Guest, peer: Peer, slot: Slot)
             Transport::layered(WebSocket::new(stream.with_read_ahead(seen.freeze()), &web.stream, text))
         }
     };
-    door.seat(&known.protocol, core, stream, peer, slot);
+    door.seat(&known.protocol, core, stream, caller.clone(), slot);
     Ok(())
 }
 
@@ -180,6 +185,7 @@ async fn farewell(door: &Door, (lost, mut stream, _slot): (Lost, Transport, Slot
         Lost::Gone(Some(error)) => return debug!(listener = %door.url, %peer, %error, "connection lost before it said what it speaks"),
         Lost::Late => return info!(listener = %door.url, %peer, "connection closed: it did not say in time what it speaks"),
         Lost::Unknown => return,
+        Lost::NoTls(error) => return info!(listener = %door.url, %peer, %error, "no TLS"),
         Lost::Refused(refusal) => refusal,
     };
     info!(listener = %door.url, %peer, status = refusal.status, why = refusal.why, "no WebSocket for this request");

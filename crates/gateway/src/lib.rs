@@ -5,7 +5,7 @@
 //! coalesced writes and the graceful close are written here once, for every protocol.
 //!
 //! * [`ListenUrl`] is what a user writes, [`bind`] makes sockets of it, [`Gateway::listen`] accepts on them.
-//! * [`Service`] is what is spoken there. Where the first bytes have to say it, `greet` reads them (`detect`, WebSocket's handshake).
+//! * [`Service`] is what is spoken there, and [`Front`] what comes before it ([`Tls`]); `opening` bounds what strangers begin. Where the first bytes have to say it, `greet` reads them (`detect`, WebSocket's handshake).
 //! * `driver` is the connection: read turn, event turn, clock, one write (see its drawing).
 //! * [`Transport`] is what carries the bytes: a socket, or layers over one.
 //! * `input` and `output` hold what a connection keeps between polls: a torn tail, and what the socket would not take. An idle
@@ -18,11 +18,13 @@ mod driver;
 mod greet;
 mod input;
 mod listener;
+mod opening;
 mod output;
 mod scratch;
 mod service;
 mod slots;
 mod timer;
+mod tls;
 mod transport;
 mod url;
 
@@ -31,7 +33,9 @@ pub use config::Config;
 pub use detect::{claims, detect, Claim, Detected};
 pub use driver::Connection;
 pub use listener::{bind, BindError, Bound};
+pub use opening::Front;
 pub use service::{Service, Spoken, Web};
 pub use slots::{Slot, Slots, Stats};
+pub use tls::{ClientAuth, MinVersion, Tls, TlsError, TlsSettings, UserFrom};
 pub use transport::{Layer, Transport};
 pub use url::{Endpoint, ListenUrl, UrlError};

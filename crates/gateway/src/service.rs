@@ -1,5 +1,6 @@
 //! What a listener offers.
 
+use crate::Front;
 use broker_api::{Protocol, VhostName};
 use std::sync::Arc;
 use websocket::{Carried, Menu, Origins};
@@ -11,6 +12,7 @@ pub struct Service {
     pub vhost: VhostName,
     /// Connections without credentials are let in as `anonymous`.
     pub allow_anonymous: bool,
+    pub front: Front,
 }
 
 #[derive(Clone)]

@@ -47,14 +47,17 @@ impl Transport {
         }
     }
 
+    /// For the moment in which the real one is being put into something else. Nothing is allocated for it.
+    pub(crate) fn nothing() -> Transport {
+        Transport::Layered(Box::new(tokio::io::empty()))
+    }
+
     fn read_what_was_read(&mut self, buffer: &mut ReadBuf<'_>) {
         let Transport::ReadAhead(ahead) = self else { return };
         let count = buffer.remaining().min(ahead.bytes.len());
         buffer.put_slice(&ahead.bytes.split_to(count));
         if ahead.bytes.is_empty() {
-            // For the moment between taking the box apart and putting its inside in its place. Nothing is allocated for it.
-            let nothing = Transport::Layered(Box::new(tokio::io::empty()));
-            let inner = std::mem::replace(&mut ahead.inner, nothing);
+            let inner = std::mem::replace(&mut ahead.inner, Transport::nothing());
             *self = inner;
         }
     }

@@ -140,12 +140,14 @@ pub(crate) fn properties<'a>(batch: &'a Batch, head: &Head, views: &Views, conve
 
 // --- Sessions ---------------------------------------------------------------------------------------------------------------------
 
-pub(crate) fn login(connect: &Connect) -> Login {
+/// `identified`: the transport has proven who it is. A name without a password is then only what the client calls itself.
+pub(crate) fn login(connect: &Connect, identified: bool) -> Login {
     let properties = &connect.properties;
     let step = match (&properties.authentication_method, &connect.user_name, &connect.password) {
         (Some(mechanism), _, _) => {
             LoginStep::Sasl { mechanism: mechanism.clone(), initial: properties.authentication_data.clone().unwrap_or_default() }
         }
+        (None, _, None) if identified => LoginStep::Sasl { mechanism: "EXTERNAL".to_owned(), initial: Vec::new() },
         (None, None, None) => LoginStep::Anonymous,
         (None, user, password) => {
             LoginStep::Password { user: user.clone().unwrap_or_default(), password: password.clone().unwrap_or_default() }

@@ -56,6 +56,12 @@ pub struct Serve {
     /// Where to listen, instead of the default listeners; repeatable: mqtt://127.0.0.1:1883, `ws://[::1]:0`, unix:/path
     #[arg(long, value_name = "URL", env = "CARRICK_LISTEN", value_delimiter = ',')]
     pub listen: Vec<String>,
+    /// The server's certificate (PEM, its issuers behind it), for mqtts://, amqps://, stomps:// and other listeners with TLS
+    #[arg(long, value_name = "FILE", env = "CARRICK_TLS_CERTIFICATE")]
+    pub tls_certificate: Option<PathBuf>,
+    /// The certificate's private key (PEM, not encrypted) [default: in the certificate's file]
+    #[arg(long, value_name = "FILE", env = "CARRICK_TLS_PRIVATE_KEY")]
+    pub tls_private_key: Option<PathBuf>,
     /// error, warn, info, debug or trace; for single parts: info,gateway=debug [default: info]
     #[arg(long, value_name = "LEVEL", env = "CARRICK_LOG")]
     pub log: Option<String>,

@@ -2,20 +2,29 @@
 
 use crate::config::Settings;
 use anyhow::{bail, Result};
-use gateway::{bind, Bound, ListenUrl};
+use gateway::{bind, Bound, ListenUrl, TlsSettings};
 use tracing::debug;
 
 /// Schemes that other work will add. Known ones get a better answer than unknown ones.
-const LATER: [&str; 9] = ["mqtts", "amqps", "stomps", "wss", "http", "https", "any+tls", "openwire", "tcp"];
-const RIGHT: &str = "right would be mqtt://, amqp://, stomp://, ws://, any:// or unix:";
+const LATER: [&str; 4] = ["http", "https", "openwire", "tcp"];
+const RIGHT: &str =
+    "right would be mqtt://, amqp://, stomp://, ws://, any://, with TLS mqtts://, amqps://, stomps://, wss://, any+tls://, or unix:";
 
-pub fn check_url(url: &ListenUrl) -> Result<()> {
-    for (n, (name, value)) in url.settings.iter().enumerate() {
-        check_setting(url, name, value)?;
+pub fn check_url(url: &ListenUrl, tls: &TlsSettings) -> Result<()> {
+    for (n, (name, _)) in url.settings.iter().enumerate() {
         if url.settings[..n].iter().any(|(other, _)| other == name) {
             bail!("{url}: '{name}' is there twice; right would be once");
         }
     }
+    crate::tls::settings_of(url, tls)?;
+    let inside = crate::tls::inside(url);
+    for (name, value) in &inside.settings {
+        check_setting(&inside, name, value)?;
+    }
+    check_scheme(&inside)
+}
+
+fn check_scheme(url: &ListenUrl) -> Result<()> {
     match url.scheme.as_str() {
         "mqtt" | "amqp" | "stomp" | "ws" | "any" | "unix" => Ok(()),
         later if LATER.contains(&later) => bail!("{url}: {later}:// is not yet supported; {RIGHT}"),

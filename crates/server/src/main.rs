@@ -11,6 +11,7 @@ mod logging;
 mod memory;
 mod protocols;
 mod serve;
+mod tls;
 mod wiring;
 
 use clap::Parser;

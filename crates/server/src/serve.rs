@@ -7,12 +7,14 @@
 
 use crate::cli::Serve;
 use crate::config::Settings;
+use crate::tls::{self, Certificates};
 use crate::wiring::House;
 use crate::{banner, limits, listeners, logging, protocols, wiring};
 use anyhow::{Context, Result};
 use gateway::{Bound, Gateway, ListenUrl, Service};
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{signal, Signal, SignalKind};
 use tracing::{error, info, warn};
@@ -67,7 +69,9 @@ async fn live(settings: &Settings, house: &House) -> Result<End> {
     let mut gateway = Gateway::new(settings.gateway.clone(), house.broker());
     let protocols = protocols::all(settings)?;
     house.watch_traffic(gateway.slots().clone(), protocols.lost());
-    let urls = listen(settings, &protocols, &mut gateway)?;
+    let mut certificates = Certificates::default();
+    let urls = listen(settings, &protocols, &mut gateway, &mut certificates)?;
+    reload_on_hangup(certificates)?;
     eprint!("{}", banner::text(settings, &urls, &wiring::absolute(&settings.data_dir)));
     announce(&urls);
     let end = tokio::select! {
@@ -95,20 +99,40 @@ async fn live(settings: &Settings, house: &House) -> Result<End> {
     Ok(end)
 }
 
-fn listen(settings: &Settings, protocols: &protocols::List, gateway: &mut Gateway) -> Result<Vec<ListenUrl>> {
+fn listen(
+    settings: &Settings,
+    protocols: &protocols::List,
+    gateway: &mut Gateway,
+    certificates: &mut Certificates,
+) -> Result<Vec<ListenUrl>> {
     let mut urls = Vec::new();
     for bound in listeners::bind_all(settings)? {
         let url = bound.url.clone();
-        let service = service(settings, protocols, &bound)?;
+        let service = service(settings, protocols, &bound, certificates)?;
         gateway.listen(bound, service).with_context(|| format!("cannot listen on {url}"))?;
         urls.push(url);
     }
     Ok(urls)
 }
 
-fn service(settings: &Settings, protocols: &protocols::List, bound: &Bound) -> Result<Service> {
-    let spoken = protocols.of_url(&bound.url).with_context(|| format!("{}: nothing speaks that here", bound.url))?;
-    Ok(Service { spoken, vhost: wiring::default_vhost(), allow_anonymous: settings.allow_anonymous == Some(true) })
+fn service(settings: &Settings, protocols: &protocols::List, bound: &Bound, certificates: &mut Certificates) -> Result<Service> {
+    let front = certificates.front(&bound.url, settings)?;
+    let spoken = protocols.of_url(&tls::inside(&bound.url)).with_context(|| format!("{}: nothing speaks that here", bound.url))?;
+    Ok(Service { spoken, vhost: wiring::default_vhost(), allow_anonymous: settings.allow_anonymous == Some(true), front })
+}
+
+/// SIGHUP: certificates and keys are read again, connections stay.
+fn reload_on_hangup(certificates: Certificates) -> Result<()> {
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+    let certificates = Arc::new(certificates);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let certificates = certificates.clone();
+            // Files may be on a network.
+            let _ = tokio::task::spawn_blocking(move || certificates.reload()).await;
+        }
+    });
+    Ok(())
 }
 
 /// For programs that wait for us: nothing else is written to standard output, and nobody may be listening there.

@@ -111,6 +111,7 @@ fn auth_config(settings: &Settings) -> Result<auth::Config> {
         credential: match &user.secret {
             file::Secret::Password(text) => auth::Credential::Plain(text.clone()),
             file::Secret::Hash(text) => auth::Credential::Hash(text.clone()),
+            file::Secret::None => auth::Credential::None,
         },
         tags: user.tags.clone(),
         connections_max: user.max_connections,

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 #[derive(Default)]
 pub struct FakeBroker {
     sessions: Mutex<Vec<Handle>>,
+    infos: Mutex<Vec<ConnectionInfo>>,
     refuse: AtomicBool,
 }
 
@@ -47,6 +48,11 @@ impl FakeBroker {
         self.sessions.lock().clone()
     }
 
+    /// What the gateway said of each connection, in order.
+    pub fn infos(&self) -> Vec<ConnectionInfo> {
+        self.infos.lock().clone()
+    }
+
     /// Refuse new connections.
     pub fn refuse(&self) {
         self.refuse.store(true, SeqCst);
@@ -68,7 +74,8 @@ impl FakeBroker {
 }
 
 impl Broker for FakeBroker {
-    fn connect(&self, _info: ConnectionInfo) -> Result<Box<dyn CoreSession>, Refusal> {
+    fn connect(&self, info: ConnectionInfo) -> Result<Box<dyn CoreSession>, Refusal> {
+        self.infos.lock().push(info);
         match self.refuse.load(SeqCst) {
             true => Err(Refusal::AccessRefused("the test says so".into())),
             false => Ok(self.open().1),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_api::{Close, Context, Control, Login, LoginStep, Refusal, Reply, Then, VhostName};
+use broker_api::{Close, Context, Control, Identity, Login, LoginStep, Refusal, Reply, Then, VhostName};
 use tracing::debug;
 
 use super::requests::{Asked, Request};
@@ -26,6 +26,8 @@ pub(super) struct Capabilities {
 /// Who is at the other end.
 pub(super) struct Peer {
     loopback: bool,
+    /// By a client's certificate. Only who has one is offered EXTERNAL.
+    identity: Option<Arc<Identity>>,
     pub(super) capabilities: Capabilities,
     /// Its `connection_name`.
     pub(super) name: Option<Box<str>>,
@@ -40,6 +42,7 @@ impl Peer {
     pub(super) fn new(context: &Context) -> Peer {
         Peer {
             loopback: context.peer.is_loopback(),
+            identity: context.identity.clone(),
             capabilities: Capabilities::default(),
             name: None,
             user: Box::default(),
@@ -95,7 +98,7 @@ impl Session {
             version_major: 0,
             version_minor: 9,
             server_properties,
-            mechanisms: b"AMQPLAIN PLAIN",
+            mechanisms: if self.peer.identity.is_some() { b"AMQPLAIN PLAIN EXTERNAL" } else { b"AMQPLAIN PLAIN" },
             locales: b"en_US",
         };
         step.say(0, &start);
@@ -135,6 +138,11 @@ impl Session {
         let credentials = match mechanism {
             b"PLAIN" => plain(response),
             b"AMQPLAIN" => amqplain(response),
+            // What the client says here is whom it wants to be, and that is not asked (as with RabbitMQ).
+            b"EXTERNAL" if self.peer.identity.is_some() => {
+                self.peer.user = self.peer.identity.as_ref().map(|identity| identity.user.as_str().into()).unwrap_or_default();
+                return self.ask_login(&name, LoginStep::Sasl { mechanism: name.clone(), initial: Vec::new() }, step);
+            }
             b"ANONYMOUS" => return self.ask_login(&name, LoginStep::Anonymous, step),
             _ => {
                 let text = format!("unknown authentication mechanism '{name}'");

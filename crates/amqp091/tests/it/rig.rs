@@ -93,10 +93,16 @@ impl Rig {
     fn connection(&mut self, name: &str) -> &mut Connection {
         if !self.connections.contains_key(name) {
             let peer = Peer::Tcp("127.0.0.1:5".parse().unwrap());
-            let info =
-                ConnectionInfo { peer: peer.clone(), local: None, protocol: "amqp091", vhost: VhostName::new("/"), allow_anonymous: false };
+            let info = ConnectionInfo {
+                peer: peer.clone(),
+                local: None,
+                identity: None,
+                protocol: "amqp091",
+                vhost: VhostName::new("/"),
+                allow_anonymous: false,
+            };
             let connection = Connection {
-                session: self.amqp.clone().open(Context { peer, opened_ms: 0 }, self.now),
+                session: self.amqp.clone().open(Context { peer, identity: None, opened_ms: 0 }, self.now),
                 core: self.core.connect(info).expect("a connection"),
                 tail: Vec::new(),
                 held: None,

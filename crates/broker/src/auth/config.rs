@@ -63,6 +63,8 @@ pub enum Credential {
     Plain(String),
     /// A stored form of it: argon2id, mosquitto_passwd's `$7$` and `$6$`, SCRAM-SHA-256, RabbitMQ's.
     Hash(String),
+    /// There is none: this user logs in by what the transport proves, or not at all.
+    None,
 }
 
 impl fmt::Debug for Credential {
@@ -70,6 +72,7 @@ impl fmt::Debug for Credential {
         f.write_str(match self {
             Credential::Plain(_) => "Plain(..)",
             Credential::Hash(_) => "Hash(..)",
+            Credential::None => "None",
         })
     }
 }

@@ -16,6 +16,9 @@ use std::time::Instant;
 /// The SASL mechanisms of `LoginStep::Sasl`, the better one first.
 pub const MECHANISMS: &[&str] = &["SCRAM-SHA-256", "PLAIN"];
 
+/// RFC 4422, appendix A: who the client is has been proven outside of the protocol. Only where it has been.
+const EXTERNAL: &str = "EXTERNAL";
+
 pub enum LoginOutcome {
     /// `last` is the mechanism's closing message to the client, empty if it has none.
     LoggedIn { principal: Arc<Principal>, last: Vec<u8> },
@@ -80,6 +83,7 @@ impl Auth {
             // Not a login: the link answers it.
             (LoginStep::Enter, _) => done(refused()),
             (LoginStep::Password { user, password }, _) => self.password(info, user, password, done),
+            (LoginStep::Sasl { mechanism, initial }, _) if mechanism == EXTERNAL => done(self.external(info, &initial)),
             (LoginStep::Sasl { mechanism, initial }, _) => {
                 let mechanism = match mechanism.as_str() {
                     "PLAIN" => Mechanism::Plain,
@@ -122,6 +126,20 @@ impl Auth {
         } else {
             refused()
         }
+    }
+
+    /// `act_as`: whom the client asks to be; nobody but itself, or empty.
+    fn external(&self, info: &ConnectionInfo, act_as: &[u8]) -> LoginOutcome {
+        let Some(identity) = &info.identity else { return LoginOutcome::Refused(Refusal::BadMechanism) };
+        let user = identity.user.as_str();
+        let table = self.shared.table.load();
+        let found = table.find(user, info.peer.is_loopback());
+        if found.real && (act_as.is_empty() || act_as == user.as_bytes()) {
+            return logged_in(&found.entry.principal, Vec::new());
+        }
+        note_origin(&table, user, info);
+        tracing::info!(peer = %info.peer, user, "login refused: the client's certificate stands for no user of this name who may come from there");
+        refused()
     }
 
     fn password(&self, info: &ConnectionInfo, user: String, password: Vec<u8>, done: Done) {

@@ -4,7 +4,7 @@ use super::acl::{RuleBook, Who};
 use super::cache::Recent;
 use super::config::{check_name, Config, ConfigError, Credential, User, PASSWORD_MAX};
 use super::hash::PasswordHash;
-use super::keyed::{same, Digest, Key};
+use super::keyed::{fill_random, same, Digest, Key};
 use super::permission::{Access, Permission, Permissions};
 use super::principal::{Principal, Quota, ANONYMOUS};
 use super::scram::{self, Verifier};
@@ -173,6 +173,12 @@ impl Table {
                 Secret::Plain { password: password.as_bytes().into(), digest: process.digest(&[password.as_bytes()]) }
             }
             Credential::Hash(text) => Secret::Hash(PasswordHash::parse(text).map_err(|why| format!("password_hash: {why}"))?),
+            // One that nobody knows, so that nothing tells such a user from others by how long a refusal takes.
+            Credential::None => {
+                let mut password = [0; 32];
+                fill_random(&mut password).map_err(|error| format!("no random numbers: {error}"))?;
+                Secret::Plain { password: password.into(), digest: process.digest(&[&password]) }
+            }
         };
         let entry = Arc::new(Entry { principal: Arc::new(principal), secret, loopback_only, derived: OnceLock::new() });
         if self.users.insert(user.name.as_str().into(), entry.clone()).is_some() {

@@ -2,7 +2,7 @@
 
 use super::scram::client::Client;
 use super::*;
-use broker_api::{ConnectionInfo, Limit, LoginStep, Peer, Refusal, VhostName};
+use broker_api::{ConnectionInfo, Identity, Limit, LoginStep, Peer, Refusal, VhostName};
 use std::net::IpAddr;
 use std::sync::mpsc::{channel, Receiver};
 use std::time::Duration;
@@ -27,7 +27,7 @@ const ARGON2: &str = "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPn
 
 fn from(ip: &str) -> ConnectionInfo {
     let peer = Peer::Tcp((ip.parse::<IpAddr>().unwrap(), 1).into());
-    ConnectionInfo { peer, local: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: false }
+    ConnectionInfo { peer, local: None, identity: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: false }
 }
 fn here() -> ConnectionInfo {
     from("127.0.0.1")
@@ -390,4 +390,29 @@ fn mistakes_in_a_configuration_are_named() {
     let rule = Rule::parse(Some("annn"), "read", "a").unwrap();
     assert!(error(vec![plain("ann", "x")], vec![rule]).contains("no user \"annn\""));
     assert!(!format!("{:?}", plain("ann", "hunter2")).contains("hunter2"));
+}
+
+#[test]
+fn who_is_proven_by_the_transport_needs_no_password_and_nobody_else_gets_in_by_it() {
+    let config = Config {
+        users: vec![user("ann", Credential::Plain("secret".into())), user("sensor", Credential::None)],
+        loopback_users: vec!["ann".to_owned()],
+        ..Config::default()
+    };
+    let auth = Auth::new(&config).expect("a configuration");
+    let proven = |user: &str, info: ConnectionInfo| ConnectionInfo { identity: Some(Arc::new(Identity { user: user.into() })), ..info };
+    expect_in(login(&auth, &proven("sensor", away()), sasl("EXTERNAL", b"")), "sensor");
+    expect_in(login(&auth, &proven("sensor", away()), sasl("EXTERNAL", b"sensor")), "sensor");
+    expect_refused(login(&auth, &proven("sensor", away()), sasl("EXTERNAL", b"ann")));
+    expect_refused(login(&auth, &proven("nobody", away()), sasl("EXTERNAL", b"")));
+    expect_refused(login(&auth, &proven("ann", away()), sasl("EXTERNAL", b"")));
+    expect_in(login(&auth, &proven("ann", here()), sasl("EXTERNAL", b"")), "ann");
+    // Nothing was proven.
+    let outcome = login(&auth, &away(), sasl("EXTERNAL", b"sensor"));
+    assert!(matches!(outcome, LoginOutcome::Refused(Refusal::BadMechanism)), "{outcome:?}");
+    // A password is still looked at, and there is none that fits.
+    for tried in ["", "secret", "None"] {
+        expect_refused(login(&auth, &proven("sensor", away()), password("sensor", tried)));
+    }
+    expect_in(login(&auth, &proven("sensor", here()), password("ann", "secret")), "ann");
 }

@@ -46,7 +46,14 @@ impl Teller {
         }
         let batch = Arc::new(self.turn.freeze(link.core.now_ms()));
         let vhost = link.vhost.clone();
-        let info = ConnectionInfo { peer: Peer::Unix, local: None, protocol: INTERNAL, vhost: vhost.name.clone(), allow_anonymous: false };
+        let info = ConnectionInfo {
+            peer: Peer::Unix,
+            local: None,
+            identity: None,
+            protocol: INTERNAL,
+            vhost: vhost.name.clone(),
+            allow_anonymous: false,
+        };
         let count = batch.heads.len() as u32;
         Link::internal(&link.core, info, vhost).process(Some(batch), vec![Entry::Publish { first: 0, count }], Vec::new());
     }

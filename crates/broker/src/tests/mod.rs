@@ -155,7 +155,8 @@ impl Rig {
     /// Nobody yet.
     fn stranger(&self) -> Client {
         let peer = Peer::Tcp("127.0.0.1:1".parse().expect("an address"));
-        let info = ConnectionInfo { peer, local: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: true };
+        let info =
+            ConnectionInfo { peer, local: None, identity: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: true };
         let session = self.core.connect(info).expect("connects");
         Client { session, turn: Turn::default(), got: Vec::new(), token: 0 }
     }

@@ -2,7 +2,7 @@
 
 use crate::support::{timed, until, LIMIT};
 use broker_api::VhostName;
-use gateway::{bind, Config, Gateway, ListenUrl, Service, Spoken};
+use gateway::{bind, Config, Front, Gateway, ListenUrl, Service, Spoken};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub fn house_of(config: Config, url: &str, spoken: Spoken) -> House {
     let mut bound = bind(&url.parse().expect("a URL"), 64).expect("bound");
     let bound = bound.remove(0);
     let url = bound.url.clone();
-    let service = Service { spoken, vhost: VhostName::new("/"), allow_anonymous: true };
+    let service = Service { spoken, vhost: VhostName::new("/"), allow_anonymous: true, front: Front::default() };
     gateway.listen(bound, service).expect("listening");
     House { gateway, broker, url }
 }

@@ -5,5 +5,7 @@ mod driving;
 mod holding;
 mod layers;
 mod listening;
+mod pki;
 mod support;
+mod tls;
 mod web;

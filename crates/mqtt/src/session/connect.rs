@@ -46,7 +46,7 @@ impl Session {
         }
         let handshake = self.check_connect(*connect)?;
         self.auth_method = handshake.connect.properties.authentication_method.as_deref().map(Box::from);
-        let login = mapping::login(&handshake.connect);
+        let login = mapping::login(&handshake.connect, self.identified);
         let token = self.control(Control::Login(login), step);
         self.requests.push(token, Request::Login);
         self.phase = Phase::Login(Box::new(handshake));

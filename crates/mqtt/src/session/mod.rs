@@ -78,6 +78,8 @@ pub(crate) struct Session {
     discard_will: bool,
     /// A Mosquitto bridge.
     bridge: bool,
+    /// The transport has proven who it is (a client's certificate).
+    identified: bool,
     /// The client takes words with the reason codes of its acknowledgements (MQTT 5.0, 3.1.2.11.7).
     explains: bool,
     /// Method of an enhanced authentication, which the client may repeat.
@@ -112,7 +114,7 @@ enum Next {
 type Handled = Result<Next, Fault>;
 
 impl Session {
-    pub(crate) fn new(mqtt: Arc<Mqtt>, _context: Context, now: Instant) -> Session {
+    pub(crate) fn new(mqtt: Arc<Mqtt>, context: Context, now: Instant) -> Session {
         let config = mqtt.config();
         let limits = Limits { packet_max: config.max_packet_size, connect_max: config.max_connect_size };
         let mut decoder = Decoder::new(Version::V311, Peer::Client);
@@ -127,6 +129,7 @@ impl Session {
             expiry: Expiry::WithConnection,
             discard_will: false,
             bridge: false,
+            identified: context.identity.is_some(),
             explains: false,
             auth_method: None,
             keep_alive: None,

@@ -26,6 +26,7 @@ pub struct File {
     pub topic_permissions: Vec<TopicPermission>,
     pub server: Server,
     pub gateway: gateway::Config,
+    pub tls: gateway::TlsSettings,
     pub broker: Broker,
     pub journal: Journal,
     pub mqtt: Mqtt,
@@ -48,6 +49,8 @@ pub struct User {
 pub enum Secret {
     Password(String),
     Hash(String),
+    /// He logs in by a client certificate.
+    None,
 }
 
 impl std::fmt::Debug for Secret {
@@ -55,6 +58,7 @@ impl std::fmt::Debug for Secret {
         f.write_str(match self {
             Secret::Password(_) => "Password(..)",
             Secret::Hash(_) => "Hash(..)",
+            Secret::None => "None",
         })
     }
 }
@@ -65,6 +69,9 @@ struct RawUser {
     name: String,
     password: Option<String>,
     password_hash: Option<String>,
+    /// He may do without a password.
+    #[serde(default)]
+    certificate: bool,
     #[serde(default)]
     tags: Vec<String>,
     max_connections: Option<u64>,
@@ -78,7 +85,14 @@ impl TryFrom<RawUser> for User {
         let secret = match (raw.password, raw.password_hash) {
             (Some(password), None) => Secret::Password(password),
             (None, Some(hash)) => Secret::Hash(hash),
-            (None, None) => return Err(format!("user '{}' has neither password nor password_hash: right would be one of them", raw.name)),
+            (None, None) if raw.certificate => Secret::None,
+            (None, None) => {
+                return Err(format!(
+                    "user '{}' has neither password nor password_hash: right would be one of them, or certificate = true for one who logs \
+                     in by a client certificate",
+                    raw.name
+                ))
+            }
             (Some(_), Some(_)) => {
                 return Err(format!("user '{}' has both password and password_hash: right would be one of them", raw.name))
             }

@@ -29,6 +29,7 @@ pub struct Settings {
     pub permissions: Vec<file::Permission>,
     pub topic_permissions: Vec<file::TopicPermission>,
     pub gateway: gateway::Config,
+    pub tls: gateway::TlsSettings,
     pub broker: file::Broker,
     pub journal: file::Journal,
     pub mqtt: file::Mqtt,
@@ -57,11 +58,12 @@ impl Settings {
             }
             None => file.log.map_or_else(|| "info".to_owned(), |log| log.0),
         };
+        let tls = over(file.tls, flags);
         let settings = Settings {
             data_dir: flags.data_dir.clone().or(file.data_dir).unwrap_or_else(|| PathBuf::from("./carrick-data")),
             definitions: flags.definitions.clone().or(file.load_definitions),
             default_listeners: chosen.is_none(),
-            listen: chosen.unwrap_or_else(default_listeners),
+            listen: chosen.unwrap_or_else(|| default_listeners(tls.certificate.is_some())),
             log,
             worker_threads: flags
                 .worker_threads
@@ -75,6 +77,7 @@ impl Settings {
             permissions: file.permissions,
             topic_permissions: file.topic_permissions,
             gateway: file.gateway,
+            tls,
             broker: file.broker,
             journal: file.journal,
             mqtt: file.mqtt,
@@ -90,7 +93,7 @@ impl Settings {
             bail!("listen is empty: right would be at least one URL, such as mqtt://127.0.0.1:1883");
         }
         for url in &self.listen {
-            crate::listeners::check_url(url)?;
+            crate::listeners::check_url(url, &self.tls)?;
         }
         let mut names: Vec<&str> = self.users.iter().map(|user| user.name.as_str()).collect();
         names.sort_unstable();
@@ -121,15 +124,27 @@ fn default_worker_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).max(1))
 }
 
+/// What the flags say of TLS. Another certificate than the file's has another key.
+fn over(mut tls: gateway::TlsSettings, flags: &Serve) -> gateway::TlsSettings {
+    if flags.tls_certificate.is_some() {
+        (tls.certificate, tls.private_key) = (flags.tls_certificate.clone(), None);
+    }
+    tls.private_key = flags.tls_private_key.clone().or(tls.private_key);
+    tls
+}
+
 /// Each protocol at its own port, WebSocket where RabbitMQ has it for MQTT and for STOMP, and one port for all (61616, ActiveMQ's). 15672 is
 /// left to the management API.
 const DEFAULT_LISTENERS: [(&str, u16); 6] =
     [("mqtt", 1883), ("amqp", 5672), ("stomp", 61613), ("ws", 15675), ("ws", crate::protocols::WEB_STOMP), ("any", 61616)];
+/// Where there is a certificate, these too.
+const TLS_LISTENERS: [(&str, u16); 5] =
+    [("mqtts", 8883), ("amqps", 5671), ("stomps", 61614), ("wss", 15676), ("wss", crate::protocols::WEB_STOMP_TLS)];
 
 /// `localhost` resolves to either address in real clients.
-fn default_listeners() -> Vec<ListenUrl> {
+fn default_listeners(tls: bool) -> Vec<ListenUrl> {
     let both = |(scheme, port)| ["127.0.0.1", "::1"].map(|host| ListenUrl::tcp(scheme, host, port));
-    DEFAULT_LISTENERS.into_iter().flat_map(both).collect()
+    DEFAULT_LISTENERS.into_iter().chain(TLS_LISTENERS.into_iter().filter(|_| tls)).flat_map(both).collect()
 }
 
 fn read(path: &Path) -> Result<File> {

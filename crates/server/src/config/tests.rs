@@ -23,6 +23,27 @@ fn nothing_written_means_the_defaults() {
 }
 
 #[test]
+fn a_certificate_opens_the_ports_of_tls() {
+    let flags = Serve { tls_certificate: Some("b.pem".into()), ..Serve::default() };
+    for (text, flags, key) in [
+        ("[tls]\ncertificate = 'a.pem'\nprivate_key = 'a.key'", Serve::default(), Some("a.key")),
+        ("[tls]\nprivate_key = 'a.key'", flags, None),
+    ] {
+        let settings = settings(text, flags);
+        let urls: Vec<String> = settings.listen.iter().skip(12).step_by(2).map(ToString::to_string).collect();
+        let ports = [
+            "mqtts://127.0.0.1:8883",
+            "amqps://127.0.0.1:5671",
+            "stomps://127.0.0.1:61614",
+            "wss://127.0.0.1:15676",
+            "wss://127.0.0.1:15673",
+        ];
+        assert_eq!(urls, ports);
+        assert_eq!(settings.tls.private_key.as_deref(), key.map(std::path::Path::new));
+    }
+}
+
+#[test]
 fn flags_win_over_the_file() {
     let text = "data_dir = 'a'\nlisten = ['mqtt://127.0.0.1:1']\nlog = 'warn'";
     let flags =
@@ -99,7 +120,12 @@ fn what_is_wrong_is_refused_with_its_key_its_line_and_what_would_be_right() {
         ("\nlisen = []", &["line 2", "lisen", "`listen`"][..]),
         ("listen = ['mqtt://h']", &["line 1", "listen = ", "no port", "mqtt://127.0.0.1:1883"]),
         ("listen = []", &["listen is empty", "at least one URL"]),
-        ("listen = ['stomps://127.0.0.1:61614']", &["stomps", "not yet", "mqtt://"]),
+        ("listen = ['stomps://127.0.0.1:61614']", &["stomps://127.0.0.1:61614", "certificate", "[tls]", "carrick tls dev"]),
+        ("listen = ['stomp://127.0.0.1:61614?client_auth=require']", &["no TLS", "stomps://"]),
+        ("[tls]\nclient_auth = 'maybe'", &["line 2", "maybe", "request"]),
+        ("[tls]\nmin_version = 1.1", &["line 2", "min_version"]),
+        ("[tls]\ncertificat = 'x'", &["line 2", "`certificate`"]),
+        ("[[user]]\nname = 'x'", &["neither", "certificate = true"]),
         ("listen = ['stomp://127.0.0.1:61613?dialect=artemis']", &["'artemis' is no dialect", "dialect=activemq"]),
         ("listen = ['stomp://127.0.0.1:61613?dialekt=activemq']", &["no setting 'dialekt'"]),
         ("listen = ['stomp://127.0.0.1:61613?dialect=activemq&dialect=rabbitmq']", &["twice"]),

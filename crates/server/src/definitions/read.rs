@@ -68,17 +68,13 @@ impl Definitions {
             let connections_max = limit(user.value("limits"), "max-connections").with_context(|| user.at("limits"))?;
             let channels_max = limit(user.value("limits"), "max-channels").with_context(|| user.at("limits"))?;
             let credential = match (password, hash) {
-                (Some(password), _) if !password.is_empty() => Some(Credential::Plain(password.to_owned())),
-                (_, Some(hash)) if !hash.is_empty() => Some(Credential::Hash(format!("{{{algorithm}}}{hash}"))),
-                _ => None,
+                (Some(password), _) if !password.is_empty() => Credential::Plain(password.to_owned()),
+                (_, Some(hash)) if !hash.is_empty() => Credential::Hash(format!("{{{algorithm}}}{hash}")),
+                // As there: such a user logs in by a client certificate.
+                _ => Credential::None,
             };
             self.unknown(&user);
-            match credential {
-                Some(credential) => self.users.push(User { name, credential, tags, connections_max, channels_max }),
-                None => {
-                    self.notes.push(format!("{}: user '{name}' has no password and is left out: nobody could log in by it", user.path()))
-                }
-            }
+            self.users.push(User { name, credential, tags, connections_max, channels_max });
         }
         Ok(())
     }

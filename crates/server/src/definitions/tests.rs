@@ -103,7 +103,7 @@ fn publish(session: &mut dyn CoreSession, exchange: &str, key: &str, headers: &[
 
 fn info() -> ConnectionInfo {
     let peer = Peer::Tcp("127.0.0.1:1".parse().expect("an address"));
-    ConnectionInfo { peer, local: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: false }
+    ConnectionInfo { peer, local: None, identity: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: false }
 }
 
 fn password(user: &str, password: &str, vhost: &str) -> Control {
@@ -271,10 +271,11 @@ fn users_of_old_and_odd_kinds() {
         "users": [{"name": "old", "password_hash": "AAAAAA==", "tags": "administrator, monitoring"}, {"name": "plain", "password": "secret", "tags": ""},
                   {"name": "none", "password_hash": "", "tags": []}]}"#;
     let mut definitions = Definitions::parse(text).expect("definitions");
-    assert_eq!(definitions.users.len(), 2);
+    assert_eq!(definitions.users.len(), 3);
     assert_eq!(definitions.users[0].tags, ["administrator", "monitoring"]);
     assert!(matches!(&definitions.users[0].credential, auth::Credential::Hash(hash) if hash == "{rabbit_password_hashing_md5}AAAAAA=="));
-    assert_eq!(definitions.notes, ["users[2]: user 'none' has no password and is left out: nobody could log in by it"]);
+    assert!(definitions.notes.is_empty(), "{:?}", definitions.notes);
+    assert!(matches!(&definitions.users[2].credential, auth::Credential::None), "by a certificate only");
     // Nobody has a permission, so nobody may enter anything; and the configuration file's users are as it says.
     let configured = auth::User {
         name: "plain".into(),
@@ -285,6 +286,6 @@ fn users_of_old_and_odd_kinds() {
     };
     let mut auth = auth::Config { users: vec![configured], ..auth::Config::default() };
     definitions.add_users(&mut auth);
-    assert_eq!((auth.users.len(), auth.permissions.len()), (2, 1));
-    assert!(definitions.notes[1].contains("'plain' stands in the configuration file"));
+    assert_eq!((auth.users.len(), auth.permissions.len()), (3, 1));
+    assert!(definitions.notes[0].contains("'plain' stands in the configuration file"));
 }

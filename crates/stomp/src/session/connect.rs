@@ -13,6 +13,8 @@ use crate::error::{of_refusal, Fault};
 /// Who is at the other end.
 pub(super) struct Peer {
     loopback: bool,
+    /// The transport has proven who it is (a client's certificate).
+    identified: bool,
     pub(super) user: Box<str>,
     pub(super) vhost: Box<str>,
     /// ActiveMQ's: whose durable subscriptions these are.
@@ -23,7 +25,14 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn new(context: &Context) -> Peer {
-        Peer { loopback: context.peer.is_loopback(), user: Box::default(), vhost: "/".into(), client_id: None, request_id: None }
+        Peer {
+            loopback: context.peer.is_loopback(),
+            identified: context.identity.is_some(),
+            user: Box::default(),
+            vhost: "/".into(),
+            client_id: None,
+            request_id: None,
+        }
     }
 }
 
@@ -78,6 +87,8 @@ impl Session {
             self.peer.vhost = host.as_str().into();
         }
         let login = match text("login")? {
+            // Who has shown a certificate and says no more is whom it stands for.
+            None if self.peer.identified => LoginStep::Sasl { mechanism: "EXTERNAL".to_owned(), initial: Vec::new() },
             None => LoginStep::Anonymous,
             // RabbitMQ's loopback_users: everybody knows this password.
             Some(user) if user == "guest" && !self.peer.loopback => return Err(Fault::new("Bad CONNECT", "non-loopback access denied")),

@@ -90,10 +90,16 @@ impl Rig {
         if !self.connections.contains_key(name) {
             // Whoever is far away says so in his name.
             let peer = Peer::Tcp(if name.starts_with("far") { "10.0.0.1:5" } else { "127.0.0.1:5" }.parse().unwrap());
-            let info =
-                ConnectionInfo { peer: peer.clone(), local: None, protocol: "stomp", vhost: VhostName::new("/"), allow_anonymous: false };
+            let info = ConnectionInfo {
+                peer: peer.clone(),
+                local: None,
+                identity: None,
+                protocol: "stomp",
+                vhost: VhostName::new("/"),
+                allow_anonymous: false,
+            };
             let connection = Connection {
-                session: self.stomp.clone().open(Context { peer, opened_ms: 0 }, self.now),
+                session: self.stomp.clone().open(Context { peer, identity: None, opened_ms: 0 }, self.now),
                 core: self.core.connect(info).expect("a connection"),
                 tail: Vec::new(),
                 held: None,
