@@ -377,6 +377,12 @@ impl Core {
         }
     }
 
+    /// What queues hold against what the log keeps for them, for tests and tools. A page file that was damaged leaves references that nobody
+    /// knows of.
+    pub fn audit(&self) -> Result<(), String> {
+        self.0.audit()
+    }
+
     /// Messages that wait in a session's queue, for tests and tools.
     pub fn session_depth(&self, vhost: &str, session: &str) -> Option<u64> {
         let vhost = self.0.vhosts.get(vhost)?.clone();

@@ -6,6 +6,7 @@
 //! Reading order: `core` (what connections share), `link` (one connection's turns), `queue`, `route` and [`routing`], `session`,
 //! `store` (records and recovery), `open`.
 
+mod audit;
 mod commit_gate;
 mod core;
 mod delay;

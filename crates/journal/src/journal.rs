@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::catalog::Catalog;
 use crate::clock::BrokerClock;
 use crate::commit::{Committer, Step};
-use crate::live::Liveness;
+use crate::live::{Audit, Liveness};
 use crate::maintain::{Inherited, Maintainer};
 use crate::meta::Meta;
 use crate::pages::Pages;
@@ -354,6 +354,12 @@ impl Journal {
 
     pub fn committed_lsn(&self) -> Lsn {
         Lsn(self.core.committed_lsn.load(Ordering::Acquire))
+    }
+
+    /// Compares the references that somebody holds with those that are counted, for tests and tools.
+    pub fn audit(&self, held: &[Release]) -> Audit {
+        let settled = self.core.ring.next_ticket() == self.core.committed_ticket.load(Ordering::Acquire);
+        Audit { settled, ..self.core.live.lock().audit(held) }
     }
 
     pub fn failed(&self) -> Option<Failure> {

@@ -49,6 +49,7 @@ pub use clock::{Clock, SystemClock};
 pub use config::{Config, SegmentFill};
 pub use error::{ApplyError, CloseError, Failure, Held, ObjectError, OpenError, ReadError, SnapshotError};
 pub use journal::{Apply, Hooks, Journal, ObjectRef, ObjectSink, Objects, Snapshot, Space, Stats};
+pub use live::Audit;
 pub use position::{Lsn, ObjectKey, ObjectPlace, Ticket};
 pub use record::{RecordHead, RecordRef, Records};
 pub use ring::{Committed, Filled, Place, Release, Releases, Slot};

@@ -67,6 +67,17 @@ pub(crate) struct Range {
     delta: Option<Vec<Release>>,
 }
 
+/// What [`crate::Journal::audit`] finds.
+#[derive(Default, Debug)]
+pub struct Audit {
+    /// Held, but counted dead: their bodies may be gone.
+    pub dead: Vec<Release>,
+    /// Of each range its first LSN, the references that are counted, and those of them that were said to be held.
+    pub ranges: Vec<(u64, u64, u64)>,
+    /// Nothing is on its way to the log: then what nobody holds is a leak, else it may be a release that is not committed.
+    pub settled: bool,
+}
+
 #[derive(Default, Debug)]
 pub(crate) struct Liveness {
     pub ranges: BTreeMap<u64, Range>,
@@ -190,6 +201,26 @@ impl Liveness {
         if let Some(range) = self.ranges.get_mut(&first) {
             range.delta = None;
         }
+    }
+
+    /// Compares what is said to be held with what is counted.
+    pub fn audit(&self, held: &[Release]) -> Audit {
+        let mut audit = Audit::default();
+        let mut found: BTreeMap<u64, u64> = BTreeMap::new();
+        for release in held.iter().filter(|release| release.lsn.0 < self.applied) {
+            let (key, entry) = split(release.lsn.0, release.ordinal);
+            let range = self.ranges.range(..=release.lsn.0).next_back();
+            let range = range.filter(|(_, range)| range.end.is_none_or(|end| release.lsn.0 < end));
+            if let Some((first, range)) = range {
+                *found.entry(*first).or_default() += 1;
+                if range.chunks.get(&key).is_some_and(|chunk| !chunk.is_dead(entry)) {
+                    continue;
+                }
+            }
+            audit.dead.push(*release);
+        }
+        audit.ranges = self.ranges.iter().map(|(first, range)| (*first, range.live, found.get(first).copied().unwrap_or(0))).collect();
+        audit
     }
 
     pub fn live(&self) -> u64 {

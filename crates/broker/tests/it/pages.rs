@@ -108,7 +108,7 @@ fn a_queue_of_many_small_parts_is_purged_and_deleted_whole() {
 
 #[test]
 fn a_damaged_page_takes_only_its_own_messages_along() {
-    let node = Node::new();
+    let node = Setup { damaged: true, ..Setup::new() }.start();
     let mut p = written_in_parts(&node, 1);
     let storage = &node.setup.storage;
     for name in storage.list("p").unwrap() {

@@ -258,6 +258,7 @@ impl Sim {
                     self.hear()?;
                     [AUTO, HELD].into_iter().for_each(|line| self.lines[line].all_sure());
                     node.core.recount()?;
+                    node.core.audit()?;
                 }
             }
         }
@@ -584,6 +585,7 @@ impl Sim {
     /// Looks at everything that is there after a crash, as clients can see it, and lets the model judge.
     fn examine(&mut self, node: &Node) -> Result<(), String> {
         node.core.recount()?;
+        node.core.audit()?;
         let mut there: Vec<BTreeSet<Id>> = vec![BTreeSet::new(); self.lines.len()];
         let mut states: Vec<BTreeSet<u64>> = Vec::new();
         let mut first: Vec<(usize, Vec<Found>)> = Vec::new();
@@ -623,6 +625,7 @@ impl Sim {
         }
         fifo(&held)?;
         node.core.recount()?;
+        node.core.audit()?;
         for (n, got) in &first {
             fifo(got)?;
             self.resumed(*n, got, &states[*n])?;
