@@ -391,7 +391,7 @@ fn durable() -> QueueSpec {
 fn what_an_idle_connection_keeps_stays_small() {
     use std::mem::size_of;
     let sizes = [
-        ("link", size_of::<crate::link::Link>(), 456),
+        ("link", size_of::<crate::link::Link>(), 464),
         ("outbox", size_of::<crate::outbox::Outbox>(), 232),
         ("session", size_of::<crate::session::Session>(), 264),
         ("live", size_of::<crate::session::Live>(), 64),
