@@ -1,4 +1,4 @@
-// MQTT.js against a broker, over MQTT 3.1.1 and 5.
+// MQTT.js against a broker, over MQTT 3.1.1 and 5, over TCP and WebSocket.
 "use strict";
 
 const assert = require("node:assert/strict");
@@ -7,9 +7,11 @@ const net = require("node:net");
 const readline = require("node:readline");
 const mqtt = require("mqtt");
 
-const { MQTT_HOST: host, MQTT_PORT: port, MQTT_USER: username, MQTT_PASSWORD: password, MQTT_CONTROL, MQTT_REFUSED_V3, MQTT_REFUSED_V5 } = process.env;
+const { MQTT_HOST: host, MQTT_PORT: port, WEB_MQTT_URL, MQTT_USER: username, MQTT_PASSWORD: password, MQTT_CONTROL, MQTT_REFUSED_V3, MQTT_REFUSED_V5 } = process.env;
 const WAIT = 10_000;
 const END = Buffer.from("end");
+/** Where the current scenarios go. */
+let url = `mqtt://${host}:${port}`;
 
 /** Values that arrive by callback, to be awaited in order. */
 class Mailbox {
@@ -55,7 +57,7 @@ class Client {
     client.closes = new Mailbox();
     client.reason = undefined;
     const properties = version === 5 ? { sessionExpiryInterval: clean ? 0 : 3600 } : undefined;
-    client.mqtt = mqtt.connect({ host, port, protocolVersion: version, clientId, clean, reconnectPeriod: 0, keepalive: 30, properties, will, ...credentials });
+    client.mqtt = mqtt.connect(url, { protocolVersion: version, clientId, clean, reconnectPeriod: 0, keepalive: 30, properties, will, ...credentials });
     client.mqtt.on("message", (_topic, _payload, packet) => client.messages.put(packet));
     client.mqtt.on("disconnect", (packet) => (client.reason = packet.reasonCode));
     client.mqtt.on("close", () => client.closes.put(true));
@@ -291,7 +293,9 @@ const ONLY_V5 = ["takeover-142", "properties"];
 
 async function main() {
   let failed = 0;
-  for (const [version, tag] of [[4, "v311"], [5, "v5"]]) {
+  const tcp = url;
+  for (const [version, tag, where] of [[4, "v311", tcp], [5, "v5", tcp], [4, "ws-v311", WEB_MQTT_URL], [5, "ws-v5", WEB_MQTT_URL]]) {
+    url = where;
     for (const [name, scenario] of Object.entries(SCENARIOS)) {
       if (version === 4 && ONLY_V5.includes(name)) continue;
       try {

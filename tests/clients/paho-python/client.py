@@ -1,4 +1,4 @@
-"""Eclipse Paho for Python (its version 2 API) against a broker, over MQTT 3.1.1 and 5."""
+"""Eclipse Paho for Python (its version 2 API) against a broker, over MQTT 3.1.1 and 5, over TCP and WebSocket."""
 
 import contextlib
 import hashlib
@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 import traceback
+import urllib.parse
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
@@ -19,6 +20,9 @@ PORT = int(os.environ["MQTT_PORT"])
 CREDENTIALS = (os.environ["MQTT_USER"], os.environ["MQTT_PASSWORD"])
 WAIT = 10
 END = b"end"
+WEB = urllib.parse.urlsplit(os.environ["WEB_MQTT_URL"])
+# Whether the current scenarios go over WebSocket.
+over_web = False
 
 
 class Client:
@@ -28,7 +32,10 @@ class Client:
         self.v5 = version == 5
         protocol = mqtt.MQTTv5 if self.v5 else mqtt.MQTTv311
         extra = {} if self.v5 else {"clean_session": clean}
-        self.mqtt = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol, reconnect_on_failure=False, **extra)
+        self.mqtt = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol, reconnect_on_failure=False,
+                                transport="websockets" if over_web else "tcp", **extra)
+        if over_web:
+            self.mqtt.ws_set_options(path=WEB.path)
         self.messages, self.connects, self.disconnects, self.subacks = (queue.Queue() for _ in range(4))
         self.mqtt.on_message = lambda _c, _u, message: self.messages.put(message)
         self.mqtt.on_connect = lambda _c, _u, flags, reason, _p: self.connects.put((flags, reason))
@@ -43,7 +50,7 @@ class Client:
             connect["clean_start"] = clean
             connect["properties"] = Properties(PacketTypes.CONNECT)
             connect["properties"].SessionExpiryInterval = 0 if clean else 3600
-        self.mqtt.connect(HOST, PORT, keepalive=30, **connect)
+        self.mqtt.connect(HOST, WEB.port if over_web else PORT, keepalive=30, **connect)
         self.mqtt.loop_start()
         flags, self.reason = self.connects.get(timeout=WAIT)
         assert self.reason.is_failure == refused, f"CONNACK {self.reason}"
@@ -78,7 +85,9 @@ class Client:
 
     def cut(self):
         """Closes the socket with no DISCONNECT, as a crash does."""
-        self.mqtt.socket().shutdown(socket.SHUT_RDWR)
+        # Over WebSocket it is a wrapper of Paho's own, without a way to cut it.
+        wire = self.mqtt.socket()
+        getattr(wire, "_socket", wire).shutdown(socket.SHUT_RDWR)
         self.mqtt.loop_stop()
 
     def close(self):
@@ -275,8 +284,10 @@ ONLY_V5 = {"takeover-142", "properties"}
 
 
 def main():
+    global over_web
     failed = 0
-    for version, tag in ((4, "v311"), (5, "v5")):
+    for version, tag in ((4, "v311"), (5, "v5"), (4, "ws-v311"), (5, "ws-v5")):
+        over_web = tag.startswith("ws-")
         for name, scenario in SCENARIOS.items():
             if version == 4 and name in ONLY_V5:
                 continue

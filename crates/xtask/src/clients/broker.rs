@@ -31,6 +31,11 @@ pub struct Ports {
     mqtt: u16,
     pub amqp: u16,
     stomp: u16,
+    /// WebSocket; the second one where STOMP is meant if nothing is said.
+    web: u16,
+    web_stomp: u16,
+    /// Whatever arrives.
+    any: u16,
 }
 
 impl Speaks {
@@ -39,9 +44,19 @@ impl Speaks {
         match self {
             Speaks::Mqtt(_) => vec![("MQTT", ports.mqtt)],
             Speaks::Amqp { .. } => vec![("AMQP", ports.amqp)],
-            Speaks::Stomp(_) => vec![("STOMP", ports.stomp)],
-            Speaks::All(_) => vec![("MQTT", ports.mqtt), ("AMQP", ports.amqp), ("STOMP", ports.stomp)],
+            Speaks::Stomp(_) | Speaks::Web(_) => vec![("STOMP", ports.stomp)],
+            // One port for all of them: so real clients are told apart by their first bytes.
+            Speaks::All(_) => vec![("MQTT", ports.any), ("AMQP", ports.any), ("STOMP", ports.any)],
         }
+    }
+}
+
+impl Ports {
+    /// Over WebSocket: the names of variables, and URLs.
+    pub fn web(self) -> Vec<(&'static str, String)> {
+        let url = |port: u16| format!("ws://127.0.0.1:{port}/ws");
+        let all = [("WEB_MQTT_URL", self.web), ("WEB_STOMP_URL", self.web_stomp)];
+        all.into_iter().filter(|(_, port)| *port != 0).map(|(name, port)| (name, url(port))).collect()
     }
 }
 
@@ -72,8 +87,18 @@ impl Kind {
 
     /// Why a scenario of a program is known to go differently with this broker.
     pub fn differs(&self, program: &str, scenario: &str) -> Option<&'static str> {
+        if matches!(self, Kind::RabbitMq(_)) {
+            return match (program, scenario) {
+                ("stompjs", "binary" | "frames") => Some("RabbitMQ's web-stomp sends text frames only"),
+                ("stompjs", "error-closes" | "wrong-password") => Some("RabbitMQ's web-stomp does not close behind an ERROR"),
+                _ => None,
+            };
+        }
         if !matches!(self, Kind::Mosquitto(_)) {
             return None;
+        }
+        if scenario.starts_with("ws-") {
+            return Some("Mosquitto 2.0 does not get its port for WebSocket back when it is restarted");
         }
         match (program, scenario.split('/').nth(1)?) {
             (_, "takeover-142") => Some("Mosquitto before 2.1 closes the old connection without a DISCONNECT"),
@@ -205,6 +230,9 @@ impl Broker {
     }
 }
 
+/// Which of the listeners that `start_carrick` asks for is the one for STOMP over WebSocket.
+const WEB_STOMP: usize = 4;
+
 /// Waits for its `listening` and `ready` lines; what follows goes to the log.
 fn start_carrick(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<(Group, Ports)> {
     let out = process::open_log(log)?;
@@ -214,8 +242,11 @@ fn start_carrick(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<
     if definitions.exists() {
         command.arg("--definitions").arg(definitions);
     }
-    for (scheme, port) in [("mqtt", ports.mqtt), ("amqp", ports.amqp), ("stomp", ports.stomp)] {
-        command.arg("--listen").arg(format!("{scheme}://127.0.0.1:{port}"));
+    let Ports { mqtt, amqp, stomp, web, web_stomp, any } = ports;
+    let listeners = [("mqtt", mqtt), ("amqp", amqp), ("stomp", stomp), ("ws", web), ("ws", web_stomp), ("any", any)];
+    for (n, (scheme, port)) in listeners.into_iter().enumerate() {
+        let more = if n == WEB_STOMP { "?default=stomp" } else { "" };
+        command.arg("--listen").arg(format!("{scheme}://127.0.0.1:{port}{more}"));
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(out.try_clone()?);
     let mut group = Group::spawn(command)?;
@@ -230,24 +261,23 @@ fn start_carrick(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<
         }
     });
     let deadline = Instant::now() + PATIENCE;
-    let (mut mqtt, mut amqp, mut stomp) = (None, None, None);
-    let port =
-        |line: &str, scheme: &str| line.strip_prefix(&format!("listening {scheme}://127.0.0.1:"))?.trim_end_matches('/').parse().ok();
+    // In the order in which they were asked for.
+    let mut bound: Vec<u16> = Vec::new();
+    let port = |line: &str| {
+        let address = line.strip_prefix("listening ")?.split('?').next()?;
+        address.rsplit_once(':').and_then(|(_, port)| port.trim_end_matches('/').parse::<u16>().ok())
+    };
     loop {
         match ready.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) if line == "ready" => break,
-            Ok(line) => {
-                mqtt = mqtt.or_else(|| port(&line, "mqtt"));
-                amqp = amqp.or_else(|| port(&line, "amqp"));
-                stomp = stomp.or_else(|| port(&line, "stomp"));
-            }
+            Ok(line) => bound.extend(port(&line)),
             Err(_) => bail!("the broker did not become ready; the end of its log:\n{}", process::tail(log, 20)),
         }
     }
-    let (Some(mqtt), Some(amqp), Some(stomp)) = (mqtt, amqp, stomp) else {
+    let [mqtt, amqp, stomp, web, web_stomp, any] = bound[..] else {
         bail!("the broker printed no line 'listening SCHEME://127.0.0.1:PORT' for each listener")
     };
-    Ok((group, Ports { mqtt, amqp, stomp }))
+    Ok((group, Ports { mqtt, amqp, stomp, web, web_stomp, any }))
 }
 
 fn free_port() -> Result<u16> {
@@ -258,16 +288,18 @@ fn free_port() -> Result<u16> {
 fn start_rabbitmq(binary: &Path, dir: &Path, log: &Path, ports: Ports, names: u16) -> Result<(Group, Ports)> {
     let port = if ports.amqp == 0 { free_port()? } else { ports.amqp };
     let stomp = if ports.stomp == 0 { free_port()? } else { ports.stomp };
+    let web_stomp = if ports.web_stomp == 0 { free_port()? } else { ports.web_stomp };
     let distribution = free_port()?;
     let home = dir.join("rabbitmq");
     fs::create_dir_all(&home)?;
     let mut conf = format!("listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = true\nlog.file = false\n");
     conf += &format!("stomp.listeners.tcp.1 = 127.0.0.1:{stomp}\n");
+    conf += &format!("web_stomp.tcp.ip = 127.0.0.1\nweb_stomp.tcp.port = {web_stomp}\n");
     if dir.join(DEFINITIONS).exists() {
         conf += &format!("load_definitions = {}\n", dir.join(DEFINITIONS).display());
     }
     fs::write(home.join("rabbitmq.conf"), conf)?;
-    fs::write(home.join("enabled_plugins"), "[rabbitmq_stomp].\n")?;
+    fs::write(home.join("enabled_plugins"), "[rabbitmq_stomp,rabbitmq_web_stomp].\n")?;
     let mut command = Command::new(binary);
     command.env("HOME", &home).env("RABBITMQ_NODENAME", format!("client{port}@localhost"));
     command.env("RABBITMQ_CONFIG_FILE", home.join("rabbitmq")).env("RABBITMQ_ENABLED_PLUGINS_FILE", home.join("enabled_plugins"));
@@ -285,7 +317,7 @@ fn start_rabbitmq(binary: &Path, dir: &Path, log: &Path, ports: Ports, names: u1
         }
         thread::sleep(Duration::from_millis(100));
     }
-    Ok((group, Ports { mqtt: 0, amqp: port, stomp }))
+    Ok((group, Ports { amqp: port, stomp, web_stomp, ..Ports::default() }))
 }
 
 fn answers_amqp(port: u16) -> bool {
@@ -311,6 +343,7 @@ fn wait_for_port(group: &mut Group, port: u16, patience: Duration, log: &Path) -
 
 fn start_mosquitto(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<(Group, Ports)> {
     let port = if ports.mqtt == 0 { free_port()? } else { ports.mqtt };
+    let web = if ports.web == 0 { free_port()? } else { ports.web };
     let users = dir.join("users");
     if !users.exists() {
         fs::write(&users, "guest:guest\n")?;
@@ -325,7 +358,7 @@ fn start_mosquitto(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Resul
     // As root it would drop to its own user, which cannot read this folder.
     let user = if rustix::process::geteuid().is_root() { "user root\n" } else { "" };
     let text = format!(
-        "listener {port} 127.0.0.1\nallow_anonymous true\npassword_file {here}/users\npersistence true\npersistence_location {here}/\nmax_queued_messages 0\nlog_type all\n{user}"
+        "listener {port} 127.0.0.1\nlistener {web} 127.0.0.1\nprotocol websockets\nallow_anonymous true\npassword_file {here}/users\npersistence true\npersistence_location {here}/\nmax_queued_messages 0\nlog_type all\n{user}"
     );
     fs::write(&conf, text)?;
     let out = process::open_log(log)?;
@@ -333,5 +366,5 @@ fn start_mosquitto(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Resul
     command.arg("-c").arg(&conf).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
     let mut group = Group::spawn(command)?;
     wait_for_port(&mut group, port, PATIENCE, log).context("mosquitto")?;
-    Ok((group, Ports { mqtt: port, ..Ports::default() }))
+    Ok((group, Ports { mqtt: port, web, ..Ports::default() }))
 }

@@ -28,19 +28,23 @@ pub enum Speaks {
     Amqp { without: &'static [&'static str], more: &'static [&'static str] },
     /// The scenarios.
     Stomp(&'static [&'static str]),
+    /// MQTT and STOMP over WebSocket.
+    Web(&'static [&'static str]),
     /// Everything, to each other.
     All(&'static [&'static str]),
 }
 
 const MQTT: Speaks = Speaks::Mqtt(&["v311", "v5"]);
+/// The same once more over WebSocket.
+const MQTT_AND_WEB: Speaks = Speaks::Mqtt(&["v311", "v5", "ws-v311", "ws-v5"]);
 
 pub const PROGRAMS: &[Program] = &[
     Program { name: "rumqttc", needs: &[], speaks: MQTT, prepare: rust },
     Program { name: "paho-java", needs: &[Need::Java, Need::Maven], speaks: MQTT, prepare: maven },
     Program { name: "paho-go", needs: &[Need::Go], speaks: MQTT, prepare: go },
     Program { name: "mosquitto", needs: &[Need::MosquittoClients, Need::Python], speaks: MQTT, prepare: script },
-    Program { name: "paho-python", needs: &[Need::Python], speaks: MQTT, prepare: python },
-    Program { name: "mqttjs", needs: &[Need::Npm], speaks: MQTT, prepare: npm },
+    Program { name: "paho-python", needs: &[Need::Python], speaks: MQTT_AND_WEB, prepare: python },
+    Program { name: "mqttjs", needs: &[Need::Npm], speaks: MQTT_AND_WEB, prepare: npm },
     Program { name: "pika", needs: &[Need::Python], speaks: Speaks::Amqp { without: &[], more: PIKA }, prepare: python },
     Program { name: "amqplib", needs: &[Need::Npm], speaks: Speaks::Amqp { without: &[], more: AMQPLIB }, prepare: npm },
     Program { name: "lapin", needs: &[], speaks: Speaks::Amqp { without: &[], more: LAPIN }, prepare: rust },
@@ -51,6 +55,8 @@ pub const PROGRAMS: &[Program] = &[
     Program { name: "aio-pika", needs: &[Need::Python], speaks: Speaks::Amqp { without: &[], more: AIO_PIKA }, prepare: python },
     Program { name: "rabbitmq-java", needs: JAVA, speaks: Speaks::Amqp { without: &[], more: RABBITMQ_JAVA }, prepare: maven },
     Program { name: "stomp-py", needs: &[Need::Python], speaks: Speaks::Stomp(STOMP_PY), prepare: python },
+    Program { name: "stompjs", needs: &[Need::Npm], speaks: Speaks::Stomp(STOMPJS), prepare: npm },
+    Program { name: "browser", needs: &[Need::Npm, Need::Chromium], speaks: Speaks::Web(BROWSER), prepare: npm },
     Program { name: "pika-paho", needs: &[Need::Python], speaks: Speaks::All(PIKA_PAHO), prepare: python },
     Program { name: "spring-amqp", needs: JAVA, speaks: Speaks::Amqp { without: &[], more: SPRING_AMQP }, prepare: maven },
 ];
@@ -121,6 +127,34 @@ const STOMP_PY: &[&str] = &[
     "disconnect-receipt",
     "receipt-kill9",
 ];
+const STOMPJS: &[&str] = &[
+    "versions",
+    "receipts",
+    "burst",
+    "acks",
+    "transaction",
+    "binary",
+    "frames",
+    "large",
+    "heart-beat",
+    "error-closes",
+    "wrong-password",
+    "polite-close",
+    "reconnect-kill9",
+];
+/// MQTT.js and stompjs in a page.
+const BROWSER: &[&str] = &[
+    "mqtt311-to-stomp",
+    "mqtt5-to-stomp",
+    "stomp-to-mqtt311",
+    "stomp-to-mqtt5",
+    "retained-qos2",
+    "large",
+    "page-left",
+    "foreign-page",
+    "wrong-use",
+    "reconnect-kill9",
+];
 /// kombu's own, and those of Celery's workers.
 const CELERY: &[&str] = &[
     "simple-queue",
@@ -160,7 +194,7 @@ const SCENARIOS_V5: &[&str] = &["takeover-142", "properties"];
 
 pub fn expected(program: &Program) -> Vec<String> {
     let of = |version: &&str| {
-        let more: &[&str] = if *version == "v5" { SCENARIOS_V5 } else { &[] };
+        let more: &[&str] = if version.ends_with("v5") { SCENARIOS_V5 } else { &[] };
         let version = version.to_string();
         SCENARIOS.iter().chain(more).map(move |scenario| format!("{version}/{scenario}")).collect::<Vec<_>>()
     };
@@ -169,7 +203,9 @@ pub fn expected(program: &Program) -> Vec<String> {
         Speaks::Amqp { without, more } => {
             AMQP.iter().filter(|scenario| !without.contains(scenario)).chain(more).map(|scenario| scenario.to_string()).collect()
         }
-        Speaks::Stomp(scenarios) | Speaks::All(scenarios) => scenarios.iter().map(|scenario| scenario.to_string()).collect(),
+        Speaks::Stomp(scenarios) | Speaks::Web(scenarios) | Speaks::All(scenarios) => {
+            scenarios.iter().map(|scenario| scenario.to_string()).collect()
+        }
     }
 }
 
