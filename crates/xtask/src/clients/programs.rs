@@ -39,7 +39,7 @@ const MQTT: Speaks = Speaks::Mqtt(&["v311", "v5"]);
 const MQTT_AND_WEB: Speaks = Speaks::Mqtt(&["v311", "v5", "ws-v311", "ws-v5"]);
 
 pub const PROGRAMS: &[Program] = &[
-    Program { name: "rumqttc", needs: &[], speaks: MQTT, prepare: rust },
+    Program { name: "rumqttc", needs: &[], speaks: MQTT_AND_WEB, prepare: rust },
     Program { name: "paho-java", needs: &[Need::Java, Need::Maven], speaks: MQTT, prepare: maven },
     Program { name: "paho-go", needs: &[Need::Go], speaks: MQTT, prepare: go },
     Program { name: "mosquitto", needs: &[Need::MosquittoClients, Need::Python], speaks: MQTT, prepare: script },

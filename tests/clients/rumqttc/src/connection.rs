@@ -3,10 +3,11 @@
 use std::env;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use rumqttc::QoS;
+use rumqttc::{QoS, Transport};
 use tokio::task::JoinHandle;
 
 use crate::{v4, v5};
@@ -89,8 +90,15 @@ pub fn var(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
 }
 
-pub fn port() -> u16 {
-    var("MQTT_PORT").parse().expect("MQTT_PORT is a number")
+/// Whether this process goes over WebSocket.
+pub static OVER_WEB: AtomicBool = AtomicBool::new(false);
+
+/// Where the broker is, in the way that rumqttc wants it: a host and a port, or a URL and a port that is not looked at.
+pub fn address() -> (String, u16, Transport) {
+    if OVER_WEB.load(Relaxed) {
+        return (var("WEB_MQTT_URL"), 0, Transport::Ws);
+    }
+    (var("MQTT_HOST"), var("MQTT_PORT").parse().expect("MQTT_PORT is a number"), Transport::Tcp)
 }
 
 impl Connection {

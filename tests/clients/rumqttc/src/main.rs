@@ -1,4 +1,4 @@
-//! rumqttc against a broker, over MQTT 3.1.1 and 5. Prints a TAP line per scenario.
+//! rumqttc against a broker, over MQTT 3.1.1 and 5, over TCP and WebSocket. Prints a TAP line per scenario.
 
 mod connection;
 mod scenarios;
@@ -6,6 +6,7 @@ mod v4;
 mod v5;
 
 use std::process::{Command, ExitCode};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Runs itself once per scenario: the workspace aborts on panic, and a failure must not take the other scenarios along.
 fn main() -> ExitCode {
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(failed))
 }
 
-const VERSIONS: [(u8, &str); 2] = [(4, "v311"), (5, "v5")];
+const VERSIONS: [(u8, &str); 4] = [(4, "v311"), (5, "v5"), (4, "ws-v311"), (5, "ws-v5")];
 
 fn one(tag: &str, name: &str) -> ExitCode {
     let version = VERSIONS.iter().find(|(_, known)| *known == tag).map_or(0, |(version, _)| *version);
@@ -32,6 +33,7 @@ fn one(tag: &str, name: &str) -> ExitCode {
         eprintln!("no scenario {tag}/{name}");
         return ExitCode::from(2);
     };
+    connection::OVER_WEB.store(tag.starts_with("ws-"), Relaxed);
     let title = format!("{tag}/{name}");
     let failure = title.clone();
     std::panic::set_hook(Box::new(move |panic| {

@@ -7,11 +7,15 @@ use rumqttc::{
 };
 use tokio::task::JoinHandle;
 
-use crate::connection::{port, var, End, Handle, Message, Options, Sink};
+use crate::connection::{address, End, Handle, Message, Options, Sink};
 
 pub fn open(name: &str, options: &Options, sink: Sink) -> (Handle, JoinHandle<()>) {
-    let mut mqtt = MqttOptions::new(name, var("MQTT_HOST"), port());
-    mqtt.set_keep_alive(Duration::from_secs(30)).set_clean_session(!options.keep).set_max_packet_size(2 << 20, 2 << 20);
+    let (host, port, transport) = address();
+    let mut mqtt = MqttOptions::new(name, host, port);
+    mqtt.set_transport(transport)
+        .set_keep_alive(Duration::from_secs(30))
+        .set_clean_session(!options.keep)
+        .set_max_packet_size(2 << 20, 2 << 20);
     if let Some((user, password)) = &options.credentials {
         mqtt.set_credentials(user, password);
     }

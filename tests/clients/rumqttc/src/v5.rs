@@ -10,11 +10,12 @@ use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, S
 use rumqttc::{Outgoing, QoS};
 use tokio::task::JoinHandle;
 
-use crate::connection::{port, var, End, Handle, Message, Options, Sink};
+use crate::connection::{address, End, Handle, Message, Options, Sink};
 
 pub fn open(name: &str, options: &Options, sink: Sink) -> (Handle, JoinHandle<()>) {
-    let mut mqtt = MqttOptions::new(name, var("MQTT_HOST"), port());
-    mqtt.set_keep_alive(Duration::from_secs(30)).set_clean_start(!options.keep).set_max_packet_size(Some(2 << 20));
+    let (host, port, transport) = address();
+    let mut mqtt = MqttOptions::new(name, host, port);
+    mqtt.set_transport(transport).set_keep_alive(Duration::from_secs(30)).set_clean_start(!options.keep).set_max_packet_size(Some(2 << 20));
     mqtt.set_session_expiry_interval(Some(if options.keep { 3600 } else { 0 }));
     if let Some((user, password)) = &options.credentials {
         mqtt.set_credentials(user, password);
