@@ -1,5 +1,6 @@
 //! What an operator can set about client connections.
 
+use crate::Network;
 use serde::Deserialize;
 
 /// `[gateway]` in the configuration file.
@@ -17,6 +18,8 @@ pub struct Config {
     pub handshake_timeout_secs: u16,
     /// Connections, over all listeners, that may be busy with that at a time. When one more comes, the oldest makes room.
     pub max_handshakes: usize,
+    /// Whose PROXY headers are taken, on listeners that take any. Empty: everybody's who gets that far.
+    pub proxy_from: Vec<Network>,
     /// A client that has not taken what waits for it for so long is disconnected. 0 = never.
     pub slow_consumer_timeout_secs: u32,
 }
@@ -29,6 +32,7 @@ impl Default for Config {
             shutdown_secs: 5,
             handshake_timeout_secs: 10,
             max_handshakes: 2048,
+            proxy_from: Vec::new(),
             slow_consumer_timeout_secs: 0,
         }
     }

@@ -5,7 +5,7 @@
 //! coalesced writes and the graceful close are written here once, for every protocol.
 //!
 //! * [`ListenUrl`] is what a user writes, [`bind`] makes sockets of it, [`Gateway::listen`] accepts on them.
-//! * [`Service`] is what is spoken there, and [`Front`] what comes before it ([`Tls`]); `opening` bounds what strangers begin. Where the first bytes have to say it, `greet` reads them (`detect`, WebSocket's handshake).
+//! * [`Service`] is what is spoken there, and [`Front`] what comes before it ([`Proxy`], [`Tls`]); `opening` bounds what strangers begin. Where the first bytes have to say it, `greet` reads them (`detect`, WebSocket's handshake).
 //! * `driver` is the connection: read turn, event turn, clock, one write (see its drawing).
 //! * [`Transport`] is what carries the bytes: a socket, or layers over one.
 //! * `input` and `output` hold what a connection keeps between polls: a torn tail, and what the socket would not take. An idle
@@ -20,6 +20,7 @@ mod input;
 mod listener;
 mod opening;
 mod output;
+mod proxy;
 mod scratch;
 mod service;
 mod slots;
@@ -34,6 +35,7 @@ pub use detect::{claims, detect, Claim, Detected};
 pub use driver::Connection;
 pub use listener::{bind, BindError, Bound};
 pub use opening::Front;
+pub use proxy::{Network, Proxy, ProxyVersion};
 pub use service::{Service, Spoken, Web};
 pub use slots::{Slot, Slots, Stats};
 pub use tls::{ClientAuth, MinVersion, Tls, TlsError, TlsSettings, UserFrom};

@@ -14,7 +14,7 @@ use crate::greet::greet;
 use crate::slots::Slot;
 use crate::timer::now;
 use crate::tls::Tls;
-use crate::Transport;
+use crate::{Proxy, Transport};
 use broker_api::{Identity, Peer};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -30,6 +30,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// What a listener has its clients go through before their protocol.
 #[derive(Clone, Default)]
 pub struct Front {
+    pub proxy: Option<Proxy>,
     pub tls: Option<Arc<Tls>>,
     /// On a listener that takes whatever arrives: for clients that begin with TLS.
     pub tls_if_asked: Option<Arc<Tls>>,
@@ -37,7 +38,7 @@ pub struct Front {
 
 impl Front {
     pub fn is_nothing(&self) -> bool {
-        self.tls.is_none()
+        self.proxy.is_none() && self.tls.is_none()
     }
 }
 
@@ -50,6 +51,13 @@ pub(crate) struct Caller {
 
 async fn open(door: &Door, stream: Transport, peer: Peer, slot: Slot) {
     let until = tokio::time::Instant::now() + door.handshake;
+    let (stream, peer) = match &door.service.front.proxy {
+        None => (stream, peer),
+        Some(proxy) => match proxy.accept_until(until, stream, peer.clone()).await {
+            Ok(announced) => announced,
+            Err(error) => return info!(conn = slot.number(), %peer, listener = %door.url, %error, "no PROXY header"),
+        },
+    };
     let (stream, identity) = match &door.service.front.tls {
         None => (stream, None),
         Some(tls) => match tls.accept_until(until, stream).await {

@@ -27,6 +27,9 @@ pub enum Command {
     Journal(Journal),
     /// Load a broker and report rates, latencies, CPU per message, losses
     Bench(bench::Args),
+    /// Certificates for trying TLS out
+    #[command(subcommand)]
+    Tls(Tls),
     /// Read a password from standard input and print its argon2id hash, for `password_hash`
     HashPassword,
 }
@@ -43,6 +46,25 @@ pub enum Journal {
         #[arg(value_name = "DIR")]
         dir: PathBuf,
     },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Tls {
+    /// Make a certificate authority, a certificate for this broker and one for a client, and print how to try them
+    Dev(TlsDev),
+}
+
+#[derive(Args, Debug)]
+pub struct TlsDev {
+    /// Where the files go; none of them may be there
+    #[arg(long, value_name = "DIR", default_value = "carrick-tls")]
+    pub dir: PathBuf,
+    /// A name or address of the broker beside localhost; repeatable
+    #[arg(long = "host", value_name = "NAME")]
+    pub hosts: Vec<String>,
+    /// The user that the client's certificate stands for (its CN)
+    #[arg(long, value_name = "NAME", default_value = "guest")]
+    pub user: String,
 }
 
 #[derive(Args, Clone, Default, Debug)]

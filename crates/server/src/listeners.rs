@@ -17,6 +17,7 @@ pub fn check_url(url: &ListenUrl, tls: &TlsSettings) -> Result<()> {
         }
     }
     crate::tls::settings_of(url, tls)?;
+    crate::tls::proxy_of(url)?;
     let inside = crate::tls::inside(url);
     for (name, value) in &inside.settings {
         check_setting(&inside, name, value)?;

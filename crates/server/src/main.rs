@@ -15,7 +15,7 @@ mod tls;
 mod wiring;
 
 use clap::Parser;
-use cli::{Cli, Command};
+use cli::{Cli, Command, Tls};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(flags)) => serve::run(&flags),
         Some(Command::Journal(command)) => commands::journal::run(&command),
         Some(Command::Bench(args)) => Ok(commands::bench::run(args)),
+        Some(Command::Tls(Tls::Dev(arguments))) => commands::tls_dev::run(&arguments),
         Some(Command::HashPassword) => commands::hash_password::run(),
     };
     result.unwrap_or_else(|error| {

@@ -1,8 +1,8 @@
-//! TLS of the listeners: which listen URLs ask for it, with what files, and their reload.
+//! What listeners have in front of their protocol: TLS, with what files, and their reload; PROXY headers.
 
 use crate::config::Settings;
 use anyhow::{bail, Context, Result};
-use gateway::{Front, ListenUrl, Tls, TlsSettings};
+use gateway::{Front, ListenUrl, Proxy, ProxyVersion, Tls, TlsSettings};
 use std::sync::Arc;
 use tracing::{error, info};
 
@@ -10,12 +10,27 @@ use tracing::{error, info};
 const SCHEMES: [(&str, &str); 5] = [("mqtts", "mqtt"), ("amqps", "amqp"), ("stomps", "stomp"), ("wss", "ws"), ("any+tls", "any")];
 /// Takes whatever arrives, TLS too where there is a certificate.
 const ANY: &str = "any";
+/// Setting of every listener.
+const PROXY: &str = "proxy";
 
 /// The part of a listen URL that stands inside of TLS: its scheme without TLS, and the settings that are not TLS's.
 pub fn inside(url: &ListenUrl) -> ListenUrl {
     let scheme = SCHEMES.iter().find(|(outer, _)| *outer == url.scheme).map_or(url.scheme.as_str(), |(_, inner)| inner);
-    let settings = url.settings.iter().filter(|(name, _)| !TlsSettings::NAMES.contains(&name.as_str())).cloned().collect();
+    let of_front = |name: &str| name == PROXY || TlsSettings::NAMES.contains(&name);
+    let settings = url.settings.iter().filter(|(name, _)| !of_front(name)).cloned().collect();
     ListenUrl { scheme: scheme.to_owned(), settings, ..url.clone() }
+}
+
+/// Whether the listener expects a PROXY header, and which.
+pub fn proxy_of(url: &ListenUrl) -> Result<Option<ProxyVersion>> {
+    let version = match url.setting(PROXY) {
+        None => return Ok(None),
+        Some("v1") => ProxyVersion::V1,
+        Some("v2") => ProxyVersion::V2,
+        Some("any") => ProxyVersion::Any,
+        Some(other) => bail!("{url}: '{other}' is no version of the PROXY protocol; right would be proxy=v1, proxy=v2 or proxy=any"),
+    };
+    Ok(Some(version))
 }
 
 fn is_tls(url: &ListenUrl) -> bool {
@@ -48,7 +63,9 @@ pub struct Certificates(Vec<Arc<Tls>>);
 
 impl Certificates {
     pub fn front(&mut self, url: &ListenUrl, settings: &Settings) -> Result<Front> {
-        let Some(own) = settings_of(url, &settings.tls)? else { return Ok(Front::default()) };
+        let from = settings.gateway.proxy_from.clone().into();
+        let proxy = proxy_of(url)?.map(|version| Proxy { version, from });
+        let Some(own) = settings_of(url, &settings.tls)? else { return Ok(Front { proxy, ..Front::default() }) };
         let known = self.0.iter().find(|tls| *tls.settings() == own).cloned();
         let tls = match known {
             Some(tls) => tls,
@@ -59,8 +76,8 @@ impl Certificates {
             }
         };
         Ok(match is_tls(url) {
-            true => Front { tls: Some(tls), ..Front::default() },
-            false => Front { tls_if_asked: Some(tls), ..Front::default() },
+            true => Front { proxy, tls: Some(tls), tls_if_asked: None },
+            false => Front { proxy, tls: None, tls_if_asked: Some(tls) },
         })
     }
 
@@ -115,5 +132,7 @@ mod tests {
             let error = settings_of(&url(text), &TlsSettings::default()).expect_err(text).to_string();
             assert!(error.contains(right), "{error}");
         }
+        let error = proxy_of(&url("mqtt://127.0.0.1:1?proxy=v3")).expect_err("no such").to_string();
+        assert!(error.contains("proxy=v1, proxy=v2 or proxy=any"), "{error}");
     }
 }

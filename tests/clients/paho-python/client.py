@@ -5,6 +5,7 @@ import hashlib
 import os
 import queue
 import socket
+import ssl
 import sys
 import time
 import traceback
@@ -17,6 +18,9 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 HOST = os.environ["MQTT_HOST"]
 PORT = int(os.environ["MQTT_PORT"])
+TLS_PORT = int(os.environ["MQTT_TLS_PORT"])
+WEB_TLS_PORT = int(os.environ["WEB_TLS_PORT"])
+TLS_DIR = os.environ["TLS_DIR"]
 CREDENTIALS = (os.environ["MQTT_USER"], os.environ["MQTT_PASSWORD"])
 WAIT = 10
 END = b"end"
@@ -28,7 +32,7 @@ over_web = False
 class Client:
     """One connection; what it receives waits in a queue."""
 
-    def __init__(self, version, name, clean=True, credentials=CREDENTIALS, will=None, refused=False):
+    def __init__(self, version, name, clean=True, credentials=CREDENTIALS, will=None, refused=False, tls=None):
         self.v5 = version == 5
         protocol = mqtt.MQTTv5 if self.v5 else mqtt.MQTTv311
         extra = {} if self.v5 else {"clean_session": clean}
@@ -43,6 +47,8 @@ class Client:
         self.mqtt.on_subscribe = lambda _c, _u, _mid, reasons, _p: self.subacks.put(reasons)
         if credentials:
             self.mqtt.username_pw_set(*credentials)
+        if tls:
+            self.mqtt.tls_set(**tls)
         if will:
             self.mqtt.will_set(*will)
         connect = {}
@@ -50,7 +56,8 @@ class Client:
             connect["clean_start"] = clean
             connect["properties"] = Properties(PacketTypes.CONNECT)
             connect["properties"].SessionExpiryInterval = 0 if clean else 3600
-        self.mqtt.connect(HOST, WEB.port if over_web else PORT, keepalive=30, **connect)
+        tls_port = WEB_TLS_PORT if over_web else TLS_PORT
+        self.mqtt.connect(HOST, tls_port if tls else WEB.port if over_web else PORT, keepalive=30, **connect)
         self.mqtt.loop_start()
         flags, self.reason = self.connects.get(timeout=WAIT)
         assert self.reason.is_failure == refused, f"CONNACK {self.reason}"
@@ -264,6 +271,26 @@ def anonymous(version, base):
     client.close()
 
 
+def tls():
+    """With the server verified, over WebSocket and not: by password, by the client's certificate, and not at all by who trusts somebody else."""
+    trust = {"ca_certs": f"{TLS_DIR}/ca.pem"}
+    own = {**trust, "certfile": f"{TLS_DIR}/client.pem", "keyfile": f"{TLS_DIR}/client.key"}
+    global over_web
+    for over_web in (True, False):
+        for version, how, credentials, settings in ((4, "password", CREDENTIALS, trust), (5, "certificate", None, own)):
+            topic = f"py-tls/{version}/{how}"
+            client = Client(version, f"py-tls-{version}-{how}", credentials=credentials, tls=settings).subscribe(topic, 1)
+            body = bytes(range(256)) * 4096
+            client.publish(topic, body, 1)
+            equal([m.payload for m in client.receive(1)], [body], f"payload by {how}")
+            client.close()
+    try:
+        Client(4, "py-tls-stranger", tls={"ca_certs": None})
+    except ssl.SSLCertVerificationError:
+        return
+    raise AssertionError("a certificate of an unknown authority was taken")
+
+
 SCENARIOS = {
     "qos0": lambda v, b: both_ways(v, b, 0),
     "qos1": lambda v, b: both_ways(v, b, 1),
@@ -299,6 +326,13 @@ def main():
                 reason = str(error) or type(error).__name__
                 print(f"not ok - {tag}/{name}: {reason}", flush=True)
                 traceback.print_exc()
+    try:
+        tls()
+        print("ok - tls", flush=True)
+    except Exception as error:
+        failed += 1
+        print(f"not ok - tls: {str(error) or type(error).__name__}", flush=True)
+        traceback.print_exc()
     # Threads of clients that a failed scenario left behind must not hold the end.
     sys.stdout.flush()
     os._exit(1 if failed else 0)

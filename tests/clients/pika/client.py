@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 import sys
 import time
 import traceback
@@ -13,6 +14,8 @@ from pika.exceptions import (AMQPConnectionError, ChannelClosedByBroker, Connect
 
 HOST = os.environ.get("AMQP_HOST", "127.0.0.1")
 PORT = int(os.environ["AMQP_PORT"])
+TLS_PORT = int(os.environ.get("AMQP_TLS_PORT", "0"))
+TLS_DIR = os.environ.get("TLS_DIR", "")
 WAIT = 20
 
 
@@ -332,6 +335,35 @@ def restart():
         channel.cancel()
         channel.queue_delete(queue)
     return None
+
+
+def tls():
+    """With the server verified: PLAIN, and EXTERNAL by the client's certificate; neither without what it takes."""
+
+    def over_tls(credentials, certificate=None, trust=f"{TLS_DIR}/ca.pem"):
+        context = ssl.create_default_context(cafile=trust)
+        if certificate:
+            context.load_cert_chain(f"{TLS_DIR}/{certificate}.pem", f"{TLS_DIR}/{certificate}.key")
+        options = pika.SSLOptions(context, "localhost")
+        return pika.BlockingConnection(pika.ConnectionParameters(HOST, TLS_PORT, "/", credentials, ssl_options=options, socket_timeout=WAIT))
+
+    plain, external = pika.PlainCredentials("guest", "guest"), pika.credentials.ExternalCredentials()
+    for credentials, certificate in ((plain, None), (plain, "client"), (external, "client")):
+        with over_tls(credentials, certificate) as connection:
+            channel = connection.channel()
+            queue = name("tls")
+            channel.queue_declare(queue)
+            channel.confirm_delivery()
+            body = os.urandom(1 << 20)
+            channel.basic_publish("", queue, body, mandatory=True)
+            assert take(channel, queue, 1)[0][2] == body
+            channel.queue_delete(queue)
+    for credentials, certificate, trust in ((external, None, f"{TLS_DIR}/ca.pem"), (plain, None, None)):
+        try:
+            over_tls(credentials, certificate, trust).close()
+        except AMQPConnectionError:
+            continue
+        raise AssertionError(f"{credentials} with {certificate} came in, trusting {trust}")
 
 
 SCENARIOS = [

@@ -377,6 +377,33 @@ def receipt_kill9():
         client.events.nothing()
 
 
+def tls():
+    """With the server verified, by password and by the client's certificate; a client that trusts somebody else leaves."""
+    folder, port = os.environ["TLS_DIR"], int(os.environ["STOMP_TLS_PORT"])
+
+    def over_tls(ca, user=None, password=None, **more):
+        conn = stomp.Connection12([(HOST, port)], reconnect_attempts_max=1, timeout=WAIT)
+        conn.set_ssl([(HOST, port)], ca_certs=ca, **more)
+        conn.set_listener("", events := Events())
+        conn.connect(user, password, wait=True)
+        return conn, events
+
+    own = {"cert_file": f"{folder}/client.pem", "key_file": f"{folder}/client.key"}
+    for login, more in ((("guest", "guest"), {}), ((None, None), own)):
+        conn, events = over_tls(f"{folder}/ca.pem", *login, **more)
+        conn.subscribe("/queue/stomp-py-tls", id="1", ack="auto")
+        body = "x" * (1 << 20)
+        conn.send("/queue/stomp-py-tls", body)
+        assert events.messages.get(timeout=WAIT).body == body
+        conn.disconnect()
+    # The broker's own certificate signs nobody, itself included.
+    try:
+        over_tls(f"{folder}/client.pem", "guest", "guest")
+    except stomp.exception.ConnectFailedException:
+        return
+    raise AssertionError("a certificate of an unknown authority was taken")
+
+
 SCENARIOS = [
     ("versions", versions),
     ("receipts", receipts),
@@ -396,6 +423,7 @@ SCENARIOS = [
     ("wrong-password", wrong_password),
     ("disconnect-receipt", disconnect_receipt),
     ("receipt-kill9", receipt_kill9),
+    ("tls", tls),
 ]
 
 

@@ -3,3 +3,4 @@
 pub mod bench;
 pub mod hash_password;
 pub mod journal;
+pub mod tls_dev;

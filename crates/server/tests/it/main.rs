@@ -7,6 +7,7 @@ mod journal;
 mod serve;
 mod store_failure;
 mod sys;
+mod tls;
 mod web;
 
 use std::io::{BufRead, BufReader, Read, Write};

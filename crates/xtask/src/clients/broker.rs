@@ -36,7 +36,15 @@ pub struct Ports {
     web_stomp: u16,
     /// Whatever arrives.
     any: u16,
+    /// Of [`TLS`].
+    tls: [u16; 4],
 }
+
+/// Schemes, and what the variable with the port is called.
+const TLS: [(&str, &str); 4] =
+    [("mqtts", "MQTT_TLS_PORT"), ("amqps", "AMQP_TLS_PORT"), ("stomps", "STOMP_TLS_PORT"), ("wss", "WEB_TLS_PORT")];
+/// Below a broker's folder: what `carrick tls dev` writes.
+pub const TLS_DIR: &str = "tls";
 
 impl Speaks {
     /// What a program is told of, and where it is.
@@ -57,6 +65,11 @@ impl Ports {
         let url = |port: u16| format!("ws://127.0.0.1:{port}/ws");
         let all = [("WEB_MQTT_URL", self.web), ("WEB_STOMP_URL", self.web_stomp)];
         all.into_iter().filter(|(_, port)| *port != 0).map(|(name, port)| (name, url(port))).collect()
+    }
+
+    /// In TLS: the names of variables, and ports.
+    pub fn tls(self) -> impl Iterator<Item = (&'static str, String)> {
+        TLS.into_iter().zip(self.tls).map(|((_, variable), port)| (variable, port.to_string()))
     }
 }
 
@@ -87,6 +100,9 @@ impl Kind {
 
     /// Why a scenario of a program is known to go differently with this broker.
     pub fn differs(&self, program: &str, scenario: &str) -> Option<&'static str> {
+        if scenario == "tls" && !matches!(self, Kind::Carrick(_)) {
+            return Some("it is started without TLS here");
+        }
         if matches!(self, Kind::RabbitMq(_)) {
             return match (program, scenario) {
                 ("stompjs", "binary" | "frames") => Some("RabbitMQ's web-stomp sends text frames only"),
@@ -242,11 +258,18 @@ fn start_carrick(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<
     if definitions.exists() {
         command.arg("--definitions").arg(definitions);
     }
-    let Ports { mqtt, amqp, stomp, web, web_stomp, any } = ports;
+    let Ports { mqtt, amqp, stomp, web, web_stomp, any, tls } = ports;
     let listeners = [("mqtt", mqtt), ("amqp", amqp), ("stomp", stomp), ("ws", web), ("ws", web_stomp), ("any", any)];
     for (n, (scheme, port)) in listeners.into_iter().enumerate() {
         let more = if n == WEB_STOMP { "?default=stomp" } else { "" };
         command.arg("--listen").arg(format!("{scheme}://127.0.0.1:{port}{more}"));
+    }
+    let certificates = certificates(binary, dir, log)?;
+    let file = |name: &str| certificates.join(name);
+    command.arg("--tls-certificate").arg(file("server.pem")).arg("--tls-private-key").arg(file("server.key"));
+    let client = format!("client_auth=request&user_from=cn&client_ca={}", file("ca.pem").display());
+    for ((scheme, _), port) in TLS.into_iter().zip(tls) {
+        command.arg("--listen").arg(format!("{scheme}://127.0.0.1:{port}?{client}"));
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(out.try_clone()?);
     let mut group = Group::spawn(command)?;
@@ -274,10 +297,24 @@ fn start_carrick(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<
             Err(_) => bail!("the broker did not become ready; the end of its log:\n{}", process::tail(log, 20)),
         }
     }
-    let [mqtt, amqp, stomp, web, web_stomp, any] = bound[..] else {
+    let [mqtt, amqp, stomp, web, web_stomp, any, ref tls @ ..] = bound[..] else {
         bail!("the broker printed no line 'listening SCHEME://127.0.0.1:PORT' for each listener")
     };
-    Ok((group, Ports { mqtt, amqp, stomp, web, web_stomp, any }))
+    let tls = <[u16; 4]>::try_from(tls).ok().context("the broker printed no line for each listener with TLS")?;
+    Ok((group, Ports { mqtt, amqp, stomp, web, web_stomp, any, tls }))
+}
+
+/// Made before the first start, and the same after a restart. The client's stands for `guest`.
+fn certificates(binary: &Path, dir: &Path, log: &Path) -> Result<PathBuf> {
+    let tls = dir.join(TLS_DIR);
+    if !tls.exists() {
+        let mut command = Command::new(binary);
+        command.args(["tls", "dev", "--user", "guest", "--dir"]).arg(&tls);
+        if !process::run(command, log, PATIENCE)?.success {
+            bail!("carrick tls dev failed; the end of its log:\n{}", process::tail(log, 5));
+        }
+    }
+    Ok(tls)
 }
 
 fn free_port() -> Result<u16> {

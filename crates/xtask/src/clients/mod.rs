@@ -121,7 +121,7 @@ fn attempt(context: &Context, kind: &Kind, program: &Program, counts: &mut Count
         tell("PASSWORD", "guest");
         tell("CONTROL", &control.address.to_string());
     }
-    command.envs(ports.web());
+    command.envs(ports.web()).envs(ports.tls()).env("TLS_DIR", data.join(broker::TLS_DIR));
     let (refused_v3, refused_v5) = kind.refusals();
     command.env("MQTT_REFUSED_V3", refused_v3).env("MQTT_REFUSED_V5", refused_v5);
     let output = log("")?;

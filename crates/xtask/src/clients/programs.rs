@@ -80,7 +80,7 @@ const JAVA: &[Need] = &[Need::Java, Need::Maven];
 const AIO_PIKA: &[&str] = &["properties", "tx", "workers", "errors"];
 const RABBITMQ_JAVA: &[&str] = &["properties", "tx", "cancel-notify", "channel-error", "wrong-password"];
 const SPRING_AMQP: &[&str] = &["direct-container", "tx"];
-const PIKA: &[&str] = &["tx", "reject-publish", "channel-error", "cancel-notify", "wrong-password", "no-vhost", "heartbeat"];
+const PIKA: &[&str] = &["tx", "reject-publish", "channel-error", "cancel-notify", "wrong-password", "no-vhost", "heartbeat", "tls"];
 const AMQP091_GO: &[&str] = &["tx", "properties", "channels", "cancel-notify", "wrong-password", "recovery"];
 /// Programs for the command line: no confirms and returns, no arguments of queues, no nack, and no properties of what they receive.
 const AMQP_TOOLS: Speaks = Speaks::Amqp {
@@ -126,6 +126,7 @@ const STOMP_PY: &[&str] = &[
     "wrong-password",
     "disconnect-receipt",
     "receipt-kill9",
+    "tls",
 ];
 const STOMPJS: &[&str] = &[
     "versions",
@@ -191,6 +192,8 @@ const SCENARIOS: &[&str] = &[
     "anonymous",
 ];
 const SCENARIOS_V5: &[&str] = &["takeover-142", "properties"];
+/// What one program does once, whatever the version.
+const SCENARIOS_ONCE: &[(&str, &str)] = &[("paho-python", "tls")];
 
 pub fn expected(program: &Program) -> Vec<String> {
     let of = |version: &&str| {
@@ -199,7 +202,10 @@ pub fn expected(program: &Program) -> Vec<String> {
         SCENARIOS.iter().chain(more).map(move |scenario| format!("{version}/{scenario}")).collect::<Vec<_>>()
     };
     match program.speaks {
-        Speaks::Mqtt(versions) => versions.iter().flat_map(of).collect(),
+        Speaks::Mqtt(versions) => {
+            let once = SCENARIOS_ONCE.iter().filter(|(name, _)| *name == program.name).map(|(_, scenario)| scenario.to_string());
+            versions.iter().flat_map(of).chain(once).collect()
+        }
         Speaks::Amqp { without, more } => {
             AMQP.iter().filter(|scenario| !without.contains(scenario)).chain(more).map(|scenario| scenario.to_string()).collect()
         }
