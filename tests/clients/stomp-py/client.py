@@ -382,7 +382,7 @@ def tls():
     folder, port = os.environ["TLS_DIR"], int(os.environ["STOMP_TLS_PORT"])
 
     def over_tls(ca, user=None, password=None, **more):
-        conn = stomp.Connection12([(HOST, port)], reconnect_attempts_max=1, timeout=WAIT)
+        conn = stomp.Connection12([(HOST, port)], vhost="/", reconnect_attempts_max=1, timeout=WAIT)
         conn.set_ssl([(HOST, port)], ca_certs=ca, **more)
         conn.set_listener("", events := Events())
         conn.connect(user, password, wait=True)
