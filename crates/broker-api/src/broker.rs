@@ -40,8 +40,6 @@ pub struct Identity {
 #[derive(Clone, Debug)]
 pub struct ConnectionInfo {
     pub peer: Peer,
-    /// Our end, where it has an address.
-    pub local: Option<SocketAddr>,
     pub identity: Option<Arc<Identity>>,
     pub protocol: &'static str,
     pub vhost: VhostName,
@@ -52,10 +50,7 @@ pub struct ConnectionInfo {
 impl ConnectionInfo {
     /// What operators know it by.
     pub fn name(&self) -> String {
-        match self.local {
-            Some(local) => format!("{} -> {local}", self.peer),
-            None => self.peer.to_string(),
-        }
+        self.peer.to_string()
     }
 }
 

@@ -140,6 +140,8 @@ pub(crate) enum Job {
     Load(Arc<Queue>),
     /// This transaction has passed the commit point.
     Reveal(Arc<crate::link::Commit>),
+    /// Consumers of this queue have a selector, and the scan of this number goes on.
+    Look(Arc<Queue>, u32),
     /// What these queues waited for has come.
     Pump(Vec<Arc<Queue>>),
     /// A slice of this is to be made.
@@ -227,7 +229,7 @@ impl Shared {
         }
         let info = ConnectionInfo {
             peer: broker_api::Peer::Unix,
-            local: None,
+
             identity: None,
             protocol: crate::link::INTERNAL,
             vhost: vhost.name.clone(),
@@ -273,7 +275,7 @@ impl Shared {
     pub fn follow_up(&self, follow: Follow) {
         let mut next = follow;
         while !next.is_empty() {
-            let Follow { fills, load, pump, leaving, uncommitted } = next;
+            let Follow { fills, load, pump, look, leaving, uncommitted } = next;
             next = Follow::default();
             for fill in fills {
                 // On the list before the slot is filled: a checkpoint that begins behind it has to hold what it did.
@@ -288,6 +290,9 @@ impl Shared {
             for queue in load {
                 // The reader thread ends only with the process.
                 let _ = self.loader.send(Job::Load(queue));
+            }
+            for (queue, scan) in look {
+                let _ = self.loader.send(Job::Look(queue, scan));
             }
             for leaving in leaving {
                 self.dead_letter(leaving, &mut next, &mut How::Own(&mut |slot, filled| slot.fill(filled)));
@@ -330,14 +335,7 @@ impl Core {
         let found = self.0.vhost(vhost).filter(|vhost| !vhost.is_deleted());
         let found = found.ok_or_else(|| Refusal::NotFound { what: "vhost", name: vhost.to_string() })?;
         let peer = broker_api::Peer::Unix;
-        let info = ConnectionInfo {
-            peer,
-            local: None,
-            identity: None,
-            protocol: crate::link::INTERNAL,
-            vhost: vhost.clone(),
-            allow_anonymous: false,
-        };
+        let info = ConnectionInfo { peer, identity: None, protocol: crate::link::INTERNAL, vhost: vhost.clone(), allow_anonymous: false };
         Ok(Box::new(Link::internal(&self.0, info, found).trusted()))
     }
 

@@ -10,6 +10,7 @@ use crate::queue::Queue;
 use crate::routing::exchange::{by_name, Arguments, BindKey, Headers, Key, Router, Value, DELAYED};
 use crate::routing::topic::words_of;
 use crate::routing::{Pattern, Stamp, Syntax};
+use crate::selector::{Selector, Subject};
 use crate::vhost::{TopicTarget, Vhost};
 use broker_api::{Batch, ExchangeName, ExchangeSpec, Head, HeaderView, Refusal};
 use parking_lot::RwLock;
@@ -197,12 +198,14 @@ pub(crate) struct LazyHeaders<'a> {
     origin: &'a [u8],
     read: OnceCell<Vec<(&'a [u8], Value<'a>)>>,
     delay_ms: u32,
+    subject: Subject<'a>,
 }
 
 impl<'a> LazyHeaders<'a> {
-    pub fn of(core: &'a Shared, batch: &'a Batch, head: &Head) -> LazyHeaders<'a> {
+    pub fn of(core: &'a Shared, batch: &'a Batch, head: &'a Head) -> LazyHeaders<'a> {
         let (view, origin) = (core.header_view(head.format), batch.bytes(head.origin));
-        LazyHeaders { view, origin, read: OnceCell::new(), delay_ms: head.delay_ms }
+        let subject = Subject { views: &core.config.header_views, batch, head, arrived_ms: batch.arrived_ms };
+        LazyHeaders { view, origin, read: OnceCell::new(), delay_ms: head.delay_ms, subject }
     }
 
     /// Of a message that was held back before, if `waited`: once is enough.
@@ -228,6 +231,10 @@ impl Headers for LazyHeaders<'_> {
 
     fn delay_ms(&self) -> u32 {
         self.delay_ms
+    }
+
+    fn selects(&self, selector: &Selector) -> bool {
+        selector.matches(&self.subject)
     }
 }
 

@@ -17,6 +17,7 @@ mod outbox;
 mod pattern;
 mod policy;
 mod queue;
+mod read_through;
 mod retained_expiry;
 mod route;
 pub mod routing;

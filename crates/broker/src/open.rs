@@ -190,6 +190,7 @@ impl Shared {
     fn on_job(&self, job: Job) {
         match job {
             Job::Load(queue) => self.load(&queue),
+            Job::Look(queue, scan) => self.look_through(&queue, scan),
             Job::Reveal(commit) => {
                 let mut follow = Follow::default();
                 commit.reveal(self, &mut follow);
@@ -274,6 +275,7 @@ impl Shared {
                 identifier: found.identifier,
                 no_local: found.no_local,
                 flags: found.flags,
+                selector: found.selector,
                 share: share.clone(),
             });
             match share {

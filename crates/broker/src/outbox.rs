@@ -139,6 +139,12 @@ impl Outbox {
         false
     }
 
+    /// Is there no room now?
+    pub fn is_full(&self) -> bool {
+        let state = self.state.lock();
+        state.closed || !state.room()
+    }
+
     /// Deliveries of one queue, all in one batch of messages. Called under that queue's lock, so that they keep its order.
     pub fn run(&self, to: DeliverTo, queue: QueueId, batch: &Arc<Batch>, deliveries: impl Iterator<Item = Delivery>) {
         self.with(|state| {

@@ -89,6 +89,7 @@ const NO_STORE: &[u8] = b"x-recent-history-no-store";
 struct Walk<'a> {
     vhost: &'a Vhost,
     publisher: Option<u64>,
+    headers: &'a dyn Headers,
     route: Route,
     matches: Vec<Arc<Subscription>>,
     /// Still to ask.
@@ -99,7 +100,12 @@ impl Walk<'_> {
     fn topic(&mut self, target: TopicTarget) {
         match target {
             TopicTarget::Subscription(s) if s.no_local && self.publisher == Some(s.session.id) => {}
-            TopicTarget::Subscription(s) => self.matches.push(s),
+            TopicTarget::Subscription(s) => {
+                self.route.volatile |= s.selector.is_some();
+                if s.selector.as_ref().is_none_or(|selector| self.headers.selects(selector)) {
+                    self.matches.push(s);
+                }
+            }
             TopicTarget::Share(share) => self.route.shares.push(share),
             TopicTarget::Queue(queue) => self.route.queues.push(queue),
             TopicTarget::Exchange(exchange) => self.exchange(exchange),
@@ -150,6 +156,11 @@ impl Walk<'_> {
     }
 
     fn done(mut self) -> Route {
+        if self.route.queues.iter().any(|queue| queue.selector.is_some()) {
+            self.route.volatile = true;
+            let headers = self.headers;
+            self.route.queues.retain(|queue| queue.selector.as_ref().is_none_or(|selector| headers.selects(selector)));
+        }
         self.matches.sort_unstable_by_key(|s| (s.session.id, s.id));
         for s in self.matches {
             match self.route.sessions.last_mut() {
@@ -169,7 +180,7 @@ impl Walk<'_> {
 
 /// Routes a topic for a publisher; subscriptions of `publisher` that want nothing of their own are left out.
 fn compute_topic(vhost: &Vhost, name: &Name<'_>, key: &Key<'_>, headers: &dyn Headers, publisher: Option<u64>) -> Route {
-    let mut walk = Walk { vhost, publisher, route: Route::default(), matches: Vec::new(), next: Vec::new() };
+    let mut walk = Walk { vhost, publisher, headers, route: Route::default(), matches: Vec::new(), next: Vec::new() };
     vhost.topics.matches(name, |_, target| walk.topic(target.clone()));
     walk.on(key, headers);
     walk.done()
@@ -177,7 +188,7 @@ fn compute_topic(vhost: &Vhost, name: &Name<'_>, key: &Key<'_>, headers: &dyn He
 
 /// Routes through any exchange.
 pub(crate) fn compute(vhost: &Vhost, exchange: Arc<Exchange>, key: &Key<'_>, headers: &dyn Headers, publisher: Option<u64>) -> Route {
-    let mut walk = Walk { vhost, publisher, route: Route::default(), matches: Vec::new(), next: vec![exchange] };
+    let mut walk = Walk { vhost, publisher, headers, route: Route::default(), matches: Vec::new(), next: vec![exchange] };
     walk.on(key, headers);
     walk.done()
 }

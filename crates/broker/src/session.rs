@@ -4,6 +4,7 @@
 use crate::link::Sending;
 use crate::outbox::Outbox;
 use crate::queue::{Group, Queue};
+use crate::selector::Selector;
 use arc_swap::ArcSwapOption;
 use broker_api::{ConsumerIx, Expiry, OwnerIx, Parting, QueueId, Seq, SessionName, Side, StateEdit, StateValue, Token};
 use parking_lot::Mutex;
@@ -95,6 +96,7 @@ pub(crate) struct Subscription {
     /// `broker_api::DELIVERY_AS_PUBLISHED` or 0.
     pub flags: u8,
     pub share: Option<Arc<Share>>,
+    pub selector: Option<Box<Selector>>,
 }
 
 /// One queue for all members of a group that share a filter.

@@ -100,7 +100,7 @@ impl Door {
     pub fn connect(&self, protocol: &Arc<dyn Protocol>, caller: &Caller) -> Result<Box<dyn CoreSession>, Refusal> {
         let info = ConnectionInfo {
             peer: caller.peer.clone(),
-            local: None,
+
             identity: caller.identity.clone(),
             protocol: protocol.name(),
             vhost: self.service.vhost.clone(),

@@ -54,6 +54,10 @@ pub fn answer(refusal: &Refusal) -> Answer {
         Refusal::SharedCredit(_) | Refusal::NotImplemented(_) => {
             Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close)
         }
+        // It came as a user property.
+        Refusal::Invalid { what: "selector", .. } => {
+            Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close)
+        }
         // The only names an MQTT client gives are its client id, topic names and topic filters.
         Refusal::Invalid { .. } => Answer::new(ClientIdNotValid, TopicNameInvalid, TopicFilterInvalid, Close),
         Refusal::QueueFull => Answer::new(QuotaExceeded, QuotaExceeded, QuotaExceeded, Withhold),

@@ -20,7 +20,8 @@ use broker_api::{
 };
 
 use crate::codec::{
-    self, Connect, PacketId, PropertyId, PropertySet, PublishView, Qos, RetainHandling, StoredProperties, SubscribeFilter, Version, Will,
+    self, Connect, PacketId, PropertyId, PropertySet, PublishView, Qos, RetainHandling, StoredProperties, SubscribeFilter,
+    SubscribeProperties, Version, Will,
 };
 use crate::foreign;
 
@@ -228,7 +229,21 @@ fn parting(will: &Will, version: Version) -> Parting {
     Parting { message: Arc::new(message), delay_secs: will.delay_secs }
 }
 
-pub(crate) fn subscribe(asked: &SubscribeFilter, identifier: u32, most: Qos, bridge: bool) -> Option<broker_api::Subscribe> {
+/// The user property of a SUBSCRIBE that names a selector for all of its filters.
+const SELECTOR: &str = "x-selector";
+
+/// The first one counts.
+pub(crate) fn selector(properties: &SubscribeProperties) -> Option<&str> {
+    properties.user.iter().find(|(name, _)| name == SELECTOR).map(|(_, value)| value.as_str())
+}
+
+pub(crate) fn subscribe(
+    asked: &SubscribeFilter,
+    identifier: u32,
+    selector: Option<&str>,
+    most: Qos,
+    bridge: bool,
+) -> Option<broker_api::Subscribe> {
     let filter = codec::Filter::parse(&asked.filter).ok()?;
     let options = asked.options;
     let retained = match options.retain_handling {
@@ -248,7 +263,7 @@ pub(crate) fn subscribe(asked: &SubscribeFilter, identifier: u32, most: Qos, bri
         no_local: options.no_local || bridge && !filter.is_shared(),
         as_published: options.retain_as_published || bridge,
         retained,
-        selector: None,
+        selector: selector.map(Box::from),
     })
 }
 

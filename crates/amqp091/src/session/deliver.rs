@@ -38,6 +38,7 @@ pub(super) struct Consumer {
     /// How long it may take to acknowledge, by its own argument and by its queue.
     pub(super) own_timeout_ms: Option<u64>,
     pub(super) queue_timeout_ms: Option<u64>,
+    selector: Option<Box<str>>,
 }
 
 impl Session {
@@ -68,6 +69,17 @@ impl Session {
         let priority = number("x-priority")?.map_or(0, |priority| priority.clamp(i32::MIN.into(), i32::MAX.into()) as i32);
         // RabbitMQ takes what is not above 0 for none.
         let own_timeout_ms = number("x-consumer-timeout")?.and_then(|ms| u64::try_from(ms).ok()).filter(|ms| *ms > 0);
+        let selector = match arguments.get("x-selector") {
+            None => None,
+            Some(field) => match field.text().and_then(|text| std::str::from_utf8(text).ok()) {
+                Some(text) => Some(text.into()),
+                None => {
+                    let (vhost, kind) = (&self.peer.vhost, field.type_name());
+                    let text = format!("invalid arg 'x-selector' for queue '{queue}' in vhost '{vhost}': \"expected text, got {kind}\"");
+                    return Err(at.failed(Code::PreconditionFailed, text));
+                }
+            },
+        };
         let prefetch = self.live(at.channel, at.owner).map_or(0, |channel| channel.prefetch);
         let consumer = Consumer {
             channel: at.channel,
@@ -83,6 +95,7 @@ impl Session {
             moving: false,
             own_timeout_ms,
             queue_timeout_ms: None,
+            selector,
         };
         self.start_consumer(at, tag, consumer, nowait, step);
         Ok(())
@@ -112,7 +125,7 @@ impl Session {
             mode: if consumer.no_ack { Mode::Settled } else { Mode::Lease },
             exclusive: consumer.exclusive,
             priority: consumer.priority,
-            selector: None,
+            selector: consumer.selector.clone(),
         })
     }
 
@@ -121,7 +134,14 @@ impl Session {
     pub(super) fn move_consumer(&mut self, at: At, old: u32, group: u32, step: &mut Step<'_>) -> bool {
         let ix = next(&mut self.numbers.consumer);
         let Some(before) = self.consumers.get_mut(&old).filter(|before| !before.no_ack) else { return false };
-        let consumer = Consumer { tag: before.tag.clone(), queue: before.queue.clone(), owed: 0, moving: true, ..*before };
+        let consumer = Consumer {
+            tag: before.tag.clone(),
+            queue: before.queue.clone(),
+            selector: before.selector.clone(),
+            owed: 0,
+            moving: true,
+            ..*before
+        };
         (before.successor, before.owed) = (ix, 0);
         let credit = if consumer.limited { 0 } else { u32::MAX };
         let start = self.consume_control(at, ix, &consumer, credit);
@@ -190,6 +210,7 @@ impl Session {
             moving: false,
             own_timeout_ms: None,
             queue_timeout_ms: None,
+            selector: None,
         };
         self.start_consumer(at, tag, consumer, nowait, step);
         Ok(())

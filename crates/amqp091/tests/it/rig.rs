@@ -95,7 +95,7 @@ impl Rig {
             let peer = Peer::Tcp("127.0.0.1:5".parse().unwrap());
             let info = ConnectionInfo {
                 peer: peer.clone(),
-                local: None,
+
                 identity: None,
                 protocol: "amqp091",
                 vhost: VhostName::new("/"),

@@ -27,7 +27,7 @@ const ARGON2: &str = "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPn
 
 fn from(ip: &str) -> ConnectionInfo {
     let peer = Peer::Tcp((ip.parse::<IpAddr>().unwrap(), 1).into());
-    ConnectionInfo { peer, local: None, identity: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: false }
+    ConnectionInfo { peer, identity: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: false }
 }
 fn here() -> ConnectionInfo {
     from("127.0.0.1")

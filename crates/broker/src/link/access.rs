@@ -193,13 +193,13 @@ impl Link {
             vhost.connected.fetch_sub(1, Relaxed);
             return Err(over(format!("connection refused for user '{user}': user connection limit ({max}) is reached")));
         }
-        self.entered = Some(Box::new((principal, self.vhost.clone())));
+        self.entered = Some(Box::new((principal, self.vhost.clone(), Vec::new())));
         Ok(())
     }
 
     /// One channel more of this user, if there may be.
     pub(super) fn check_channel(&self, channel: u16) -> Result<(), Refusal> {
-        let Some((principal, _)) = self.entered.as_deref().filter(|_| channel != 0) else { return Ok(()) };
+        let Some((principal, ..)) = self.entered.as_deref().filter(|_| channel != 0) else { return Ok(()) };
         principal.open_channel().map_err(|max| {
             let user = principal.name();
             let why = format!("number of channels opened for user '{user}' has reached the maximum allowed user limit of ({max})");
@@ -208,7 +208,7 @@ impl Link {
     }
 
     pub(super) fn close_channel(&self, channel: u16) {
-        if let Some((principal, _)) = self.entered.as_deref().filter(|_| channel != 0) {
+        if let Some((principal, ..)) = self.entered.as_deref().filter(|_| channel != 0) {
             principal.close_channel();
         }
     }
@@ -216,7 +216,7 @@ impl Link {
     /// This connection is not counted any more.
     pub(super) fn leave(&mut self) {
         if let Some(entered) = self.entered.take() {
-            let (principal, vhost) = *entered;
+            let (principal, vhost, _) = *entered;
             principal.part();
             vhost.connected.fetch_sub(1, Relaxed);
         }

@@ -190,6 +190,7 @@ impl Link {
         self.core.checkpoint.queue(queue);
         follow.fills.append(&mut left.fills);
         follow.load.append(&mut left.load);
+        follow.look.append(&mut left.look);
         follow.pump.append(&mut left.pump);
     }
 }

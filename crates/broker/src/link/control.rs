@@ -10,6 +10,7 @@ use crate::outbox::Work;
 use crate::queue::{bound_of, Follow, Group, Queue};
 use crate::route::syntax;
 use crate::routing::Pattern;
+use crate::selector::Selector;
 use crate::session::{Session, Share, Subscription, SubscriptionKey, SUBSCRIPTIONS_MAX};
 use crate::store::{queue_gone_record, queue_record, subscription_gone_record, subscription_record};
 use crate::vhost::{TopicTarget, Vhost};
@@ -22,6 +23,11 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 pub(super) type Answer = Result<(Reply, Option<Ticket>, Option<Work>), Refusal>;
+
+/// Of who may not have it, or cannot, it is refused.
+pub(super) fn read_selector(text: &str) -> Result<Selector, Refusal> {
+    Selector::parse(text).map_err(|error| Refusal::Invalid { what: "selector", why: error.to_string() })
+}
 
 pub(super) fn done(reply: Reply) -> Answer {
     Ok((reply, None, None))
@@ -135,8 +141,9 @@ impl Link {
     }
 
     fn subscribe(&mut self, subscribe: Subscribe) -> Answer {
-        if subscribe.selector.is_some() {
-            return Err(Refusal::NotImplemented("selectors"));
+        if subscribe.selector.is_some() && subscribe.share.is_some() {
+            let why = "members of a share have no selector".to_owned();
+            return Err(Refusal::Invalid { what: "selector", why });
         }
         let session = self.session(subscribe.owner).cloned().ok_or(Refusal::OwnerEnded)?;
         let Filter { pattern: text, separator } = &subscribe.filter;
@@ -214,6 +221,7 @@ impl Link {
         subscribe: &Subscribe,
         share: Option<Arc<Share>>,
     ) -> Result<(Arc<Subscription>, bool), Refusal> {
+        let selector = subscribe.selector.as_deref().map(read_selector).transpose()?.map(Box::new);
         let mut state = session.state.lock();
         if state.ended {
             return Err(Refusal::OwnerEnded);
@@ -232,6 +240,7 @@ impl Link {
             no_local: subscribe.no_local,
             flags: if subscribe.as_published { DELIVERY_AS_PUBLISHED } else { 0 },
             share,
+            selector,
         });
         state.subscriptions.insert(key.clone(), subscription.clone());
         Ok((subscription, existed))

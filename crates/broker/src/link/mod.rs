@@ -40,7 +40,7 @@ use crate::vhost::Vhost;
 use arc_swap::ArcSwapOption;
 use broker_api::{
     Batch, ConnectionInfo, ConsumerIx, CoreSession, Entry, EventBatch, GroupIx, OwnerIx, QueueId, Refusal, Serial, SessionName, StateEdit,
-    Token, Turn, TxIx,
+    Turn, TxIx,
 };
 use broker_api::{HEAD_DURABLE, HEAD_RETAIN};
 use journal::Ticket;
@@ -88,8 +88,8 @@ pub(crate) struct Link {
     info: ConnectionInfo,
     vhost: Arc<Vhost>,
     principal: Arc<ArcSwapOption<Principal>>,
-    /// As whom and where it is counted.
-    entered: Option<Box<(Arc<Principal>, Arc<Vhost>)>>,
+    /// As whom and where it is counted; and while this is traced, who asked for single messages.
+    entered: Option<Box<(Arc<Principal>, Arc<Vhost>, trace::Takes)>>,
     login: Option<Box<LoginState>>,
     owners: Vec<(OwnerIx, Owner)>,
     groups: Vec<(GroupIx, Arc<Group>)>,
@@ -131,8 +131,6 @@ pub(crate) struct Link {
     yielding: bool,
     /// `Work::Resume` for it stands in the outbox.
     resume_asked: bool,
-    /// Who asked for single messages, while this is traced.
-    traced_takes: Vec<(Token, OwnerIx)>,
 }
 
 impl Link {
@@ -194,7 +192,6 @@ impl Link {
             retaining_woken: false,
             yielding: false,
             resume_asked: false,
-            traced_takes: Vec::new(),
         }
     }
 

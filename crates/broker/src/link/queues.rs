@@ -1,6 +1,6 @@
 //! Commands on queues: declare, delete, purge, consume, cancel, take; and how a queue ends by itself.
 
-use super::control::{done, Answer};
+use super::control::{done, read_selector, Answer};
 use super::{Link, Owner};
 use crate::core::Shared;
 use crate::outbox::Work;
@@ -19,9 +19,7 @@ use std::sync::Arc;
 
 impl Link {
     pub(super) fn declare_queue(&mut self, name: QueueName, spec: QueueSpec, passive: bool) -> Answer {
-        if spec.selector.is_some() {
-            return Err(Refusal::NotImplemented("selectors"));
-        }
+        spec.selector.as_deref().map(read_selector).transpose()?;
         // Declarations of one name wait for each other here.
         let vhost = self.vhost.clone();
         let _order = vhost.bindings.lock();
@@ -109,9 +107,7 @@ impl Link {
     }
 
     pub(super) fn consume(&mut self, consume: Consume) -> Answer {
-        if consume.selector.is_some() || consume.mode == Mode::Browse {
-            return Err(Refusal::NotImplemented("selectors and browsing"));
-        }
+        let selector = consume.selector.as_deref().map(read_selector).transpose()?.map(Arc::new);
         let queue = self.named_queue(&consume.queue)?;
         let group = consume.group.and_then(|ix| self.group(ix));
         if group.is_some() && queue.spec.counts_attempts {
@@ -132,12 +128,21 @@ impl Link {
             active: false,
             priority: consume.priority,
             exclusive: consume.exclusive,
+            scan: None,
         };
-        if !queue.try_consumer(consumer) {
+        let views = &self.core.config.header_views;
+        let browses = consume.mode == Mode::Browse;
+        let seated = match browses {
+            true => queue.add_browser(consumer, selector, views),
+            false => queue.try_consumer(consumer, selector, views),
+        };
+        if !seated {
             let text = format!("queue '{}' in vhost '{}' in exclusive use", queue.name, self.vhost.name);
             return Err(Refusal::AccessRefused(text));
         }
-        queue.life.had_consumer.store(true, Ordering::Release);
+        if !browses {
+            queue.life.had_consumer.store(true, Ordering::Release);
+        }
         self.leases_on(owner, &queue);
         if let Some((_, Owner::Local { consumers, .. })) = self.owners.iter_mut().find(|(ix, _)| *ix == consume.owner) {
             consumers.push((consume.consumer, queue.clone()));
@@ -288,7 +293,10 @@ impl Shared {
             }
             may(&state)?;
             state.deleted = true;
-            std::mem::take(&mut state.consumers)
+            let mut consumers = std::mem::take(&mut state.consumers);
+            consumers.append(&mut state.browsers);
+            state.drop_scans();
+            consumers
         };
         vhost.queues.remove_if(&queue.name, |_, q| Arc::ptr_eq(q, queue));
         vhost.default_exchange.bump(queue.name.as_str().as_bytes());

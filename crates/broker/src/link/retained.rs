@@ -11,6 +11,7 @@ use crate::outbox::Work;
 use crate::queue::{Follow, Queue};
 use crate::route::syntax;
 use crate::routing::{Cursor, Encoded, Name, Pattern};
+use crate::selector::Subject;
 use crate::session::{Session, SessionState, Subscription, SubscriptionKey};
 use broker_api::DELIVERY_RETAINED;
 use std::sync::Arc;
@@ -183,6 +184,11 @@ impl Link {
         let now_ms = self.core.now_ms();
         if head.expires_ms != 0 && head.expires_ms <= now_ms {
             vhost.retained.remove_if(&name, |r| Arc::ptr_eq(&r.message, &retained.message));
+            return;
+        }
+        let arrived_ms = retained.message.arrived_ms;
+        let subject = Subject { views: &self.core.config.header_views, batch: &retained.message, head, arrived_ms };
+        if subscription.selector.as_ref().is_some_and(|selector| !selector.matches(&subject)) {
             return;
         }
         let may_read = self.principal.load().as_ref().is_some_and(|p| p.may_read(topic, &self.client));

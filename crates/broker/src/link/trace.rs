@@ -17,6 +17,9 @@ use std::sync::Arc;
 /// Takes that are remembered for their answers; one more forgets the oldest.
 const TAKES_MAX: usize = 4096;
 
+/// Takes that are not answered, and who asked.
+pub(super) type Takes = Vec<(Token, OwnerIx)>;
+
 /// Who publishes or is handed something.
 struct Teller {
     tracer: Arc<dyn Tracer>,
@@ -46,14 +49,8 @@ impl Teller {
         }
         let batch = Arc::new(self.turn.freeze(link.core.now_ms()));
         let vhost = link.vhost.clone();
-        let info = ConnectionInfo {
-            peer: Peer::Unix,
-            local: None,
-            identity: None,
-            protocol: INTERNAL,
-            vhost: vhost.name.clone(),
-            allow_anonymous: false,
-        };
+        let info =
+            ConnectionInfo { peer: Peer::Unix, identity: None, protocol: INTERNAL, vhost: vhost.name.clone(), allow_anonymous: false };
         let count = batch.heads.len() as u32;
         Link::internal(&link.core, info, vhost).process(Some(batch), vec![Entry::Publish { first: 0, count }], Vec::new());
     }
@@ -97,11 +94,14 @@ impl Link {
     }
 
     pub(super) fn trace_take(&mut self, token: Token, owner: OwnerIx) {
-        if self.vhost.traced.load(Ordering::Relaxed) {
-            if self.traced_takes.len() == TAKES_MAX {
-                self.traced_takes.remove(0);
+        if !self.vhost.traced.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some((_, _, takes)) = self.entered.as_deref_mut() {
+            if takes.len() == TAKES_MAX {
+                takes.remove(0);
             }
-            self.traced_takes.push((token, owner));
+            takes.push((token, owner));
         }
     }
 
@@ -126,7 +126,11 @@ impl Link {
                         teller.tell(self, 0, batch, head, TracedAs::Delivered { queue: &queue.name, delivery: &delivery });
                     }
                 }
-                Event::Reply(token, _) => self.traced_takes.retain(|(asked, _)| asked != token),
+                Event::Reply(token, _) => {
+                    if let Some((_, _, takes)) = self.entered.as_deref_mut() {
+                        takes.retain(|(asked, _)| asked != token);
+                    }
+                }
                 _ => {}
             }
         }
@@ -143,7 +147,7 @@ impl Link {
     fn channel_to(&self, to: DeliverTo) -> u16 {
         match to {
             DeliverTo::Reply(token) => {
-                let asked = self.traced_takes.iter().find(|(asked, _)| *asked == token);
+                let asked = self.entered.iter().flat_map(|entered| entered.2.iter()).find(|(asked, _)| *asked == token);
                 asked.map_or(0, |(_, owner)| self.channel_of(*owner))
             }
             DeliverTo::Consumer(consumer) => self.channel_of_consumer(consumer),

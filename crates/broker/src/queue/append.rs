@@ -157,7 +157,7 @@ fn trim(state: &mut State, level: u8, from: u64, keep: u64, committed: u64, step
 impl Entry {
     /// Forgets the message in memory if the log has it. `false`: it will have it, but not yet. What is not durable stays, unless a spill file
     /// has it: nobody else does.
-    fn let_go(&mut self, committed: u64, held_bytes: &mut u64) -> bool {
+    pub(super) fn let_go(&mut self, committed: u64, held_bytes: &mut u64) -> bool {
         if self.status != Status::Ready || self.held.is_none() {
             return true;
         }

@@ -2,8 +2,9 @@
 
 use super::{Follow, Group, Queue, State};
 use crate::outbox::Outbox;
+use crate::selector::Selector;
 use crate::store::Log;
-use broker_api::{ConsumerIx, Side, Signal};
+use broker_api::{ConsumerIx, Side, Signal, Views};
 use std::sync::Arc;
 
 pub(crate) struct Consumer {
@@ -25,6 +26,8 @@ pub(crate) struct Consumer {
     pub priority: i32,
     /// Nobody else may consume while it does.
     pub exclusive: bool,
+    /// It has a selector, or only looks: which scan of the queue it takes from.
+    pub scan: Option<u32>,
 }
 
 impl Consumer {
@@ -41,7 +44,7 @@ impl Queue {
     }
 
     /// `false`: there is an exclusive consumer, or this one wants to be alone and is not.
-    pub fn try_consumer(&self, consumer: Consumer) -> bool {
+    pub fn try_consumer(&self, mut consumer: Consumer, selector: Option<Arc<Selector>>, views: &Views) -> bool {
         let mut state = self.lock();
         let taken = match consumer.exclusive {
             // Where only one of several is served, one that refuses the others makes no sense: RabbitMQ refuses it.
@@ -51,6 +54,7 @@ impl Queue {
         if taken || state.deleted {
             return false;
         }
+        consumer.scan = selector.map(|selector| state.scan(Some(selector), views, false));
         self.seat(&mut state, consumer);
         true
     }
@@ -70,6 +74,8 @@ impl Queue {
         let goes = |c: &Consumer| c.outbox.id == outbox && to.is_none_or(|to| c.to == to);
         let first_goes = state.consumers.first().is_some_and(goes);
         state.consumers.retain(|c| !goes(c));
+        state.browsers.retain(|c| !goes(c));
+        state.drop_scans();
         if first_goes {
             self.say_active(&state);
         }
@@ -97,12 +103,16 @@ impl Queue {
                 state.consumers[at].outbox.signal(Signal::SettleWithin { consumer: to, ms: Some(ms) });
             }
         }
+        if let Some(at) = Queue::is_browser(&state, outbox, to) {
+            state.browsers[at].active = true;
+        }
         self.pump_locked(&mut state, log, now, follow);
     }
 
     pub fn credit(self: &Arc<Queue>, outbox: u64, to: ConsumerIx, add: u32, log: &Log, now: u32, follow: &mut Follow) {
         let mut state = self.lock();
-        if let Some(consumer) = state.consumers.iter_mut().find(|c| c.is(outbox, to)) {
+        let State { consumers, browsers, .. } = &mut *state;
+        if let Some(consumer) = consumers.iter_mut().chain(browsers).find(|c| c.is(outbox, to)) {
             consumer.credit = consumer.credit.saturating_add(add);
         }
         self.pump_locked(&mut state, log, now, follow);

@@ -12,6 +12,8 @@ pub(crate) struct Follow {
     pub fills: Vec<Fill>,
     pub load: Vec<Arc<Queue>>,
     pub pump: Vec<Arc<Queue>>,
+    /// Queues whose reader is to look further for a scan.
+    pub look: Vec<(Arc<Queue>, u32)>,
     /// What stands next is not committed yet, and nothing leaves before it is.
     pub uncommitted: Vec<Arc<Queue>>,
     /// Left a queue without being consumed.
@@ -50,7 +52,12 @@ pub(crate) struct Leaving {
 
 impl Follow {
     pub fn is_empty(&self) -> bool {
-        self.fills.is_empty() && self.load.is_empty() && self.pump.is_empty() && self.uncommitted.is_empty() && self.leaving.is_empty()
+        self.fills.is_empty()
+            && self.load.is_empty()
+            && self.look.is_empty()
+            && self.pump.is_empty()
+            && self.uncommitted.is_empty()
+            && self.leaving.is_empty()
     }
 }
 

@@ -19,6 +19,11 @@ pub(super) fn is_behind(barriers: &[Barrier], level: u8, position: u64) -> bool 
     barriers.iter().any(|b| b.level == level && b.position < position)
 }
 
+/// Is this one of the first messages of a transaction, or behind one?
+pub(super) fn holds_up(barriers: &[Barrier], level: u8, position: u64) -> bool {
+    barriers.iter().any(|b| b.level == level && b.position <= position)
+}
+
 impl State {
     /// A message that was just appended belongs to a transaction.
     pub fn hide(&mut self, seq: Seq, owner: u64) {
@@ -49,6 +54,7 @@ impl State {
         self.hidden.0 -= 1;
         self.hidden.1 -= u64::from(bytes);
         self.waits(position, time, now_ms);
+        self.scan_again(seq.lane(), position);
     }
 }
 

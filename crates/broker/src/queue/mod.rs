@@ -13,6 +13,7 @@ mod life;
 mod paging;
 mod pump;
 mod recover;
+mod select;
 mod settle;
 mod spilling;
 mod state;
@@ -30,11 +31,13 @@ pub(crate) use lanes::Lanes;
 pub(crate) use leave::{Modified, Peek};
 pub(crate) use life::Life;
 pub(crate) use paging::Wanted;
+pub(crate) use select::Look;
 pub(crate) use spilling::SpillRun;
 pub(crate) use take::Taken;
 pub(crate) use tick::{expiry_tick, ms_until, tick_of, TICK_MS};
 
 use crate::policy::Rules;
+use crate::selector::Selector;
 use crate::spill::Spill;
 use broker_api::{QueueId, QueueName, QueueSpec, Seq};
 use parking_lot::{Mutex, MutexGuard};
@@ -65,6 +68,10 @@ pub(crate) struct State {
     /// By priority level; almost always one.
     pub lanes: Lanes,
     pub consumers: Vec<Consumer>,
+    /// Consumers that only look: nothing that is said of consumers is said of them.
+    pub browsers: Vec<Consumer>,
+    /// How far consumers with selectors, and those that only look, have looked.
+    scans: Vec<select::Scan>,
     turn: usize,
     pub ready: u64,
     pub leased: u64,
@@ -111,6 +118,8 @@ pub(crate) struct Queue {
     pub name: QueueName,
     pub vhost: u32,
     pub spec: Arc<QueueSpec>,
+    /// What is put into it.
+    pub selector: Option<Box<Selector>>,
     /// References in it are logged.
     pub durable: bool,
     /// Messages wait here until they are due (see `delays`).
@@ -127,6 +136,8 @@ impl Queue {
     pub fn new(id: QueueId, name: QueueName, vhost: u32, spec: impl Into<Arc<QueueSpec>>, bound: Bound) -> Arc<Queue> {
         let spec = spec.into();
         let rules = Rules::of(&spec, bound).shared();
+        // It was read before it was written down.
+        let selector = spec.selector.as_deref().and_then(|text| Selector::parse(text).ok()).map(Box::new);
         // An exclusive queue dies with its connection: nothing of it needs the log.
         let durable = spec.durable && !spec.exclusive;
         Arc::new(Queue {
@@ -134,6 +145,7 @@ impl Queue {
             name,
             vhost,
             spec,
+            selector,
             durable,
             delays: false,
             life: Life::default(),

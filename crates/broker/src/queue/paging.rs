@@ -92,7 +92,7 @@ impl Queue {
 }
 
 impl State {
-    fn put_back(&mut self, found: impl Iterator<Item = (Seq, Arc<Held>, u32)>) {
+    pub(super) fn put_back(&mut self, found: impl Iterator<Item = (Seq, Arc<Held>, u32)>) {
         for (seq, held, head) in found {
             let entry = self.lanes.get_mut(seq.lane()).and_then(|l| l.get_mut(seq.position()));
             if let Some(entry) = entry.filter(|e| e.status != Status::Gone && e.held.is_none()) {

@@ -3,9 +3,10 @@
 use super::append::TRIM_MAX;
 use super::lane::Next;
 use super::tick::is_due;
-use super::{Fill, Follow, Gone, Queue, State, Status};
+use super::{Consumer, Fill, Follow, Gone, Queue, State, Status, HELD_BYTES};
+use crate::outbox::Outbox;
 use crate::store::Log;
-use broker_api::{Batch, DeliverTo, Delivery, Seq, DELIVERY_REDELIVERED};
+use broker_api::{Batch, ConsumerIx, DeliverTo, Delivery, Seq, Side, DELIVERY_REDELIVERED};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -26,6 +27,9 @@ impl Queue {
 
     /// Hands ready messages to consumers that have credit and room. A lower priority is asked only when no higher one takes any more.
     pub fn pump_locked(self: &Arc<Queue>, state: &mut State, log: &Log, now: u32, follow: &mut Follow) {
+        if !state.browsers.is_empty() {
+            self.show_browsers(state, log, now, follow);
+        }
         let mut from = 0;
         while state.ready > 0 && from < state.consumers.len() {
             let to = self.tier(state, from);
@@ -117,19 +121,12 @@ impl Queue {
 
     /// Takes up to `want` ready entries for one consumer. The second answer says that the next one has to be read from the log first.
     fn give(self: &Arc<Queue>, state: &mut State, at: usize, want: u32, log: &Log, now: u32, follow: &mut Follow) -> (u32, bool) {
-        let (owner, to, settled, cap, extra) = {
-            let c = &state.consumers[at];
-            (c.owner, c.to, c.settled, c.level, c.flags)
-        };
-        let (outbox, side) = (state.consumers[at].outbox.clone(), state.consumers[at].side.clone());
-        let mut run: Vec<Delivery> = Vec::with_capacity(want.min(256) as usize);
-        let mut of: Option<Arc<Batch>> = None;
-        let mut given = 0;
+        let mut giving = Giving::new(&state.consumers[at], self, log, false);
+        if let Some(scan) = state.consumers[at].scan {
+            return (self.give_found(state, giving, scan, want, log, now, follow), false);
+        }
         let (mut starved, mut early) = (false, false);
-        let commit_point = log.delivers_late().then(|| log.committed_lsn());
-        let mut gone = Fill::new(self.id, Gone::Accepted);
-        let mut expired = Fill::new(self.id, Gone::Expired);
-        while given < want {
+        while giving.given < want && !starved && !early {
             let (level, position) = match state.next() {
                 Some((level, Next::Ready(position))) => (level, position),
                 Some((_, Next::Away(_))) => {
@@ -138,65 +135,145 @@ impl Queue {
                 }
                 _ => break,
             };
-            let Some(lane) = state.lanes.get_mut(level) else { break };
-            let suspect = position < lane.suspect;
-            let Some(entry) = lane.get_mut(position) else { break };
-            if is_due(entry.expires, now) {
-                self.leave(state, level, position, Gone::Expired, &mut expired, follow);
-                continue;
-            }
-            let Some(held) = entry.held.clone() else {
-                starved = true;
-                break;
-            };
-            if !held.is_shown_to(self) {
-                early = true;
-                break;
-            }
-            let is_committed = |committed: u64| (1..committed).contains(&entry.known_lsn()) && held.is_committed(log);
-            if commit_point.is_some_and(|committed| entry.durable && !is_committed(committed)) {
-                follow.uncommitted.push(self.clone());
-                early = true;
-                break;
-            }
-            if of.as_ref().is_none_or(|b| !Arc::ptr_eq(b, &held.batch)) {
-                if let Some(batch) = of.replace(held.batch.clone()) {
-                    outbox.run(DeliverTo::Consumer(to), self.id, &batch, run.drain(..));
-                }
-            }
-            let mut flags = entry.flags | extra | self.counted_flag();
-            if entry.attempts > 0 || suspect {
-                flags |= DELIVERY_REDELIVERED;
-            }
-            run.push(Delivery {
-                seq: Seq::new(level, position),
-                index: entry.head,
-                side: entry.side.clone().or_else(|| side.clone()),
-                attempts: entry.attempts,
-                level: entry.level.min(cap),
-                flags,
-            });
-            entry.status = Status::Leased;
-            entry.owner = owner;
-            let bytes = entry.bytes;
-            state.taken(level, position, bytes);
-            if settled {
-                self.take_out(state, level, position, &mut gone);
-            }
-            given += 1;
-        }
-        if let Some(batch) = of {
-            outbox.run(DeliverTo::Consumer(to), self.id, &batch, run.drain(..));
-        }
-        for mut fill in [gone, expired] {
-            if fill.is_worth_it() {
-                fill.reserve(self.durable, log);
-                follow.fills.push(fill);
+            match giving.one(self, state, level, position, log, now, follow) {
+                Step::Given | Step::Gone => {}
+                Step::Unread => starved = true,
+                Step::NotYet => early = true,
             }
         }
+        let given = giving.finish(self, log, follow);
         if starved && !self.loading.swap(true, Ordering::AcqRel) {
             follow.load.push(self.clone());
         }
         (given, starved || early)
+    }
+}
+
+/// What became of an entry that was to be handed out.
+pub(super) enum Step {
+    Given,
+    /// It had expired.
+    Gone,
+    /// It has to be read first.
+    Unread,
+    /// Nothing leaves before something else has happened, and then the queue is pumped.
+    NotYet,
+}
+
+/// What one consumer is handed in one go.
+pub(super) struct Giving {
+    outbox: Arc<Outbox>,
+    to: ConsumerIx,
+    owner: u64,
+    settled: bool,
+    /// It only looks.
+    browses: bool,
+    cap: u8,
+    extra: u8,
+    side: Option<Arc<Side>>,
+    commit_point: Option<u64>,
+    run: Vec<Delivery>,
+    of: Option<Arc<Batch>>,
+    pub given: u32,
+    gone: Fill,
+    expired: Fill,
+}
+
+impl Giving {
+    pub fn new(to: &Consumer, queue: &Queue, log: &Log, browses: bool) -> Giving {
+        Giving {
+            outbox: to.outbox.clone(),
+            to: to.to,
+            owner: to.owner,
+            settled: to.settled,
+            browses,
+            cap: to.level,
+            extra: to.flags,
+            side: to.side.clone(),
+            commit_point: log.delivers_late().then(|| log.committed_lsn()),
+            run: Vec::new(),
+            of: None,
+            given: 0,
+            gone: Fill::new(queue.id, Gone::Accepted),
+            expired: Fill::new(queue.id, Gone::Expired),
+        }
+    }
+
+    /// Hands out one entry, which is ready.
+    #[allow(clippy::too_many_arguments, reason = "an entry's place, and what the queue's lock guards")]
+    #[inline]
+    pub fn one(
+        &mut self,
+        queue: &Arc<Queue>,
+        state: &mut State,
+        level: u8,
+        position: u64,
+        log: &Log,
+        now: u32,
+        follow: &mut Follow,
+    ) -> Step {
+        let Some(lane) = state.lanes.get_mut(level) else { return Step::NotYet };
+        let suspect = position < lane.suspect;
+        let Some(entry) = lane.get_mut(position) else { return Step::NotYet };
+        if is_due(entry.expires, now) {
+            queue.leave(state, level, position, Gone::Expired, &mut self.expired, follow);
+            return Step::Gone;
+        }
+        let Some(held) = entry.held.clone() else { return Step::Unread };
+        if !held.is_shown_to(queue) {
+            return Step::NotYet;
+        }
+        let is_committed = |committed: u64| (1..committed).contains(&entry.known_lsn()) && held.is_committed(log);
+        if self.commit_point.is_some_and(|committed| entry.durable && !is_committed(committed)) {
+            follow.uncommitted.push(queue.clone());
+            return Step::NotYet;
+        }
+        if self.of.as_ref().is_none_or(|b| !Arc::ptr_eq(b, &held.batch)) {
+            if let Some(batch) = self.of.replace(held.batch.clone()) {
+                self.outbox.run(DeliverTo::Consumer(self.to), queue.id, &batch, self.run.drain(..));
+            }
+        }
+        let mut flags = entry.flags | self.extra | queue.counted_flag();
+        if entry.attempts > 0 || suspect {
+            flags |= DELIVERY_REDELIVERED;
+        }
+        self.run.push(Delivery {
+            seq: Seq::new(level, position),
+            index: entry.head,
+            side: entry.side.clone().or_else(|| self.side.clone()),
+            attempts: entry.attempts,
+            level: entry.level.min(self.cap),
+            flags,
+        });
+        self.given += 1;
+        if self.browses {
+            // It stays, and need not stay in memory for having been looked at.
+            if state.held_bytes > HELD_BYTES {
+                entry.let_go(log.committed_lsn(), &mut state.held_bytes);
+            }
+            return Step::Given;
+        }
+        entry.status = Status::Leased;
+        entry.owner = self.owner;
+        let bytes = entry.bytes;
+        state.taken(level, position, bytes);
+        if self.settled {
+            queue.take_out(state, level, position, &mut self.gone);
+        }
+        Step::Given
+    }
+
+    /// Answers how many it were.
+    pub fn finish(mut self, queue: &Queue, log: &Log, follow: &mut Follow) -> u32 {
+        if let Some(batch) = self.of {
+            self.outbox.run(DeliverTo::Consumer(self.to), queue.id, &batch, self.run.drain(..));
+        }
+        for mut fill in [self.gone, self.expired] {
+            if fill.is_worth_it() {
+                fill.reserve(queue.durable, log);
+                follow.fills.push(fill);
+            }
+        }
+        self.given
     }
 }

@@ -43,9 +43,10 @@ impl State {
 
     pub(super) fn taken(&mut self, level: u8, position: u64, bytes: u32) {
         if let Some(lane) = self.lanes.get_mut(level) {
-            if position >= lane.cursor {
+            // What was picked out from further behind leaves the cursor where it is.
+            if position == lane.cursor {
                 lane.cursor = position + 1;
-            } else {
+            } else if position < lane.cursor {
                 lane.returned.remove(&position);
             }
         }
@@ -86,6 +87,7 @@ impl State {
             lane.returned.insert(position);
         }
         self.unleases(bytes);
+        self.scan_again(level, position);
         true
     }
 

@@ -172,6 +172,25 @@ impl Selector {
     }
 }
 
+/// The body of the fuzz target: whatever is read can be asked, says the same each time, and reads the same from its own text.
+pub fn fuzz_selector(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let selector = match Selector::parse(text) {
+        Ok(selector) => selector,
+        Err(error) => {
+            assert!(error.at >= 1 && error.at <= text.chars().count() + 1, "{text:?}: {error}");
+            return;
+        }
+    };
+    let again = Selector::parse(selector.text()).expect("it was read before");
+    let kinds = [Val::Null, Val::Int(-7), Val::Float(0.5), Val::Bool(true), Val::Text("42".into()), Val::Int(i64::MIN)];
+    for shift in 0..kinds.len() {
+        let values: Vec<Val<'_>> = (0..selector.names.len()).map(|n| kinds[(n + shift) % kinds.len()].clone()).collect();
+        let shown = |value: Val<'_>| format!("{value:?}");
+        assert_eq!(shown(selector.evaluate(&values)), shown(again.evaluate(&values)), "{text:?}");
+    }
+}
+
 impl<'a> Subject<'a> {
     fn own(&self, own: Own) -> Val<'a> {
         let (batch, head) = (self.batch, self.head);

@@ -168,6 +168,20 @@ fn size_and_depth_are_bounded() {
     assert_eq!(Selector::parse(&text).expect("fine").evaluate(&[Val::Text("a".repeat(5000).into())]), Val::Bool(false));
 }
 
+#[test]
+fn the_fuzz_corpus_passes() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/selector");
+    let files: Vec<_> = std::fs::read_dir(folder).expect("the corpus").map(|file| file.expect("a file").path()).collect();
+    assert!(files.len() >= 10);
+    for file in files {
+        let data = std::fs::read(&file).expect("its bytes");
+        fuzz_selector(&data);
+        for cut in 0..data.len() {
+            fuzz_selector(&data[..cut]);
+        }
+    }
+}
+
 struct Lines;
 
 impl broker_api::HeaderView for Lines {

@@ -2,12 +2,13 @@
 
 mod references;
 
-use super::records::{self, kind, read_expiry, read_message, read_own_message};
+use super::records::{self, kind, read_expiry, read_message, read_own_message, SELECTOR_FOLLOWS};
 use super::snapshot::{class, OF_EXCHANGE, OF_SESSION};
 use super::wire::Reader;
 use crate::exchange::Views;
 use crate::policy::Rules;
 use crate::queue::{session_spec, Bound, Queue, PAGE};
+use crate::selector::Selector;
 use crate::session::{Session, SessionState, StateEntry, SubscriptionKey};
 use crate::vhost::Vhost;
 use ahash::{AHashMap, AHashSet};
@@ -27,6 +28,7 @@ pub(crate) struct Recovered {
     pub level: u8,
     pub identifier: u32,
     pub no_local: bool,
+    pub selector: Option<Box<Selector>>,
     pub flags: u8,
 }
 
@@ -281,10 +283,13 @@ impl Recovery {
     fn subscription(&mut self, session: u64, r: &mut Reader<'_>) -> Option<()> {
         let key = read_key(r)?;
         let (id, level, identifier) = (r.u64()?, r.u8()?, r.u32()?);
-        let (no_local, flags) = (r.u8()? != 0, r.u8()?);
+        let (bits, flags) = (r.u8()?, r.u8()?);
+        let no_local = bits & !SELECTOR_FOLLOWS != 0;
+        // It was read before it was written.
+        let selector = if bits & SELECTOR_FOLLOWS == 0 { None } else { Selector::parse(r.text()?).ok().map(Box::new) };
         self.saw_id(id);
         if let Some(owner) = self.sessions.get(&session) {
-            let found = Recovered { session: owner.clone(), id, level, identifier, no_local, flags };
+            let found = Recovered { session: owner.clone(), id, level, identifier, no_local, flags, selector };
             self.subscriptions.insert((session, key), found);
         }
         Some(())

@@ -184,6 +184,36 @@ impl Log {
 
     /// Messages read back from the log or from spill files, in the order asked for: all in one batch, with each one's head.
     pub fn read_many(&self, places: &[u64]) -> Result<Vec<(Arc<Held>, u32)>, ReadError> {
+        let (mut batch, _) = self.read_batch(places)?;
+        if places.iter().any(|place| is_spilled(*place)) {
+            // It was counted before it was spilled.
+            self.spill.count(&mut batch);
+        }
+        let held = Held::new(Arc::new(batch), None, None);
+        Ok((0..places.len() as u32).map(|i| (held.clone(), i)).collect())
+    }
+
+    /// Of the messages at these places, those that are `wanted`, by their index here: each in a batch of its own.
+    pub fn read_some(
+        &self,
+        places: &[u64],
+        wanted: &dyn Fn(&Batch, &broker_api::Head, u64) -> bool,
+    ) -> Result<Vec<(usize, Arc<Held>)>, ReadError> {
+        let (batch, arrived) = self.read_batch(places)?;
+        let found = batch.heads.iter().enumerate().filter(|(i, head)| wanted(&batch, head, arrived[*i]));
+        let alone = found.map(|(i, _)| {
+            let mut own = crate::link::copy_out(&batch, i as u32);
+            own.arrived_ms = arrived[i];
+            if is_spilled(places[i]) {
+                self.spill.count(&mut own);
+            }
+            (i, Held::new(Arc::new(own), None, None))
+        });
+        Ok(alone.collect())
+    }
+
+    /// With the time at which each came in.
+    fn read_batch(&self, places: &[u64]) -> Result<(Batch, Vec<u64>), ReadError> {
         // Each is read in its own order, and each record once. What is in the log comes first.
         let mut sorted: Vec<(Lsn, usize)> = places.iter().enumerate().map(|(i, lsn)| (Lsn(*lsn), i)).collect();
         sorted.sort_unstable();
@@ -202,6 +232,7 @@ impl Log {
             sorted[logged.len()..].iter().zip(found).for_each(|((_, i), found)| fields[*i] = found);
         }
         let mut batch = Batch { heads: Vec::with_capacity(fields.len()), ..Batch::default() };
+        let mut arrived = Vec::with_capacity(fields.len());
         for (i, (start, len)) in fields.iter().enumerate() {
             let record = records::read_publish(&bytes[*start..start + len], *start);
             let Some(record) = record else {
@@ -209,14 +240,10 @@ impl Log {
             };
             batch.heads.push(record.head);
             batch.arrived_ms = record.arrived_ms;
+            arrived.push(record.arrived_ms);
         }
         batch.block = Bytes::from(bytes);
-        if !spilled.is_empty() {
-            // It was counted before it was spilled.
-            self.spill.count(&mut batch);
-        }
-        let held = Held::new(Arc::new(batch), None, None);
-        Ok((0..places.len() as u32).map(|i| (held.clone(), i)).collect())
+        Ok((batch, arrived))
     }
 
     fn read_spilled(&self, places: &[Lsn], into: &mut Vec<u8>) -> Result<Vec<(usize, usize)>, ReadError> {
@@ -335,8 +362,12 @@ pub(crate) fn write_subscription(w: &mut Writer<'_>, key: &SubscriptionKey, subs
     w.u64(subscription.id);
     w.u8(subscription.level);
     w.u32(subscription.identifier);
-    w.u8(u8::from(subscription.no_local));
+    let selects = if subscription.selector.is_some() { records::SELECTOR_FOLLOWS } else { 0 };
+    w.u8(u8::from(subscription.no_local) | selects);
     w.u8(subscription.flags);
+    if let Some(selector) = &subscription.selector {
+        w.bytes(selector.text().as_bytes());
+    }
 }
 
 fn write_key(w: &mut Writer<'_>, key: &SubscriptionKey) {

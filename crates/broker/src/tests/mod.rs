@@ -8,6 +8,7 @@ mod keys;
 mod moves;
 mod policies;
 mod queues;
+mod selectors;
 mod stop;
 mod transactions;
 mod vhosts;
@@ -57,6 +58,7 @@ enum Got {
     Ended(u32),
     Within(u32, Option<u64>),
     Kicked,
+    Browsed(u32),
 }
 
 /// What a delivery says beside the body.
@@ -155,8 +157,7 @@ impl Rig {
     /// Nobody yet.
     fn stranger(&self) -> Client {
         let peer = Peer::Tcp("127.0.0.1:1".parse().expect("an address"));
-        let info =
-            ConnectionInfo { peer, local: None, identity: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: true };
+        let info = ConnectionInfo { peer, identity: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: true };
         let session = self.core.connect(info).expect("connects");
         Client { session, turn: Turn::default(), got: Vec::new(), token: 0 }
     }
@@ -247,6 +248,7 @@ impl Client {
             Event::Reply(token, reply) => self.got.push(Got::Reply(token.0, (**reply).clone())),
             Event::Signal(Signal::Ended { consumer, .. }) => self.got.push(Got::Ended(consumer.0)),
             Event::Signal(Signal::SettleWithin { consumer, ms }) => self.got.push(Got::Within(consumer.0, *ms)),
+            Event::Signal(Signal::Browsed { consumer }) => self.got.push(Got::Browsed(consumer.0)),
             Event::Signal(Signal::Kicked) => self.got.push(Got::Kicked),
             Event::Signal(_) | Event::Direct { .. } => {}
         }

@@ -171,14 +171,7 @@ fn a_publish_to_nobody_is_returned_if_it_asks() {
 #[test]
 fn nobody_publishes_or_subscribes_before_login() {
     let node = Node::new();
-    let info = ConnectionInfo {
-        peer: Peer::Unix,
-        local: None,
-        identity: None,
-        protocol: "test",
-        vhost: VhostName::new("/"),
-        allow_anonymous: false,
-    };
+    let info = ConnectionInfo { peer: Peer::Unix, identity: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: false };
     let mut session = node.core.connect(info).expect("a connection");
     let mut turn = Turn::default();
     msg("a", "x", 1).put(&mut turn, 0);

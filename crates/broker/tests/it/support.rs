@@ -382,14 +382,7 @@ impl Client {
 
     /// Logged in as anonymous, not attached.
     pub fn connect(node: &Node) -> Client {
-        let info = ConnectionInfo {
-            peer: Peer::Unix,
-            local: None,
-            identity: None,
-            protocol: "test",
-            vhost: VhostName::new("/"),
-            allow_anonymous: true,
-        };
+        let info = ConnectionInfo { peer: Peer::Unix, identity: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: true };
         let session = node.core.connect(info).expect("a connection");
         let mut client = Client {
             session,

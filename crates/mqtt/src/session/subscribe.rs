@@ -119,9 +119,10 @@ impl Session {
     pub(super) fn subscribe(&mut self, packet: Subscribe, step: &mut Step<'_>) {
         let (max_qos, levels_max) = (self.mqtt.config().max_qos, usize::from(self.mqtt.config().max_topic_levels.get()));
         let identifier = packet.properties.subscription_id.map_or(0, |id| id.0);
+        let selector = mapping::selector(&packet.properties);
         let mut reasons = Vec::with_capacity(packet.filters.len());
         for asked in &packet.filters {
-            let wanted = mapping::subscribe(asked, identifier, max_qos, self.bridge);
+            let wanted = mapping::subscribe(asked, identifier, selector, max_qos, self.bridge);
             let wanted = wanted.filter(|wanted| codec::topic::levels(wanted.filter.pattern.as_bytes()) <= levels_max);
             reasons.push(match wanted {
                 None => Some(ReasonCode::TopicFilterInvalid),

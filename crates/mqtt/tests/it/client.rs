@@ -206,11 +206,18 @@ fn publish(words: &Words<'_>, version: Version, out: &mut Vec<u8>) {
     publish.encode(version, u32::MAX, out).unwrap();
 }
 
-/// `subscribe id=1 subid=7 a/b:q1 c/#:q2:nl:rap:rh2`
+/// `subscribe id=1 subid=7 selector=color='red' a/b:q1 c/#:q2:nl:rap:rh2`
 fn subscribe(words: &Words<'_>) -> Subscribe {
-    let filters = words.rest().filter(|word| !word.starts_with("id=") && !word.starts_with("subid=")).map(filter).collect();
+    let filters = words
+        .rest()
+        .filter(|word| !word.starts_with("id=") && !word.starts_with("subid=") && !word.starts_with("selector="))
+        .map(filter)
+        .collect();
     let subscription_id = words.number("subid").map(mqtt::codec::props::SubscriptionId);
-    let properties = mqtt::codec::SubscribeProperties { subscription_id, ..Default::default() };
+    // The first property of the name counts.
+    let user = ["other", "x-selector", "x-selector"].iter().zip(["", words.get("selector").unwrap_or(""), "late"]);
+    let user = user.map(|(name, value)| ((*name).to_owned(), value.to_owned())).filter(|_| words.get("selector").is_some()).collect();
+    let properties = mqtt::codec::SubscribeProperties { subscription_id, user };
     Subscribe { packet_id: packet_id(words).expect("id="), filters, properties }
 }
 

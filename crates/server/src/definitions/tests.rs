@@ -103,7 +103,7 @@ fn publish(session: &mut dyn CoreSession, exchange: &str, key: &str, headers: &[
 
 fn info() -> ConnectionInfo {
     let peer = Peer::Tcp("127.0.0.1:1".parse().expect("an address"));
-    ConnectionInfo { peer, local: None, identity: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: false }
+    ConnectionInfo { peer, identity: None, protocol: "test", vhost: VhostName::new("/"), allow_anonymous: false }
 }
 
 fn password(user: &str, password: &str, vhost: &str) -> Control {

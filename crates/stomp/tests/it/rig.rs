@@ -92,7 +92,7 @@ impl Rig {
             let peer = Peer::Tcp(if name.starts_with("far") { "10.0.0.1:5" } else { "127.0.0.1:5" }.parse().unwrap());
             let info = ConnectionInfo {
                 peer: peer.clone(),
-                local: None,
+
                 identity: None,
                 protocol: "stomp",
                 vhost: VhostName::new("/"),

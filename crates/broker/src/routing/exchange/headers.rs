@@ -14,6 +14,7 @@ use super::{BindError, BindKey, Binding, Bound, Key, Router};
 use crate::routing::hamt::{Hamt, Owned};
 use crate::routing::published::Published;
 use crate::routing::topic::Syntax;
+use crate::selector::Selector;
 
 /// The headers of a message. Asked only by exchanges that need them, so an implementation may parse at the first question.
 pub trait Headers {
@@ -28,6 +29,11 @@ pub trait Headers {
     /// How long an exchange that delays is to hold it back; 0: not at all, or not any more.
     fn delay_ms(&self) -> u32 {
         0
+    }
+
+    /// Does this hold for the message?
+    fn selects(&self, _selector: &Selector) -> bool {
+        false
     }
 }
 
