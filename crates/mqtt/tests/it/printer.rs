@@ -92,8 +92,9 @@ fn attach(attach: &Attach) -> String {
 }
 
 fn subscribe(asked: &Subscribe) -> String {
+    let selector = asked.selector.as_ref().map(|selector| format!(" selector={selector}")).unwrap_or_default();
     format!(
-        "subscribe {} share={:?} level={} id={} no_local={} as_published={} retained={:?}",
+        "subscribe {} share={:?} level={} id={} no_local={} as_published={} retained={:?}{selector}",
         text(asked.filter.pattern.as_bytes()),
         asked.share,
         asked.level,

@@ -242,6 +242,7 @@ fn refusal(name: &str) -> Refusal {
         "full" => Refusal::QueueFull,
         "store" => Refusal::StoreFailed,
         "sessions" => Refusal::LimitReached(Limit::Sessions),
+        "selector" => Refusal::Invalid { what: "selector", why: "at character 9: expected a value, found the end".into() },
         "subscriptions" => Refusal::LimitReached(Limit::Subscriptions),
         other => panic!("no such refusal: {other}"),
     }
