@@ -16,7 +16,7 @@ use std::sync::Arc;
 use broker_api::spelling::topic_of_key;
 use broker_api::{
     view_of, Attach, Batch, ConsumerIx, Expiry, Filter, GroupIx, Head, Login, LoginStep, OwnerIx, Parting, QueueId, RetainedOn, Seq,
-    SessionName, Span, StateEdit, StateValue, Views, HEAD_CONFIRM, HEAD_DURABLE, HEAD_MANDATORY, HEAD_RETAIN, HEAD_VERBATIM,
+    SessionName, Span, StateEdit, StateValue, VhostName, Views, HEAD_CONFIRM, HEAD_DURABLE, HEAD_MANDATORY, HEAD_RETAIN, HEAD_VERBATIM,
 };
 
 use crate::codec::{
@@ -141,7 +141,24 @@ pub(crate) fn properties<'a>(batch: &'a Batch, head: &Head, views: &Views, conve
 
 // --- Sessions ---------------------------------------------------------------------------------------------------------------------
 
-/// `identified`: the transport has proven who it is. A name without a password is then only what the client calls itself.
+/// `VHOST:USER` names both, as in RabbitMQ's plug-in; the last colon counts.
+fn vhost_and_user(name: &str) -> Option<(VhostName, &str)> {
+    name.rsplit_once(':').map(|(vhost, user)| (VhostName::new(vhost), user))
+}
+
+/// The user name may name a virtual host, too. `None`: this one does not.
+pub(crate) fn login_elsewhere(connect: &Connect, identified: bool) -> Option<Login> {
+    let properties = &connect.properties;
+    let name = connect.user_name.as_deref().filter(|_| properties.authentication_method.is_none())?;
+    if identified && connect.password.is_none() {
+        return None;
+    }
+    let (vhost, user) = vhost_and_user(name)?;
+    let step = LoginStep::Password { user: user.to_owned(), password: connect.password.clone().unwrap_or_default() };
+    Some(Login { vhost: Some(vhost), step })
+}
+
+/// Where the listener leads. `identified`: the transport has proven who it is. A name without a password is then only what the client calls itself.
 pub(crate) fn login(connect: &Connect, identified: bool) -> Login {
     let properties = &connect.properties;
     let step = match (&properties.authentication_method, &connect.user_name, &connect.password) {

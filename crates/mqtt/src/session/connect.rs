@@ -24,6 +24,8 @@ pub(super) struct Handshake {
     server_keep_alive: Option<u16>,
     /// The mechanism's final message.
     pub(super) last: Vec<u8>,
+    /// The core is asked for the virtual host that the user name seems to name.
+    elsewhere: bool,
 }
 
 impl Session {
@@ -44,9 +46,11 @@ impl Session {
             self.outgoing.packet_max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
             self.explains = connect.properties.request_problem_information != Some(false);
         }
-        let handshake = self.check_connect(*connect)?;
+        let mut handshake = self.check_connect(*connect)?;
         self.auth_method = handshake.connect.properties.authentication_method.as_deref().map(Box::from);
-        let login = mapping::login(&handshake.connect, self.identified);
+        let elsewhere = mapping::login_elsewhere(&handshake.connect, self.identified);
+        handshake.elsewhere = elsewhere.is_some();
+        let login = elsewhere.unwrap_or_else(|| mapping::login(&handshake.connect, self.identified));
         let token = self.control(Control::Login(login), step);
         self.requests.push(token, Request::Login);
         self.phase = Phase::Login(Box::new(handshake));
@@ -67,7 +71,7 @@ impl Session {
         self.bridge = connect.bridge;
         // MQTT 5.0, 3.1.2.10: one and a half times the interval.
         self.keep_alive = (keep_alive_secs != 0).then(|| Duration::from_millis(u64::from(keep_alive_secs) * 1500));
-        Ok(Handshake { connect, assigned, server_keep_alive, last: Vec::new() })
+        Ok(Handshake { connect, assigned, server_keep_alive, last: Vec::new(), elsewhere: false })
     }
 
     /// The core has answered a login or one of its steps.
@@ -87,6 +91,14 @@ impl Session {
                 Ok(())
             }
             Ok(_) => Err(Fault::new(ReasonCode::Unspecified, "a login was answered with something else")),
+            // Then the colon is one in the user's name, as Mosquitto has it.
+            Err(Refusal::NotFound { what: "vhost", .. }) if handshake.elsewhere => {
+                let token = self.control(Control::Login(mapping::login(&handshake.connect, self.identified)), step);
+                self.requests.push(token, Request::Login);
+                handshake.elsewhere = false;
+                self.phase = Phase::Login(handshake);
+                Ok(())
+            }
             Err(refusal) => Err(Fault::new(answer(&refusal).connack, refusal.to_string())),
         }
     }

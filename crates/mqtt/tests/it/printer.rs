@@ -70,7 +70,10 @@ fn control(control: &Control) -> String {
         Control::Login(login) => match &login.step {
             LoginStep::Anonymous => "login anonymous".to_owned(),
             LoginStep::Enter => "login enter".to_owned(),
-            LoginStep::Password { user, password } => format!("login user={user} password={}", text(password)),
+            LoginStep::Password { user, password } => {
+                let vhost = login.vhost.as_ref().map(|vhost| format!(" vhost={vhost}")).unwrap_or_default();
+                format!("login user={user} password={}{vhost}", text(password))
+            }
             LoginStep::Sasl { mechanism, initial } => format!("login sasl={mechanism} initial={}", text(initial)),
             LoginStep::Continue { response } => format!("login response={}", text(response)),
         },

@@ -238,6 +238,7 @@ fn refusal(name: &str) -> Refusal {
     match name {
         "access" => Refusal::AccessRefused("not yours".into()),
         "login" => Refusal::LoginRefused,
+        "vhost" => Refusal::NotFound { what: "vhost", name: "dev".into() },
         "mechanism" => Refusal::BadMechanism,
         "full" => Refusal::QueueFull,
         "store" => Refusal::StoreFailed,
