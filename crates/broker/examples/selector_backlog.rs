@@ -72,7 +72,7 @@ fn main() {
 }
 
 fn connect(core: &Core) -> Box<dyn CoreSession> {
-    let info = ConnectionInfo { peer: Peer::Unix, protocol: "example", vhost: VhostName::new("/"), allow_anonymous: true };
+    let info = ConnectionInfo { peer: Peer::Unix, identity: None, protocol: "example", vhost: VhostName::new("/"), allow_anonymous: true };
     let mut session = core.connect(info).expect("a connection");
     let mut turn = Turn::default();
     turn.control(Token(1), Control::Login(Login { vhost: None, step: LoginStep::Anonymous }));

@@ -50,6 +50,8 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+type Entered = (Arc<Principal>, Arc<Vhost>, trace::Takes);
+
 /// Who owns leases and state on this connection.
 enum Owner {
     Local { id: u64, consumers: Vec<(ConsumerIx, Arc<Queue>)>, stop: stop::Stop, channel: u16 },
@@ -89,7 +91,7 @@ pub(crate) struct Link {
     vhost: Arc<Vhost>,
     principal: Arc<ArcSwapOption<Principal>>,
     /// As whom and where it is counted; and while this is traced, who asked for single messages.
-    entered: Option<Box<(Arc<Principal>, Arc<Vhost>, trace::Takes)>>,
+    entered: Option<Box<Entered>>,
     login: Option<Box<LoginState>>,
     owners: Vec<(OwnerIx, Owner)>,
     groups: Vec<(GroupIx, Arc<Group>)>,
