@@ -60,8 +60,9 @@
 //!
 //! # Message groups
 //!
-//! Of the messages of one [`Head::group`] in a queue that several consumers take from, all go to one of them, in order, until that one
-//! goes or a message with [`HEAD_GROUP_ENDS`] has been handed out. Which one: who would have been handed the group's first message.
+//! What they are to be: of the messages of one [`Head::group`] in a queue that several consumers take from, all go to one of them, in order,
+//! until that one goes or a message with [`HEAD_GROUP_ENDS`] has been handed out. Which one: who would have been handed the group's first
+//! message. The core keeps both with the message and selectors see the group; it does not hold messages together yet.
 //!
 //! Names chosen by the session ([`OwnerIx`], [`ConsumerIx`], [`GroupIx`], [`Token`]) are never reused within a connection, so a
 //! handle is its own incarnation and pipelined commands wait for no reply.
