@@ -6,7 +6,7 @@ use crate::checker::HEADER_LEN;
 use crate::window::WINDOW_MAX;
 use crate::wire::{self, Version};
 
-/// Loads any broker of MQTT or AMQP 0-9-1 and reports rates, latencies, its CPU per message, and whether messages were lost, repeated
+/// Loads any broker of MQTT, AMQP 0-9-1 or STOMP and reports rates, latencies, its CPU per message, and whether messages were lost, repeated
 /// or reordered.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -48,14 +48,14 @@ pub(crate) struct Target {
     /// HOST:PORT of the broker (default: this machine, and the protocol's port)
     #[arg(long)]
     pub addr: Option<String>,
-    /// What to speak. In AMQP a topic is a durable queue behind the default exchange; QoS 0 is without confirms, acknowledgements and
-    /// persistence, QoS 1 with all of them, and other levels are not there. throughput, latency, backlog, recover, connections, queues
+    /// What to speak. In AMQP and STOMP a topic is a durable queue; QoS 0 is without confirms (receipts), acknowledgements and persistence,
+    /// QoS 1 with all of them, and other levels are not there. throughput, latency, backlog, recover, connections, and in AMQP queues
     #[arg(long, value_enum, default_value_t = Proto::Mqtt)]
     pub proto: Proto,
-    /// AMQP: unacknowledged deliveries of a consumer
+    /// AMQP, STOMP: unacknowledged deliveries of a consumer
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     pub prefetch: u16,
-    /// AMQP: 1 is transient, 2 persistent (default: by the QoS)
+    /// AMQP, STOMP: 1 is transient, 2 persistent (default: by the QoS)
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub delivery_mode: Option<u8>,
     /// MQTT version: 3 (3.1.1) or 5
@@ -92,6 +92,7 @@ pub(crate) struct Target {
 pub(crate) enum Proto {
     Mqtt,
     Amqp,
+    Stomp,
 }
 
 /// What a message looks like on its way in.
@@ -424,7 +425,7 @@ mod tests {
             "throughput --password x",
             "backlog --qos 0",
             "backlog --delivery-mode 3",
-            "throughput --proto stomp",
+            "throughput --proto openwire",
             "queues --channels 3000",
             "recover --count 0",
             "limits --pid 3",

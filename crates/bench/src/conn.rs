@@ -1,12 +1,15 @@
-//! One connection as a state machine over bytes: it is handed what arrived and appends what to say. This is MQTT's conversation; AMQP's is
-//! in [`crate::conn_amqp`].
+//! One connection as a state machine over bytes: it is handed what arrived and appends what to say. This is MQTT's conversation; the others
+//! are in [`crate::conn_amqp`] and [`crate::conn_stomp`].
 
 use std::net::TcpStream;
 
 use crate::amqp;
+use crate::args::Proto;
 use crate::checker::{Inbox, Stamp, SEQ_LIMIT};
-use crate::conn_amqp::{Purpose, Session};
+use crate::conn_amqp;
+use crate::conn_stomp;
 use crate::lane::Lane;
+use crate::stomp;
 use crate::window::Window;
 use crate::wire::{self, Frame, Version};
 
@@ -14,11 +17,33 @@ use crate::wire::{self, Frame, Version};
 pub(crate) struct Plan {
     pub lane: usize,
     pub connect: wire::Connect,
-    /// Speaks AMQP 0-9-1.
-    pub amqp: Option<Purpose>,
+    pub proto: Proto,
+    /// What a connection of another protocol than MQTT is for.
+    pub purpose: Purpose,
     pub subscribe: Option<Subscribe>,
     pub role: RolePlan,
     pub leave: Leave,
+}
+
+/// What a connection does of another protocol than MQTT does before it is ready.
+#[derive(Clone, Debug)]
+pub(crate) enum Purpose {
+    Idle,
+    /// Publishes with this delivery mode, with confirms or without.
+    Publish {
+        delivery_mode: u8,
+        confirms: bool,
+    },
+    /// Takes from a queue; `declare` says with what durability it is made first.
+    Take {
+        queue: String,
+        declare: Option<bool>,
+        prefetch: u16,
+        auto_ack: bool,
+    },
+    Delete {
+        queue: String,
+    },
 }
 
 #[derive(Clone)]
@@ -116,9 +141,7 @@ pub(crate) struct Producer {
     pub window: Option<Window>,
     /// When the next message is due, at a fixed rate.
     pub due: u64,
-    version: Version,
-    /// The delivery mode, where it speaks AMQP.
-    amqp: Option<u8>,
+    spelling: Spelling,
     qos: u8,
     topics: Topics,
     payload: Vec<u8>,
@@ -128,13 +151,51 @@ pub(crate) struct Producer {
     payload_at: usize,
 }
 
+/// How a publish is written.
+#[derive(Clone, Copy)]
+enum Spelling {
+    Mqtt(Version),
+    Amqp { delivery_mode: u8 },
+    Stomp { persistent: bool },
+}
+
+impl Spelling {
+    fn new(plan: &Plan) -> Spelling {
+        let delivery_mode = if let Purpose::Publish { delivery_mode, .. } = plan.purpose { delivery_mode } else { 1 };
+        match plan.proto {
+            Proto::Mqtt => Spelling::Mqtt(plan.connect.version),
+            Proto::Amqp => Spelling::Amqp { delivery_mode },
+            Proto::Stomp => Spelling::Stomp { persistent: delivery_mode == 2 },
+        }
+    }
+
+    /// Appends a publish; where what names it and its payload start.
+    fn spell(self, out: &mut Vec<u8>, topic: &str, qos: u8, payload: &[u8]) -> (usize, usize) {
+        match self {
+            Spelling::Mqtt(version) => wire::publish(out, version, topic, qos, payload),
+            Spelling::Amqp { delivery_mode } => (0, amqp::publish(out, topic, delivery_mode, payload)),
+            Spelling::Stomp { persistent } => stomp::send(out, topic, persistent, qos > 0, payload),
+        }
+    }
+
+    #[inline]
+    fn put_id(self, id: u16, out: &mut [u8]) {
+        match self {
+            Spelling::Mqtt(_) => out[..2].copy_from_slice(&id.to_be_bytes()),
+            // AMQP counts publishes and writes no number.
+            Spelling::Amqp { .. } => {}
+            Spelling::Stomp { .. } => stomp::put_receipt(id, &mut out[..5]),
+        }
+    }
+}
+
 impl Producer {
-    fn new(plan: ProducerPlan, version: Version, amqp: Option<u8>) -> Producer {
+    fn new(plan: ProducerPlan, spelling: Spelling) -> Producer {
         let payload = vec![b'.'; plan.size];
         let mut packet = Vec::new();
         let (mut id_at, mut payload_at) = (0, 0);
         if let Topics::One(topic) = &plan.topics {
-            (id_at, payload_at) = spell(&mut packet, version, amqp, topic, plan.qos, &payload);
+            (id_at, payload_at) = spelling.spell(&mut packet, topic, plan.qos, &payload);
         }
         Producer {
             id: plan.id,
@@ -142,8 +203,7 @@ impl Producer {
             limit: plan.limit.min(u64::from(SEQ_LIMIT)),
             window: (plan.qos > 0).then(|| Window::new(plan.window, plan.remember)),
             due: 0,
-            version,
-            amqp,
+            spelling,
             qos: plan.qos,
             topics: plan.topics,
             payload,
@@ -163,27 +223,16 @@ impl Producer {
             }
             Topics::Dealt { prefix, count } => {
                 let topic = format!("{prefix}/{}", self.seq % u64::from(*count));
-                spell(out, self.version, self.amqp, &topic, self.qos, &self.payload)
+                self.spelling.spell(out, &topic, self.qos, &self.payload)
             }
         };
         if let Some(window) = &mut self.window {
-            let id = window.open(self.seq as u32, sent_at).to_be_bytes();
-            // AMQP counts publishes and writes no number.
-            if self.amqp.is_none() {
-                out[start + id_at..start + id_at + 2].copy_from_slice(&id);
-            }
+            let id = window.open(self.seq as u32, sent_at);
+            self.spelling.put_id(id, &mut out[start + id_at..]);
         }
         let stamp = Stamp { sent_at, seq: self.seq as u32, producer: self.id };
         stamp.write(&mut out[start + payload_at..]);
         self.seq += 1;
-    }
-}
-
-/// Appends a publish; where its packet identifier and its payload start.
-fn spell(out: &mut Vec<u8>, version: Version, amqp: Option<u8>, topic: &str, qos: u8, payload: &[u8]) -> (usize, usize) {
-    match amqp {
-        Some(delivery_mode) => (0, amqp::publish(out, topic, delivery_mode, payload)),
-        None => wire::publish(out, version, topic, qos, payload),
     }
 }
 
@@ -212,9 +261,15 @@ pub(crate) struct Conn {
     pub watches_write: bool,
     version: Version,
     /// Taken out while it is at work.
-    amqp: Option<Box<Session>>,
+    other: Option<Other>,
     subscribe: Option<Subscribe>,
     subacks_due: usize,
+}
+
+/// The state of a conversation that is not MQTT's.
+enum Other {
+    Amqp(Box<conn_amqp::Session>),
+    Stomp(Box<conn_stomp::Session>),
 }
 
 /// Written in one go at most; more would only grow the buffer.
@@ -223,13 +278,24 @@ const CHUNK: usize = 64 * 1024;
 impl Conn {
     pub fn new(plan: Plan, stream: TcpStream) -> Conn {
         let mut out = Vec::new();
-        match &plan.amqp {
-            Some(_) => out.extend_from_slice(&amqp::HEADER),
-            None => wire::connect(&mut out, &plan.connect),
-        }
+        let spelling = Spelling::new(&plan);
+        let guest = |name: &Option<String>| name.clone().unwrap_or_else(|| "guest".to_owned());
+        let (user, password) = (guest(&plan.connect.user), guest(&plan.connect.password));
+        let other = match plan.proto {
+            Proto::Mqtt => {
+                wire::connect(&mut out, &plan.connect);
+                None
+            }
+            Proto::Amqp => {
+                out.extend_from_slice(&amqp::HEADER);
+                Some(Other::Amqp(Box::new(conn_amqp::Session::new(plan.purpose, user, password))))
+            }
+            Proto::Stomp => {
+                stomp::connect(&mut out, &user, &password);
+                Some(Other::Stomp(Box::new(conn_stomp::Session::new(plan.purpose))))
+            }
+        };
         let version = plan.connect.version;
-        let amqp = plan.amqp.map(|purpose| Box::new(Session::new(purpose, plan.connect.user, plan.connect.password)));
-        let delivery_mode = amqp.as_ref().map(|session| session.delivery_mode());
         Conn {
             stream: Some(stream),
             lane: plan.lane,
@@ -237,7 +303,7 @@ impl Conn {
             role: match plan.role {
                 RolePlan::Idle => Role::Idle,
                 RolePlan::Consumer(inbox) => Role::Consumer(Box::new(Consumer { inbox, ..Consumer::default() })),
-                RolePlan::Producer(producer) => Role::Producer(Box::new(Producer::new(producer, version, delivery_mode))),
+                RolePlan::Producer(producer) => Role::Producer(Box::new(Producer::new(producer, spelling))),
             },
             leave: plan.leave,
             session_present: false,
@@ -246,7 +312,7 @@ impl Conn {
             out_at: 0,
             watches_write: true,
             version,
-            amqp,
+            other,
             subscribe: plan.subscribe,
             subacks_due: 0,
         }
@@ -294,9 +360,12 @@ impl Conn {
 
     /// Takes whole packets off `input` and returns how many bytes they were.
     pub fn digest(&mut self, input: &[u8], lane: &mut Lane, now: u64) -> Result<usize, String> {
-        if let Some(mut session) = self.amqp.take() {
-            let used = self.digest_amqp(&mut session, input, lane, now);
-            self.amqp = Some(session);
+        if let Some(mut other) = self.other.take() {
+            let used = match &mut other {
+                Other::Amqp(session) => self.digest_amqp(session, input, lane, now),
+                Other::Stomp(session) => self.digest_stomp(session, input, lane, now),
+            };
+            self.other = Some(other);
             return used;
         }
         let mut used = 0;
@@ -431,7 +500,7 @@ impl Conn {
     }
 
     pub fn ping(&mut self) {
-        if self.state == State::Ready && self.out.is_empty() && self.amqp.is_none() {
+        if self.state == State::Ready && self.out.is_empty() && self.other.is_none() {
             wire::ping(&mut self.out);
         }
     }
@@ -447,8 +516,9 @@ impl Conn {
     }
 
     pub fn say_goodbye(&mut self) {
-        match self.amqp {
-            Some(_) => amqp::close(&mut self.out),
+        match self.other {
+            Some(Other::Amqp(_)) => amqp::close(&mut self.out),
+            Some(Other::Stomp(_)) => conn_stomp::say_goodbye(&mut self.out),
             None => wire::disconnect(&mut self.out),
         }
         self.state = State::Leaving;

@@ -2,29 +2,8 @@
 
 use crate::amqp::{self, Frame, MethodId};
 use crate::checker::Stamp;
-use crate::conn::{Conn, Role, State};
+use crate::conn::{Conn, Purpose, Role, State};
 use crate::lane::Lane;
-
-/// What a connection does on its channel before it is ready.
-#[derive(Clone, Debug)]
-pub(crate) enum Purpose {
-    Idle,
-    /// Publishes with this delivery mode, with confirms or without.
-    Publish {
-        delivery_mode: u8,
-        confirms: bool,
-    },
-    /// Takes from a queue; `declare` says with what durability it is made first.
-    Take {
-        queue: String,
-        declare: Option<bool>,
-        prefetch: u16,
-        auto_ack: bool,
-    },
-    Delete {
-        queue: String,
-    },
-}
 
 impl Purpose {
     fn ask(&self, out: &mut Vec<u8>) -> MethodId {
@@ -65,25 +44,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub fn new(purpose: Purpose, user: Option<String>, password: Option<String>) -> Session {
-        let guest = || "guest".to_owned();
-        Session {
-            purpose,
-            user: user.unwrap_or_else(guest),
-            password: password.unwrap_or_else(guest),
-            ready_at: amqp::OPEN_OK,
-            delivery: None,
-            body: Vec::new(),
-            unacked: 0,
-            confirmed: 0,
-        }
-    }
-
-    pub fn delivery_mode(&self) -> u8 {
-        match self.purpose {
-            Purpose::Publish { delivery_mode, .. } => delivery_mode,
-            _ => 0,
-        }
+    pub fn new(purpose: Purpose, user: String, password: String) -> Session {
+        Session { purpose, user, password, ready_at: amqp::OPEN_OK, delivery: None, body: Vec::new(), unacked: 0, confirmed: 0 }
     }
 
     fn auto_ack(&self) -> bool {

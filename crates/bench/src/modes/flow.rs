@@ -82,7 +82,7 @@ pub(super) fn run(mode: &str, flow: &Flow) -> Result<Report> {
     let drained = drain(&mut engine, lane, shape.fan(), flow.qos, flow.drain);
     let failed = engine.failed;
     engine.close();
-    if flow.target.proto == Proto::Amqp {
+    if flow.target.proto != Proto::Mqtt {
         broker.delete((0..shape.topics).map(|nth| broker.topic(u64::from(nth))))?;
     } else if flow.persistent {
         broker.forget((0..shape.consumers).map(|nth| format!("c{nth}")))?;

@@ -20,8 +20,7 @@ use crate::amqp::PAYLOAD_MAX;
 use crate::args::{Args, DurableFanout, Flow, Mode, Proto, Sessions, Storm, Target};
 use crate::checker::{Inbox, Verdict};
 use crate::clock::{self, SECOND};
-use crate::conn::{Leave, Plan, ProducerPlan, RolePlan, Subscribe};
-use crate::conn_amqp::Purpose;
+use crate::conn::{Leave, Plan, ProducerPlan, Purpose, RolePlan, Subscribe};
 use crate::engine::Engine;
 use crate::limits;
 use crate::procfs::{disk_usage, Process, Usage};
@@ -51,12 +50,15 @@ pub(crate) fn run(args: Args) -> Result<i32> {
     Ok(report.exit_code())
 }
 
-/// Which modes and values there are in AMQP.
+/// Which modes and values there are in AMQP and STOMP.
 fn check_protocol(mode: &Mode) -> Result<()> {
     let (target, qos, size) = match mode {
         Mode::Throughput(flow) | Mode::Latency(flow) => {
             let one_queue_each = !flow.wildcard && flow.consumers.unwrap_or(1) == flow.topics.unwrap_or(1);
-            ensure!(flow.target.proto == Proto::Mqtt || one_queue_each, "in AMQP each topic is a queue: as many --consumers as --topics");
+            ensure!(
+                flow.target.proto == Proto::Mqtt || one_queue_each,
+                "in AMQP and STOMP each topic is a queue: as many --consumers as --topics"
+            );
             (&flow.target, flow.qos, flow.message.size)
         }
         Mode::Backlog(args) => (&args.target, args.qos, args.message.size),
@@ -68,13 +70,14 @@ fn check_protocol(mode: &Mode) -> Result<()> {
         Mode::Sessions(Sessions { target, .. }) => (target, 2, 0),
         Mode::DurableFanout(DurableFanout { target, .. }) => (target, 2, 0),
     };
-    if target.proto == Proto::Amqp {
+    if target.proto != Proto::Mqtt {
         ensure!(
             qos < 2,
-            "in AMQP there are throughput, latency, backlog, recover, connections without --subscribe, and queues, at QoS 0 and 1"
+            "in AMQP and STOMP there are throughput, latency, backlog, recover, connections without --subscribe, and queues (AMQP), at QoS 0 and 1"
         );
-        ensure!(size as usize <= PAYLOAD_MAX, "--size: at most {PAYLOAD_MAX} in AMQP");
     }
+    let fits = target.proto != Proto::Amqp || size as usize <= PAYLOAD_MAX;
+    ensure!(fits, "--size: at most {PAYLOAD_MAX} in AMQP");
     Ok(())
 }
 
@@ -88,7 +91,11 @@ struct Broker<'a> {
 
 impl<'a> Broker<'a> {
     fn new(target: &'a Target) -> Result<Broker<'a>> {
-        let usual = if target.proto == Proto::Amqp { "127.0.0.1:5672" } else { "127.0.0.1:1883" };
+        let usual = match target.proto {
+            Proto::Mqtt => "127.0.0.1:1883",
+            Proto::Amqp => "127.0.0.1:5672",
+            Proto::Stomp => "127.0.0.1:61613",
+        };
         Broker::at(target, target.addr.as_deref().unwrap_or(usual))
     }
 
@@ -126,44 +133,51 @@ impl<'a> Broker<'a> {
     }
 
     fn idle(&self, lane: usize, id: &str, clean: bool, leave: Leave) -> Plan {
-        Plan { lane, connect: self.connect(id, clean), amqp: self.amqp(Purpose::Idle), subscribe: None, role: RolePlan::Idle, leave }
-    }
-
-    fn amqp(&self, purpose: Purpose) -> Option<Purpose> {
-        (self.target.proto == Proto::Amqp).then_some(purpose)
+        Plan {
+            lane,
+            connect: self.connect(id, clean),
+            proto: self.target.proto,
+            purpose: Purpose::Idle,
+            subscribe: None,
+            role: RolePlan::Idle,
+            leave,
+        }
     }
 
     fn producer(&self, lane: usize, plan: ProducerPlan) -> Plan {
         let connect = self.connect(&format!("p{lane}-{}", plan.id), true);
         let delivery_mode = self.target.delivery_mode.unwrap_or(if plan.qos > 0 { 2 } else { 1 });
-        let amqp = self.amqp(Purpose::Publish { delivery_mode, confirms: plan.qos > 0 });
-        Plan { lane, connect, amqp, subscribe: None, role: RolePlan::Producer(plan), leave: Leave::Never }
+        let purpose = Purpose::Publish { delivery_mode, confirms: plan.qos > 0 };
+        Plan { lane, connect, proto: self.target.proto, purpose, subscribe: None, role: RolePlan::Producer(plan), leave: Leave::Never }
     }
 
     /// A consumer that subscribes; in AMQP it declares its queue.
     fn consumer(&self, lane: usize, id: &str, clean: bool, (filter, qos): (String, u8), inbox: Inbox) -> Plan {
         let plan = self.returning(lane, id, clean, (filter.clone(), qos), inbox);
-        let amqp = plan.amqp.map(|purpose| match purpose {
+        let purpose = match plan.purpose {
             Purpose::Take { queue, prefetch, auto_ack, .. } => Purpose::Take { queue, declare: Some(qos > 0), prefetch, auto_ack },
             other => other,
-        });
-        Plan { amqp, subscribe: Some(Subscribe { filters: vec![filter], qos, per_packet: 1 }), ..plan }
+        };
+        Plan { purpose, subscribe: Some(Subscribe { filters: vec![filter], qos, per_packet: 1 }), ..plan }
     }
 
     /// A consumer whose session, or whose queue, is trusted to be there.
     fn returning(&self, lane: usize, id: &str, clean: bool, (filter, qos): (String, u8), inbox: Inbox) -> Plan {
         let mut connect = self.connect(id, clean);
         connect.receive_max = self.target.receive_max;
-        let amqp = self.amqp(Purpose::Take { queue: filter, declare: None, prefetch: self.target.prefetch, auto_ack: qos == 0 });
-        Plan { lane, connect, amqp, subscribe: None, role: RolePlan::Consumer(inbox), leave: Leave::Never }
+        let purpose = Purpose::Take { queue: filter, declare: None, prefetch: self.target.prefetch, auto_ack: qos == 0 };
+        Plan { lane, connect, proto: self.target.proto, purpose, subscribe: None, role: RolePlan::Consumer(inbox), leave: Leave::Never }
     }
 
-    /// Deletes queues that this run made.
+    /// Deletes queues that this run made. STOMP has no word for it: there they stay, empty.
     fn delete(&self, queues: impl Iterator<Item = String>) -> Result<()> {
+        if self.target.proto == Proto::Stomp {
+            return Ok(());
+        }
         let mut engine = self.engine()?;
         let lane = engine.add_lane(Default::default());
         for (nth, queue) in queues.enumerate() {
-            engine.add(Plan { amqp: self.amqp(Purpose::Delete { queue }), ..self.idle(lane, &format!("d{nth}"), true, Leave::WhenReady) });
+            engine.add(Plan { purpose: Purpose::Delete { queue }, ..self.idle(lane, &format!("d{nth}"), true, Leave::WhenReady) });
         }
         ensure!(engine.wait_gone(60 * SECOND) && engine.failed == 0, "queues of this run are left behind: {}", engine.why());
         Ok(())

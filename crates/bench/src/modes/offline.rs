@@ -35,7 +35,7 @@ impl Sessions {
     pub fn forget(&self, broker: &Broker<'_>) -> Result<()> {
         match broker.target.proto {
             Proto::Mqtt => broker.forget(self.ids()),
-            Proto::Amqp => broker.delete((0..self.count).map(|nth| self.topic(broker, nth))),
+            Proto::Amqp | Proto::Stomp => broker.delete((0..self.count).map(|nth| self.topic(broker, nth))),
         }
     }
 

@@ -1,4 +1,4 @@
-//! `carrick bench` against `carrick serve` over AMQP 0-9-1; over MQTT it has tests of its own, against a broker that misbehaves.
+//! `carrick bench` against `carrick serve` over AMQP 0-9-1 and STOMP; over MQTT it has tests of its own, against a broker that misbehaves.
 
 use super::*;
 
@@ -43,5 +43,36 @@ fn the_amqp_modes_pass_and_clean_up() {
         let (code, said) = bench(addr, "backlog --proto amqp --count 10 --settle 0 --prefix again");
         assert_eq!(code, Some(0), "{said}");
     }
+    assert_eq!(carrick.stop(), Some(0));
+}
+
+#[test]
+fn the_stomp_modes_pass_in_both_dialects() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let carrick = start(dir.path(), &["--listen", "stomp://127.0.0.1:0", "--listen", "stomp://127.0.0.1:0?dialect=activemq"]);
+    for url in &carrick.urls {
+        let addr = url.strip_prefix("stomp://").and_then(|url| url.split('?').next()).expect("a TCP listener");
+        for line in [
+            "throughput --proto stomp --qos 0 --size 16 --count 3000 --e2e-window 500",
+            "throughput --proto stomp --qos 1 --size 1024 --count 2000 --window 100 --producers 4 --consumers 2 --topics 2",
+            "throughput --proto stomp --qos 1 --count 500 --window 7 --prefetch 3 --delivery-mode 1",
+            // Bodies of several reads.
+            "throughput --proto stomp --qos 1 --size 300000 --count 30 --window 10",
+            "latency --proto stomp --qos 1 --rate 2000 --window 2000 --duration 0.3 --warmup 0.1",
+            "backlog --proto stomp --count 1000 --settle 0 --sessions 5 --producers 2",
+            "connections --proto stomp --count 20 --settle 0 --idle 0.05",
+        ] {
+            let (code, said) = bench(addr, line);
+            assert_eq!(code, Some(0), "{line}: {said}");
+        }
+    }
+    let addr = carrick.urls[0].strip_prefix("stomp://").expect("a TCP listener");
+    for line in ["fanout --proto stomp", "throughput --proto stomp --qos 2"] {
+        let (code, said) = bench(addr, line);
+        assert!(code != Some(0) && said.contains("and STOMP "), "{line}: {said}");
+    }
+    // Whoever may not come in is told why.
+    let (code, said) = bench(addr, "throughput --proto stomp --count 1 --user guest --password wrong");
+    assert!(code != Some(0) && said.contains("Access refused for user 'guest'"), "{said}");
     assert_eq!(carrick.stop(), Some(0));
 }
