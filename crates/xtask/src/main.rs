@@ -29,7 +29,8 @@ usage: cargo xtask test  [--only SUITE,..] [--list]
        cargo xtask check [--only STEP,..] [--list]
        cargo xtask tidy
        cargo xtask clients [--broker carrick|mosquitto|rabbitmq] [--only CLIENT,..] [--list]
-       cargo xtask differential [--only WORDS OF A TITLE,..] [--record]";
+       cargo xtask differential [--only WORDS OF A TITLE,..] [--record]
+       cargo xtask differential-stomp [--only WORDS OF A TITLE,..]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -67,6 +68,10 @@ fn dispatch(args: &[String]) -> Result<bool> {
         "differential" => {
             let options = Options::parse(rest, &["--only", "--record"])?;
             differential::differential(&context, &options)
+        }
+        "differential-stomp" => {
+            let options = Options::parse(rest, &["--only"])?;
+            differential::stomp(&context, &options)
         }
         "fuzz" => {
             Options::parse(rest, &[])?;

@@ -13,6 +13,9 @@ pub enum Need {
     MosquittoClients,
     Mosquitto,
     RabbitMq,
+    ActiveMq,
+    RubyStomp,
+    NetStomp,
     AmqpTools,
     PhpAmqplib,
     Python,
@@ -61,6 +64,9 @@ impl Need {
             Need::MosquittoClients => have("mosquitto_pub") && have("mosquitto_sub"),
             Need::Mosquitto => mosquitto_broker().is_some(),
             Need::RabbitMq => rabbitmq_broker().is_some(),
+            Need::ActiveMq => have("java") && activemq_broker().is_some(),
+            Need::RubyStomp => have("ruby") && process::probe("ruby", &["-e", "require 'stomp'"]).is_some(),
+            Need::NetStomp => have("perl") && process::probe("perl", &["-MNet::Stomp", "-e", "1"]).is_some(),
             Need::AmqpTools => AMQP_TOOLS.iter().all(|program| have(program)),
             Need::PhpAmqplib => have("php") && Path::new(PHP_AMQPLIB).is_file(),
             Need::Python => python().is_some(),
@@ -78,6 +84,9 @@ impl Need {
             Need::MosquittoClients => Some(&["mosquitto-clients"]),
             Need::Mosquitto => Some(&["mosquitto"]),
             Need::RabbitMq => Some(&["rabbitmq-server"]),
+            Need::ActiveMq => Some(&["activemq"]),
+            Need::RubyStomp => Some(&["ruby", "ruby-stomp"]),
+            Need::NetStomp => Some(&["perl", "libnet-stomp-perl"]),
             Need::AmqpTools => Some(&["amqp-tools"]),
             Need::PhpAmqplib => Some(&["php-cli", "php-bcmath", "php-amqplib"]),
             Need::Python => Some(&["python3", "python3-venv"]),
@@ -95,6 +104,9 @@ impl Need {
             Need::MosquittoClients => "needs mosquitto_pub and mosquitto_sub".into(),
             Need::Mosquitto => "needs mosquitto".into(),
             Need::RabbitMq => "needs rabbitmq-server".into(),
+            Need::ActiveMq => "needs activemq and java".into(),
+            Need::RubyStomp => "needs ruby and its stomp gem".into(),
+            Need::NetStomp => "needs perl and Net::Stomp".into(),
             Need::AmqpTools => format!("needs {}", AMQP_TOOLS.join(", ")),
             Need::PhpAmqplib => format!("needs php and {PHP_AMQPLIB}"),
             Need::Python => "needs python3, 3.9 or newer, with its venv module".into(),
@@ -136,6 +148,11 @@ pub fn mosquitto_broker() -> Option<PathBuf> {
 /// The script itself, not the one on the path, which would drop to a user of its own.
 pub fn rabbitmq_broker() -> Option<PathBuf> {
     Some(PathBuf::from("/usr/lib/rabbitmq/bin/rabbitmq-server")).filter(|path| path.is_file())
+}
+
+/// The launcher of its libraries, without the scripts that would drop to a user of its own.
+pub fn activemq_broker() -> Option<PathBuf> {
+    Some(PathBuf::from("/usr/share/activemq/bin/activemq.jar")).filter(|path| path.is_file())
 }
 
 const AMQP_TOOLS: [&str; 5] = ["amqp-publish", "amqp-get", "amqp-consume", "amqp-declare-queue", "amqp-delete-queue"];

@@ -63,6 +63,15 @@ pub const SUITES: &[Suite] = &[
         soak: None,
     },
     Suite {
+        name: "differential-stomp",
+        about: "the same conversations over STOMP with RabbitMQ's plug-in and ActiveMQ (of Debian) and with Carrick in their dialects",
+        needs: &[Need::RabbitMq, Need::ActiveMq],
+        binary: true,
+        limit: minutes(6),
+        test: Some(|_| Ok(vec![ourselves(&["differential-stomp"])?])),
+        soak: None,
+    },
+    Suite {
         name: "durability",
         about: "kill -9, power cuts, failing, full and stalled disks under live load; mutants",
         needs: &[],

@@ -16,28 +16,31 @@ use crate::needs;
 use crate::process::{self, Group};
 
 /// How long a broker has to accept connections, and to end when asked.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone)]
 pub enum Kind {
     Carrick(PathBuf),
     Mosquitto(PathBuf),
     RabbitMq(PathBuf),
+    ActiveMq(PathBuf),
 }
 
 /// Where a broker listens; 0 before its first start, and where it does not.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ports {
-    mqtt: u16,
+    pub mqtt: u16,
     pub amqp: u16,
-    stomp: u16,
+    pub stomp: u16,
     /// WebSocket; the second one where STOMP is meant if nothing is said.
     web: u16,
     web_stomp: u16,
     /// Whatever arrives.
     any: u16,
     /// Of [`TLS`].
-    tls: [u16; 4],
+    pub tls: [u16; 4],
+    /// Where STOMP is spoken as an ActiveMQ does.
+    pub activemq: u16,
 }
 
 /// Schemes, and what the variable with the port is called.
@@ -52,7 +55,7 @@ impl Speaks {
         match self {
             Speaks::Mqtt(_) => vec![("MQTT", ports.mqtt)],
             Speaks::Amqp { .. } => vec![("AMQP", ports.amqp)],
-            Speaks::Stomp(_) | Speaks::Web(_) => vec![("STOMP", ports.stomp)],
+            Speaks::Stomp(_) | Speaks::Web(_) => vec![("STOMP", ports.stomp), ("ACTIVEMQ", ports.activemq)],
             // One port for all of them: so real clients are told apart by their first bytes.
             Speaks::All(_) => vec![("MQTT", ports.any), ("AMQP", ports.any), ("STOMP", ports.any)],
         }
@@ -82,11 +85,16 @@ impl Kind {
         Ok(Kind::RabbitMq(needs::rabbitmq_broker().context("rabbitmq-server is not installed")?))
     }
 
+    pub fn activemq() -> Result<Kind> {
+        Ok(Kind::ActiveMq(needs::activemq_broker().context("activemq is not installed")?))
+    }
+
     pub fn speaks(&self, protocol: Speaks) -> bool {
         match self {
             Kind::Carrick(_) => true,
             Kind::Mosquitto(_) => matches!(protocol, Speaks::Mqtt(_)),
             Kind::RabbitMq(_) => matches!(protocol, Speaks::Amqp { .. } | Speaks::Stomp(_)),
+            Kind::ActiveMq(_) => false,
         }
     }
 
@@ -94,7 +102,7 @@ impl Kind {
     pub fn refusals(&self) -> (&'static str, &'static str) {
         match self {
             Kind::Carrick(_) => ("4", "134"),
-            Kind::Mosquitto(_) | Kind::RabbitMq(_) => ("5", "135"),
+            Kind::Mosquitto(_) | Kind::RabbitMq(_) | Kind::ActiveMq(_) => ("5", "135"),
         }
     }
 
@@ -213,7 +221,7 @@ impl Broker {
 
     pub fn stop(&mut self) -> Result<()> {
         let mut group = self.group.take().context("the broker is not running")?;
-        if matches!(self.kind, Kind::RabbitMq(_)) {
+        if matches!(self.kind, Kind::RabbitMq(_) | Kind::ActiveMq(_)) {
             // It is here for comparison, and its scripts take their time over an end.
             group.kill();
             return Ok(());
@@ -237,6 +245,7 @@ impl Broker {
         let start = match &self.kind {
             Kind::Carrick(binary) => start_carrick(binary, &self.dir, &self.log, self.ports),
             Kind::Mosquitto(binary) => start_mosquitto(binary, &self.dir, &self.log, self.ports),
+            Kind::ActiveMq(jar) => super::activemq::start(jar, &self.dir, &self.log, self.ports),
             Kind::RabbitMq(binary) => start_rabbitmq(binary, &self.dir, &self.log, self.ports, names),
         };
         let (group, ports) = start?;
@@ -258,12 +267,13 @@ fn start_carrick(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<
     if definitions.exists() {
         command.arg("--definitions").arg(definitions);
     }
-    let Ports { mqtt, amqp, stomp, web, web_stomp, any, tls } = ports;
+    let Ports { mqtt, amqp, stomp, web, web_stomp, any, activemq, tls } = ports;
     let listeners = [("mqtt", mqtt), ("amqp", amqp), ("stomp", stomp), ("ws", web), ("ws", web_stomp), ("any", any)];
     for (n, (scheme, port)) in listeners.into_iter().enumerate() {
         let more = if n == WEB_STOMP { "?default=stomp" } else { "" };
         command.arg("--listen").arg(format!("{scheme}://127.0.0.1:{port}{more}"));
     }
+    command.arg("--listen").arg(format!("stomp://127.0.0.1:{activemq}?dialect=activemq"));
     let certificates = certificates(binary, dir, log)?;
     let file = |name: &str| certificates.join(name);
     command.arg("--tls-certificate").arg(file("server.pem")).arg("--tls-private-key").arg(file("server.key"));
@@ -297,11 +307,11 @@ fn start_carrick(binary: &Path, dir: &Path, log: &Path, ports: Ports) -> Result<
             Err(_) => bail!("the broker did not become ready; the end of its log:\n{}", process::tail(log, 20)),
         }
     }
-    let [mqtt, amqp, stomp, web, web_stomp, any, ref tls @ ..] = bound[..] else {
+    let [mqtt, amqp, stomp, web, web_stomp, any, activemq, ref tls @ ..] = bound[..] else {
         bail!("the broker printed no line 'listening SCHEME://127.0.0.1:PORT' for each listener")
     };
     let tls = <[u16; 4]>::try_from(tls).ok().context("the broker printed no line for each listener with TLS")?;
-    Ok((group, Ports { mqtt, amqp, stomp, web, web_stomp, any, tls }))
+    Ok((group, Ports { mqtt, amqp, stomp, web, web_stomp, any, activemq, tls }))
 }
 
 /// Made before the first start, and the same after a restart. The client's stands for `guest`.
@@ -317,7 +327,7 @@ fn certificates(binary: &Path, dir: &Path, log: &Path) -> Result<PathBuf> {
     Ok(tls)
 }
 
-fn free_port() -> Result<u16> {
+pub(super) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
@@ -367,7 +377,7 @@ fn answers_amqp(port: u16) -> bool {
     ask().is_ok()
 }
 
-fn wait_for_port(group: &mut Group, port: u16, patience: Duration, log: &Path) -> Result<()> {
+pub(super) fn wait_for_port(group: &mut Group, port: u16, patience: Duration, log: &Path) -> Result<()> {
     let deadline = Instant::now() + patience;
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         if Instant::now() > deadline || group.wait_until(Instant::now())?.is_some() {

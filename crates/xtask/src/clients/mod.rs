@@ -2,6 +2,7 @@
 //!
 //! Each program of tests/clients gets a broker of its own and prints a TAP line per scenario; at most two run at a time.
 
+mod activemq;
 pub mod broker;
 mod control;
 mod programs;
