@@ -34,11 +34,13 @@ fn check_scheme(url: &ListenUrl) -> Result<()> {
 }
 
 fn check_setting(url: &ListenUrl, name: &str, value: &str) -> Result<()> {
-    const DIALECT: &str = "dialect=rabbitmq or dialect=activemq";
+    const DIALECT: &str = "dialect=rabbitmq, dialect=activemq or dialect=native, and strict=true or strict=false";
     const DEFAULT: &str = "default=mqtt, default=stomp or default=amqp";
     match (url.scheme.as_str(), name) {
         ("stomp" | "ws" | "any", "dialect") if stomp::Dialect::named(value).is_some() => Ok(()),
         ("stomp" | "ws" | "any", "dialect") => bail!("{url}: '{value}' is no dialect; right would be {DIALECT}"),
+        ("stomp" | "ws" | "any", "strict") if matches!(value, "true" | "false") => Ok(()),
+        ("stomp" | "ws" | "any", "strict") => bail!("{url}: strict is '{value}'; right would be {DIALECT}"),
         ("ws" | "any", "default") if ["mqtt", "stomp", "amqp"].contains(&value) => Ok(()),
         ("ws" | "any", "default") => bail!("{url}: '{value}' is not carried; right would be {DEFAULT}"),
         ("stomp", _) => bail!("{url}: STOMP has no setting '{name}'; right would be {DIALECT}"),

@@ -4,6 +4,7 @@ mod banner;
 mod cli;
 mod commands;
 mod config;
+mod dead_letter;
 mod definitions;
 mod limits;
 mod listeners;

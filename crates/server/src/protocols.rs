@@ -19,9 +19,8 @@ pub const WEB_STOMP_TLS: u16 = 15673;
 pub struct List {
     speakers: Vec<(&'static str, Arc<dyn Protocol>)>,
     mqtt: Arc<mqtt::Mqtt>,
-    /// In each dialect.
-    stomp: [(stomp::Dialect, Arc<dyn Protocol>); 2],
-    stomp_dialect: stomp::Dialect,
+    /// As `[stomp]` has it; a URL may say otherwise.
+    stomp: stomp::Config,
     origins: Origins,
     websocket: websocket::Config,
 }
@@ -31,15 +30,13 @@ pub fn all(settings: &Settings) -> Result<List> {
     config.check().context("in [mqtt]")?;
     let mqtt = mqtt::Mqtt::among(config, header_views());
     let amqp: Arc<dyn Protocol> = amqp091::Amqp::new(amqp091::Config::default(), header_views());
-    let config = stomp_config(&settings.stomp);
-    config.check().context("in [stomp]")?;
-    let stomp_dialect = config.dialect;
-    let stomp = [stomp::Dialect::RabbitMq, stomp::Dialect::ActiveMq]
-        .map(|dialect| (dialect, stomp::Stomp::new(config.clone().speaking(dialect), header_views()) as Arc<dyn Protocol>));
+    let mut stomp = stomp_config(&settings.stomp);
+    stomp.dead_letters = settings.dead_letter.default.is_some();
+    stomp.check().context("in [stomp]")?;
     let speakers = vec![("mqtt", mqtt.clone() as Arc<dyn Protocol>), ("unix", mqtt.clone()), ("amqp", amqp)];
     let origins = Origins::new(settings.websocket.origins.clone()).map_err(anyhow::Error::msg).context("in [websocket]")?;
     let websocket = websocket_config(&settings.websocket);
-    Ok(List { speakers, mqtt, stomp, stomp_dialect, origins, websocket })
+    Ok(List { speakers, mqtt, stomp, origins, websocket })
 }
 
 /// How each protocol's messages are read by exchanges and by the other protocols.
@@ -69,8 +66,9 @@ impl List {
 
     fn speaker(&self, scheme: &str, url: &ListenUrl) -> Option<Arc<dyn Protocol>> {
         if scheme == "stomp" {
-            let dialect = url.setting("dialect").and_then(stomp::Dialect::named).unwrap_or(self.stomp_dialect);
-            return self.stomp.iter().find(|(spoken, _)| *spoken == dialect).map(|(_, protocol)| protocol.clone());
+            let dialect = url.setting("dialect").and_then(stomp::Dialect::named).unwrap_or(self.stomp.dialect);
+            let strict = url.setting("strict").map_or(self.stomp.strict, |strict| strict == "true");
+            return Some(stomp::Stomp::new(stomp::Config { strict, ..self.stomp.clone().speaking(dialect) }, header_views()));
         }
         self.speakers.iter().find(|(name, _)| *name == scheme).map(|(_, protocol)| protocol.clone())
     }
@@ -116,9 +114,10 @@ fn stomp_config(file: &file::Stomp) -> stomp::Config {
     };
     stomp::Config {
         dialect: file.dialect.map_or(default.dialect, |dialect| match dialect {
-            file::StompDialect::RabbitMq => stomp::Dialect::RabbitMq,
+            file::StompDialect::Native | file::StompDialect::RabbitMq => stomp::Dialect::RabbitMq,
             file::StompDialect::ActiveMq => stomp::Dialect::ActiveMq,
         }),
+        strict: file.strict.unwrap_or(default.strict),
         limits,
         max_subscriptions: file.max_subscriptions.map_or(default.max_subscriptions, |n| n.0 as usize),
         max_transactions: file.max_transactions.map_or(default.max_transactions, |n| n.0 as usize),

@@ -50,6 +50,7 @@ pub fn open(settings: &Settings) -> Result<House> {
     let config = broker::Config { vhosts, default_queue_types, vhost_limits, traced_vhosts, ..broker_config(&settings.broker, auth) };
     let core = Core::open(Arc::new(storage), journal_config(&settings.journal), config, on_failure)
         .with_context(|| format!("cannot open the data directory {}", dir.display()))?;
+    crate::dead_letter::prepare(&settings.dead_letter, &core, &mut definitions)?;
     let mut notes = std::mem::take(&mut definitions.notes);
     notes.extend(definitions::apply(definitions, &core).context("the definitions cannot be made")?);
     definitions::tell(&notes);

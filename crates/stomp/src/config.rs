@@ -10,6 +10,10 @@ use crate::dialect::Dialect;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub dialect: Dialect,
+    /// What the original refuses is refused; otherwise what does not conflict with it is taken.
+    pub strict: bool,
+    /// There is a queue for dead letters of all queues: a NACK from a client of ActiveMQ's dialect sends a message there, as ActiveMQ does.
+    pub dead_letters: bool,
     /// What a frame may hold once its sender has logged in.
     pub limits: Limits,
     /// Subscriptions of a connection at a time.
@@ -34,6 +38,8 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             dialect: Dialect::RabbitMq,
+            strict: false,
+            dead_letters: false,
             limits: Limits { body: 32 << 20, ..Limits::default() },
             max_subscriptions: 1024,
             max_transactions: 256,

@@ -8,6 +8,8 @@
 //! /temp-queue/ID   temp-queue://ID                a queue of this connection
 //! /remote-temp-queue/NAME                         somebody else's, as consumers of its owner's messages see it
 //! ```
+//! Several, parted by commas, are a composite destination. A queue `Consumer.NAME.VirtualTopic.TOPIC` gets what is sent to the topic
+//! `VirtualTopic.TOPIC` from its first subscription on.
 
 use crate::codec::{escape, Version};
 use crate::destination::{Destination, REPLY_QUEUE};
@@ -22,25 +24,50 @@ pub enum Dialect {
     ActiveMq,
 }
 
+/// Parts of a composite destination.
+const COMPOSITE_MAX: usize = 64;
+
 pub(crate) const REMOTE_TEMP_QUEUE: &str = "/remote-temp-queue/";
 
 /// What an ActiveMQ would do with a header and we cannot yet: better an error than a message that is not treated as asked.
-const NOT_YET_ON_SEND: [&str; 4] = ["AMQ_SCHEDULED_DELAY", "AMQ_SCHEDULED_PERIOD", "AMQ_SCHEDULED_REPEAT", "AMQ_SCHEDULED_CRON"];
+const NOT_YET_ON_SEND: [&str; 1] = ["AMQ_SCHEDULED_CRON"];
 const NOT_YET_ON_SUBSCRIBE: [&str; 4] = ["selector", "browser", "activemq.noLocal", "no-local"];
 
 impl Dialect {
     /// By its name in a listener's settings.
     pub fn named(name: &str) -> Option<Dialect> {
         match name {
-            "rabbitmq" => Some(Dialect::RabbitMq),
+            "rabbitmq" | "native" => Some(Dialect::RabbitMq),
             "activemq" => Some(Dialect::ActiveMq),
             _ => None,
         }
     }
 
-    pub(crate) fn destination(self, text: &str) -> Result<Destination, Fault> {
+    /// All that a header names. The first stands for the kind of those behind it that do not say theirs.
+    pub(crate) fn destinations(self, text: &str, strict: bool) -> Result<Vec<Destination>, Fault> {
+        if self == Dialect::RabbitMq || !text.contains(',') {
+            return Ok(vec![self.destination(text, strict)?]);
+        }
+        let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+        if parts.len() > COMPOSITE_MAX {
+            return Err(Fault::plain(format!("A composite destination of {} parts; there may be {COMPOSITE_MAX}", parts.len())));
+        }
+        let topics = is_topic(parts[0]);
+        let whole = |part: &str| match topics && !part.starts_with('/') && !part.contains("://") {
+            true => format!("/topic/{part}"),
+            false => part.to_owned(),
+        };
+        parts.iter().map(|part| self.destination(&whole(part), strict)).collect()
+    }
+
+    /// `strict`: what RabbitMQ refuses is refused.
+    pub(crate) fn destination(self, text: &str, strict: bool) -> Result<Destination, Fault> {
         let destination = match self {
-            Dialect::RabbitMq => Destination::parse(text).map_err(|bad| bad.fault())?,
+            Dialect::RabbitMq => match (text.strip_prefix("queue://"), text.strip_prefix("topic://")) {
+                (Some(name), _) if !strict && !name.is_empty() => Destination::Queue(name.to_owned()),
+                (_, Some(key)) if !strict && !key.is_empty() => Destination::Topic(key.to_owned()),
+                _ => Destination::parse(text).map_err(|bad| bad.fault())?,
+            },
             Dialect::ActiveMq => activemq_destination(text)?,
         };
         destination.check()?;
@@ -83,12 +110,20 @@ impl Dialect {
     }
 }
 
+fn is_topic(text: &str) -> bool {
+    text.starts_with("/topic/") || text.starts_with("topic://")
+}
+
+/// The topic whose messages a queue of this name is to get.
+pub(crate) fn virtual_topic(queue: &str) -> Option<&str> {
+    let (name, topic) = queue.strip_prefix("Consumer.")?.split_once('.')?;
+    let rest = topic.strip_prefix("VirtualTopic.")?;
+    (!name.is_empty() && !rest.is_empty()).then_some(topic)
+}
+
 fn activemq_destination(text: &str) -> Result<Destination, Fault> {
     let behind = |prefixes: [&str; 2]| prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
     let not_yet = |what: &str| Fault::plain(format!("{what} are not supported yet: '{text}'"));
-    if text.contains(',') {
-        return Err(not_yet("Composite destinations"));
-    }
     let destination = if let Some(name) = behind(["/topic/", "topic://"]) {
         Destination::Topic(name.to_owned())
     } else if let Some(id) = behind(["/temp-queue/", "temp-queue://"]) {
@@ -133,7 +168,7 @@ mod tests {
 
     #[test]
     fn activemqs_destinations_are_names_as_they_are() {
-        let parse = |text: &str| Dialect::ActiveMq.destination(text);
+        let parse = |text: &str| Dialect::ActiveMq.destination(text, false);
         let queue = |name: &str| Ok(Destination::Queue(name.to_owned()));
         let rows = [
             ("/queue/foo/bar", queue("foo/bar")),
@@ -149,8 +184,44 @@ mod tests {
         for (text, expected) in rows {
             assert_eq!(parse(text), expected, "{text}");
         }
-        for text in ["/queue/", "/queue/a.*", "/queue/a,/topic/b", "/temp-topic/t", "queue://>"] {
+        for text in ["/queue/", "/queue/a.*", "/temp-topic/t", "queue://>"] {
             assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn several_destinations_are_parted_by_commas() {
+        let all = |dialect: Dialect, text: &str| dialect.destinations(text, false);
+        let (queue, topic) = (|name: &str| Destination::Queue(name.into()), |name: &str| Destination::Topic(name.into()));
+        assert_eq!(all(Dialect::ActiveMq, "/queue/a,/topic/b, queue://c"), Ok(vec![queue("a"), topic("b"), queue("c")]));
+        assert_eq!(all(Dialect::ActiveMq, "/topic/a,b"), Ok(vec![topic("a"), topic("b")]));
+        assert_eq!(all(Dialect::ActiveMq, "/queue/a,b"), Ok(vec![queue("a"), queue("b")]));
+        assert_eq!(all(Dialect::RabbitMq, "/queue/a,b"), Ok(vec![queue("a,b")]));
+        assert!(all(Dialect::ActiveMq, "/queue/a,").is_err());
+        assert!(all(Dialect::ActiveMq, &"/queue/a,".repeat(100)).is_err());
+    }
+
+    #[test]
+    fn rabbitmq_takes_activemqs_prefixes_unless_it_is_strict() {
+        let parse = |text: &str, strict| Dialect::RabbitMq.destination(text, strict);
+        assert_eq!(parse("queue://a", false), Ok(Destination::Queue("a".into())));
+        assert_eq!(parse("topic://a.*", false), Ok(Destination::Topic("a.*".into())));
+        for (text, strict) in [("queue://a", true), ("topic://a", true), ("queue://", false), ("topic://", false)] {
+            assert_eq!(parse(text, strict).unwrap_err().message, "Unknown destination", "{text}");
+        }
+    }
+
+    #[test]
+    fn queues_of_virtual_topics_are_known_by_their_name() {
+        assert_eq!(virtual_topic("Consumer.A.VirtualTopic.Orders.eu"), Some("VirtualTopic.Orders.eu"));
+        for other in [
+            "Consumer.A.Orders",
+            "Consumer.VirtualTopic.Orders",
+            "VirtualTopic.Orders",
+            "Consumer..VirtualTopic.x",
+            "Consumer.A.VirtualTopic.",
+        ] {
+            assert_eq!(virtual_topic(other), None, "{other}");
         }
     }
 

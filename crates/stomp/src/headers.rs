@@ -16,6 +16,9 @@ use crate::destination::{Destination, REPLY_QUEUE};
 /// `Head::format` of messages sent here: `origin` is lines as above.
 pub const FORMAT: u8 = 4;
 
+/// What ActiveMQ's headers begin with that say when a message is to be delivered.
+pub(crate) const SCHEDULED: &[u8] = b"AMQ_SCHEDULED_";
+
 /// What a SEND says to the server.
 #[derive(Default)]
 pub(crate) struct Sent<'a> {
@@ -29,6 +32,8 @@ pub(crate) struct Sent<'a> {
     /// ActiveMQ's.
     pub expires: Option<Cow<'a, [u8]>>,
     pub user_id: Option<Cow<'a, [u8]>>,
+    /// ActiveMQ's: it is for later, and how it is a part of what is kept.
+    pub scheduled: bool,
     /// A name that is not allowed here.
     pub message_id: bool,
 }
@@ -100,7 +105,10 @@ pub(crate) fn read_send<'a>(headers: &codec::Headers<'a>, kept: &mut Vec<u8>) ->
                 sent.user_id = text()?;
                 put_raw(name, value, version, kept)?;
             }
-            _ => put_raw(name, value, version, kept)?,
+            name => {
+                sent.scheduled |= name.starts_with(SCHEDULED);
+                put_raw(name, value, version, kept)?;
+            }
         }
     }
     Ok(sent)

@@ -50,7 +50,17 @@ impl Allowed {
             row.used |= without != ours;
             ours = without;
         }
-        let fits = |row: &Row, line: &str| !matches!(&*row.theirs, "-" | "*") && title.contains(&row.title) && line.contains(&row.theirs);
+        let mut theirs = theirs.to_owned();
+        for row in self.rows.iter_mut().filter(|row| row.ours == "+" && title.contains(&row.title)) {
+            let kept: Vec<&str> = theirs.split(' ').filter(|word| !word.starts_with(&row.theirs)).collect();
+            let without = kept.join(" ");
+            row.used |= without != theirs;
+            theirs = without;
+        }
+        let theirs = &*theirs;
+        let fits = |row: &Row, line: &str| {
+            !matches!(&*row.theirs, "-" | "*") && row.ours != "+" && title.contains(&row.title) && line.contains(&row.theirs)
+        };
         // One of them, or all that fit, one after the other.
         if theirs == ours {
             return true;

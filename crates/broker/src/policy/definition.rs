@@ -1,4 +1,4 @@
-//! What a policy's definition says. The keys and what they may be are RabbitMQ's.
+//! What a policy's definition says. The keys and what they may be are RabbitMQ's, but for `redelivery-limit`.
 
 use super::{PolicyKind, PolicyValue};
 use std::collections::BTreeMap;
@@ -23,6 +23,8 @@ pub(crate) struct Settings {
     pub dead_letter_exchange: Option<Arc<str>>,
     pub dead_letter_key: Option<Arc<str>>,
     pub delivery_limit: Option<u32>,
+    /// Ours: the same for queues of every type.
+    pub redelivery_limit: Option<u32>,
     pub consumer_timeout_ms: Option<u64>,
     pub dead_letter_at_least_once: Option<bool>,
     pub alternate: Option<Arc<str>>,
@@ -101,6 +103,7 @@ impl Settings {
             // -1: as often as it takes.
             "delivery-limit" if *value == PolicyValue::Int(-1) => {}
             "delivery-limit" => self.delivery_limit = Some(u32::try_from(natural(value)?).unwrap_or(u32::MAX)),
+            "redelivery-limit" => self.redelivery_limit = Some(u32::try_from(natural(value)?).unwrap_or(u32::MAX)),
             "dead-letter-exchange" => self.dead_letter_exchange = Some(text(value)?),
             "dead-letter-routing-key" => self.dead_letter_key = Some(text(value)?),
             "alternate-exchange" => self.alternate = Some(text(value)?),

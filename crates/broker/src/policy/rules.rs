@@ -91,9 +91,11 @@ impl Rules {
         lower(&mut self.consumer_timeout_ms, settings.consumer_timeout_ms);
         self.bound.messages = self.bound.messages.min(settings.max_length.unwrap_or(u64::MAX));
         self.bound.bytes = self.bound.bytes.min(settings.max_length_bytes.unwrap_or(u64::MAX));
+        let lower = |mine: &mut Option<u32>, theirs: Option<u32>| *mine = (*mine).into_iter().chain(theirs).min();
+        lower(&mut self.delivery_limit, settings.redelivery_limit);
         if thing == Thing::QuorumQueue {
             // Classic queues do not count.
-            self.delivery_limit = self.delivery_limit.into_iter().chain(settings.delivery_limit).min();
+            lower(&mut self.delivery_limit, settings.delivery_limit);
         }
     }
 

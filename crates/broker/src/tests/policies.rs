@@ -185,6 +185,25 @@ fn the_delivery_limit_is_for_quorum_queues() {
 }
 
 #[test]
+fn the_redelivery_limit_is_for_queues_of_every_type() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    c.queue(&rig, "dead", durable());
+    let settings = [("redelivery-limit", number(1)), ("dead-letter-exchange", text("")), ("dead-letter-routing-key", text("dead"))];
+    set(&rig, policy("p", " q$", 0, &settings));
+    for (name, counts_attempts) in [("classic q", false), ("quorum q", true)] {
+        let id = c.queue(&rig, name, QueueSpec { counts_attempts, ..durable() });
+        c.publish(&rig, "", name, name);
+        for left in [1, 0] {
+            let (seq, ..) = c.take(&rig, name).expect("a message");
+            c.settle(&rig, id, seq, Outcome::Modified);
+            assert_eq!(c.counts(&rig, name), Some((left, 0)), "{name}");
+        }
+    }
+    assert_eq!(c.counts(&rig, "dead"), Some((2, 0)));
+}
+
+#[test]
 fn an_alternate_exchange_by_policy_changes_routes_that_are_remembered() {
     let rig = Rig::new();
     let mut c = rig.client();

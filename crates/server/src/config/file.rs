@@ -32,6 +32,7 @@ pub struct File {
     pub mqtt: Mqtt,
     pub stomp: Stomp,
     pub websocket: WebSocket,
+    pub dead_letter: DeadLetter,
 }
 
 /// `[[user]]`
@@ -269,6 +270,7 @@ pub enum Unauthorized {
 pub struct Stomp {
     /// Of listeners whose URL does not name one.
     pub dialect: Option<StompDialect>,
+    pub strict: Option<bool>,
     pub max_body_size: Option<Bytes<1, { 60 * MIB }>>,
     pub max_header_size: Option<Bytes<256, MIB>>,
     pub max_headers: Option<Whole<10, 10_000>>,
@@ -283,6 +285,7 @@ pub struct Stomp {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StompDialect {
+    Native,
     RabbitMq,
     ActiveMq,
 }
@@ -296,6 +299,15 @@ pub struct WebSocket {
     pub max_message_size: Option<Bytes<1024, { u64::MAX }>>,
     /// 0 = no pings.
     pub ping_secs: Option<Whole<0, 86_400>>,
+}
+
+/// `[dead_letter]`: for queues that have no other word about it.
+#[derive(Default, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeadLetter {
+    /// The queue, in each virtual host.
+    pub default: Option<String>,
+    pub redelivery_limit: Option<Whole<0, 1_000_000>>,
 }
 
 /// A listen URL, refused at its line.

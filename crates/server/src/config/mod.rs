@@ -35,6 +35,7 @@ pub struct Settings {
     pub mqtt: file::Mqtt,
     pub stomp: file::Stomp,
     pub websocket: file::WebSocket,
+    pub dead_letter: file::DeadLetter,
 }
 
 impl Settings {
@@ -83,6 +84,7 @@ impl Settings {
             mqtt: file.mqtt,
             stomp: file.stomp,
             websocket: file.websocket,
+            dead_letter: file.dead_letter,
         };
         settings.check()?;
         Ok(settings)
@@ -99,6 +101,10 @@ impl Settings {
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             bail!("user '{}' is there twice: right would be one [[user]] for each name", twice[0]);
+        }
+        if let Some(name) = self.dead_letter.default.as_ref().filter(|name| name.is_empty() || name.len() > 255 || name.starts_with("amq."))
+        {
+            bail!("dead_letter.default is '{name}': right would be the name of a queue, up to 255 bytes and without amq. before it");
         }
         self.check_exposure()
     }

@@ -56,6 +56,19 @@ impl Definitions {
     }
 }
 
+impl Definitions {
+    /// A queue, and a policy that gives way to every other.
+    pub fn add_default(&mut self, vhost: &str, queue: &str, policy: Policy) {
+        let spec = QueueSpec { durable: true, ..QueueSpec::default() };
+        self.queues.push(Placed { path: "[dead_letter]".to_owned(), vhost: vhost.to_owned(), what: (QueueName::new(queue), spec) });
+        self.add_policy(vhost, policy);
+    }
+
+    pub fn add_policy(&mut self, vhost: &str, policy: Policy) {
+        self.policies.push(Placed { path: "[dead_letter]".to_owned(), vhost: vhost.to_owned(), what: (PolicyKind::User, policy) });
+    }
+}
+
 /// Lines that are said one by one.
 const LINES_MAX: usize = 200;
 

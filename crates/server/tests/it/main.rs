@@ -2,6 +2,7 @@
 
 mod bench;
 mod conversions;
+mod dead_letter;
 mod hostile;
 mod journal;
 mod serve;

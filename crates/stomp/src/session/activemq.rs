@@ -5,9 +5,9 @@ use broker_api::{QueueName, QueueSpec};
 use super::send::{destination_text, number};
 use super::subscribe::{ack_mode, durable_name, tag_of, AckMode, Wanted};
 use super::{made_up_name, malformed, Handled, Session, Step};
-use crate::codec::{Frame, Version};
+use crate::codec::{self, Frame, Version};
 use crate::destination::{Destination, TOPIC_EXCHANGE};
-use crate::dialect::{shown, REMOTE_TEMP_QUEUE};
+use crate::dialect::{shown, virtual_topic, REMOTE_TEMP_QUEUE};
 use crate::error::Fault;
 use crate::headers::FORMAT;
 
@@ -21,7 +21,7 @@ impl Session {
         }
         let Some(header) = get("destination")? else { return Err(self.dialect().missing_destination("SUBSCRIBE")) };
         let text = destination_text(&header)?;
-        let destination = self.dialect().destination(text)?;
+        let destinations = self.dialect().destinations(text, self.stomp.config.strict)?;
         let tag = self.new_tag(id.as_deref(), &header)?;
         let prefetch = match get("activemq.prefetchSize")? {
             None => self.stomp.config.prefetch(),
@@ -33,23 +33,51 @@ impl Session {
         let mode = AckMode { prefetch, ..ack_mode(frame)? };
         let priority = get("activemq.priority")?.and_then(|text| number(&text)).unwrap_or(0);
         let name = self.subscription_name(frame)?;
-        let exclusive = name.is_some() && matches!(destination, Destination::Topic(_));
-        let (queue, prefix) = match &destination {
-            Destination::Topic(key) => (self.topic_queue(key, name, step), None),
+        if name.is_some() && destinations.len() > 1 {
+            return Err(Fault::plain(format!("A durable subscription has one topic: '{text}'")));
+        }
+        for destination in &destinations {
+            self.check_room()?;
+            let mut wanted = self.source(destination, name.clone(), &frame.headers, step)?;
+            wanted = Wanted { tag: tag.clone(), id: id.as_deref(), mode, priority, ..wanted };
+            self.consume(wanted, step);
+        }
+        Ok(())
+    }
+
+    /// Where the messages for a destination stand, and what they say as theirs.
+    fn source(
+        &mut self,
+        destination: &Destination,
+        durable: Option<QueueName>,
+        headers: &codec::Headers<'_>,
+        step: &mut Step<'_>,
+    ) -> Handled<Wanted<'static>> {
+        let exclusive = durable.is_some() && matches!(destination, Destination::Topic(_));
+        let mut feeds_it = None;
+        let (queue, prefix) = match destination {
+            Destination::Topic(key) => (self.topic_queue(key, durable, step), None),
             Destination::TempQueue(id) => (self.temp_queue(id, step)?, Some("/temp-queue/")),
             Destination::ReplyQueue(name) => (QueueName::new(name), Some(REMOTE_TEMP_QUEUE)),
-            Destination::Queue(name) => (self.declare(name, &frame.headers, true, step)?, Some("/queue/")),
+            Destination::Queue(name) => {
+                feeds_it = virtual_topic(name);
+                (self.declare(name, headers, true, step)?, Some("/queue/"))
+            }
             Destination::AmqQueue(_) | Destination::Exchange { .. } => return Err(self.dialect().missing_destination("SUBSCRIBE")),
         };
+        if let Some(topic) = feeds_it {
+            let pattern = self.dialect().pattern(topic);
+            self.bind(&queue, TOPIC_EXCHANGE, &pattern, step);
+        }
         let shown = prefix.map(|prefix| {
-            let name = if let Destination::TempQueue(id) = &destination { id } else { queue.as_str() };
+            let name = if let Destination::TempQueue(id) = destination { id } else { queue.as_str() };
             let mut out = Vec::new();
             shown(prefix, name.as_bytes(), self.version, &mut out);
             out.into()
         });
-        let topic = prefix.is_none();
-        self.consume(Wanted { tag, id: id.as_deref(), queue, topic, mode, priority, exclusive, shown }, step);
-        Ok(())
+        let (topic, virtual_topic) = (prefix.is_none(), feeds_it.is_some());
+        let mode = AckMode { auto: true, cumulative: false, prefetch: 0 };
+        Ok(Wanted { tag: Box::default(), id: None, queue, topic, virtual_topic, mode, priority: 0, exclusive, shown })
     }
 
     /// The queue of a subscription to a topic: for ever, under a name, or for as long as the connection.

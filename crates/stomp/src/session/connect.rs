@@ -69,7 +69,13 @@ impl Session {
         };
         let accepted = text("accept-version")?;
         let Some(version) = Version::negotiate(accepted.as_deref()) else {
-            return Err(Fault::new("Version mismatch", "Supported versions are 1.0,1.1,1.2\n"));
+            return Err(match self.dialect() {
+                Dialect::RabbitMq => Fault::new("Version mismatch", "Supported versions are 1.0,1.1,1.2\n"),
+                Dialect::ActiveMq => Fault::plain(format!(
+                    "Invalid Protocol version[{}], supported versions are: [1.2, 1.1, 1.0]",
+                    accepted.as_deref().unwrap_or_default()
+                )),
+            });
         };
         if let Some(header) = text("heart-beat")? {
             self.beats = Beats::of(&header, self.stomp.config.min_heart_beat)
@@ -137,7 +143,7 @@ impl Session {
             .header("heart-beat", self.beats.header())
             .header("version", self.version.text());
         match &self.peer.request_id {
-            Some(id) => connected.header("response-id", id.as_bytes()).end(),
+            Some(id) => connected.header("response-id", id.as_bytes()).header("receipt-id", id.as_bytes()).end(),
             None => connected.end(),
         }
         step.out.buffer().push(b'\n');

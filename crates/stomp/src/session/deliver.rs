@@ -8,6 +8,7 @@ use super::settle::Unsettled;
 use super::subscribe::says_ack;
 use super::{Session, Step};
 use crate::codec::put_number;
+use crate::destination::TOPIC_EXCHANGE;
 use crate::dialect::Dialect;
 use crate::mapping::{put_activemq_headers, put_destination, put_headers, put_topic};
 
@@ -42,6 +43,11 @@ impl Session {
             if says_ack(self.version, subscription.auto) {
                 out.extend_from_slice(b"ack:");
                 put_id(&subscription.id, tag, out);
+            }
+            if subscription.virtual_topic && delivery.exchange(batch) == TOPIC_EXCHANGE.as_bytes() {
+                out.extend_from_slice(b"original-destination:");
+                put_topic(batch, head, delivery, self.version, out);
+                out.push(b'\n');
             }
             match activemq {
                 false => put_headers(batch, head, delivery, self.version, &self.stomp.views, out),

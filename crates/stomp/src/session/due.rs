@@ -22,6 +22,8 @@ enum What {
 }
 
 struct Due {
+    /// Of its frame: a SEND to several destinations is several publishes.
+    first: u64,
     serial: u64,
     /// The commands of its frame: from, through.
     tokens: (u32, u32),
@@ -46,28 +48,32 @@ impl DueList {
     }
 
     pub(super) fn receipt(&mut self, id: &[u8], serial: u64, tokens: (u32, u32), sent: bool) {
+        self.receipt_of((serial, serial), id, tokens, sent);
+    }
+
+    pub(super) fn receipt_of(&mut self, (first, serial): (u64, u64), id: &[u8], tokens: (u32, u32), sent: bool) {
         self.bytes += id.len();
-        self.list.push_back(Due { serial, tokens, sent, what: What::Receipt(id.into()) });
+        self.list.push_back(Due { first, serial, tokens, sent, what: What::Receipt(id.into()) });
     }
 
     pub(super) fn error(&mut self, fault: Fault, receipt: Option<Box<[u8]>>, serial: u64, token: u32) {
         let what = What::Error(Box::new(fault), receipt);
-        self.list.push_back(Due { serial, tokens: (token + 1, token), sent: false, what });
+        self.list.push_back(Due { first: serial, serial, tokens: (token + 1, token), sent: false, what });
     }
 
     pub(super) fn bye(&mut self, receipt: Option<Box<[u8]>>, serial: u64, token: u32) {
-        self.list.push_back(Due { serial, tokens: (token + 1, token), sent: false, what: What::Bye(receipt) });
+        self.list.push_back(Due { first: serial, serial, tokens: (token + 1, token), sent: false, what: What::Bye(receipt) });
     }
 
     /// The first of these publishes whose sender waits for a receipt.
     pub(super) fn sent_between(&self, first: u64, last: u64) -> Option<u64> {
         let start = self.list.partition_point(|due| due.serial < first);
-        self.list.iter().skip(start).take_while(|due| due.serial <= last).find(|due| due.sent).map(|due| due.serial)
+        self.list.iter().skip(start).take_while(|due| due.first <= last).find(|due| due.sent).map(|due| due.serial)
     }
 
     pub(super) fn refuse_publish(&mut self, serial: u64, fault: Fault) {
         let at = self.list.partition_point(|due| due.serial < serial);
-        let is_it = |due: &Due| due.sent && due.serial == serial;
+        let is_it = |due: &Due| due.sent && (due.first..=due.serial).contains(&serial);
         self.refuse_from(at, is_it, fault);
     }
 
@@ -182,6 +188,18 @@ mod tests {
         (list.done, list.replied) = (2, 1);
         assert!((0..3).all(|_| list.next().is_some()));
         assert!(list.next().is_none());
+    }
+
+    #[test]
+    fn a_frame_of_several_publishes_is_refused_by_any_of_them() {
+        for refused in 2..=4 {
+            let mut list = DueList::default();
+            list.receipt(b"1", 1, (1, 1), true);
+            list.receipt_of((2, 4), b"2", (2, 1), true);
+            assert_eq!(list.sent_between(refused, refused), Some(4));
+            list.refuse_publish(refused, Fault::new("refused", ""));
+            assert_eq!(ids(&list), ["1", "refused true"], "{refused}");
+        }
     }
 
     #[test]

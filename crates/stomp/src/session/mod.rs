@@ -14,6 +14,7 @@ mod connect;
 mod deliver;
 mod due;
 pub(crate) mod fuzz;
+mod schedule;
 mod send;
 mod settle;
 mod subscribe;
@@ -30,6 +31,7 @@ use broker_api::{
     Signal, Split, Token, Turn, TxIx,
 };
 use bytes::Bytes;
+use smallvec::SmallVec;
 use tracing::debug;
 
 use crate::codec::{Command, DecodeError, Frame, Frames, Splitter, Version};
@@ -116,14 +118,16 @@ pub(crate) struct Session {
     numbers: Numbers,
     /// By consumer number.
     subscriptions: HashMap<u32, Subscription>,
-    /// By what an id makes of them, `T_id` or `Q_destination`; those that were ended are not here.
-    by_tag: HashMap<Box<[u8]>, u32>,
+    /// By what an id makes of them, `T_id` or `Q_destination`; those that were ended are not here. One to a composite destination is several.
+    by_tag: HashMap<Box<[u8]>, SmallVec<[u32; 1]>>,
     /// Reply queues, by the ID of `/temp-queue/ID`; to ActiveMQ, temporary queues.
     replies: HashMap<Box<str>, QueueName>,
     /// By the destination header of a SEND.
     targets: HashMap<Box<[u8]>, Target>,
     /// Queues that were declared here, and are not again.
     declared: HashSet<QueueName>,
+    /// Keys under which scheduled messages find their way, exchange first.
+    scheduled: HashSet<Box<str>>,
     transactions: HashMap<Box<[u8]>, Transaction>,
     requests: VecDeque<Request>,
     due: DueList,
@@ -176,6 +180,7 @@ impl Session {
             replies: HashMap::new(),
             targets: HashMap::new(),
             declared: HashSet::new(),
+            scheduled: HashSet::new(),
             transactions: HashMap::new(),
             requests: VecDeque::new(),
             due: DueList::default(),

@@ -18,8 +18,15 @@ const DECLARED_MAX: usize = 16_384;
 
 /// Where messages with one destination header go.
 pub(super) struct Target {
-    exchange: Box<str>,
-    key: Box<str>,
+    first: Address,
+    /// Those of a composite destination behind the first.
+    more: Vec<Address>,
+}
+
+#[derive(Clone)]
+pub(super) struct Address {
+    pub(super) exchange: Box<str>,
+    pub(super) key: Box<str>,
 }
 
 impl Session {
@@ -41,6 +48,7 @@ impl Session {
         }
         let Some(destination) = &sent.destination else { return Err(self.dialect().missing_destination("SEND")) };
         self.dialect().not_yet(&frame.headers, false)?;
+        let schedule = self.schedule(sent, from, step)?;
         let priority = match &sent.priority {
             None => 0,
             Some(text) => number(text).ok_or_else(|| Fault::processing("priority is no number from 0 to 255"))?,
@@ -58,12 +66,26 @@ impl Session {
             let address = self.reply_address(address, step)?;
             put_line("reply-to", &address, &mut step.turn.arena);
         }
+        if self.dialect() == Dialect::ActiveMq && destination.contains(&b',') {
+            put_line("original-destination", destination, &mut step.turn.arena);
+        }
         let origin = Span::arena(from, step.turn.arena.len() - from);
         if !self.targets.contains_key(&**destination) {
             self.find_target(destination, &frame.headers, step)?;
         }
+        let addresses = match self.targets.get(&**destination) {
+            Some(target) if target.more.is_empty() && schedule.is_none() => None,
+            Some(target) => Some([&[target.first.clone()], &*target.more].concat()),
+            None => return Ok(()),
+        };
+        // Others than one at once are rare.
+        let several = match (addresses, schedule) {
+            (None, _) => None,
+            (Some(addresses), Some(schedule)) => Some(self.scheduled(addresses, schedule, frame.body.len(), step)?),
+            (Some(addresses), None) => Some(addresses.into_iter().map(|address| (address, 0)).collect()),
+        };
         let Some(target) = self.targets.get(&**destination) else { return Ok(()) };
-        let (exchange, key) = (step.turn.intern(target.exchange.as_bytes()), step.turn.intern(target.key.as_bytes()));
+        let (exchange, key) = (step.turn.intern(target.first.exchange.as_bytes()), step.turn.intern(target.first.key.as_bytes()));
         let mut flags = if sent.persistent { HEAD_DURABLE } else { 0 };
         if sent.receipt.is_some() {
             flags |= HEAD_CONFIRM;
@@ -85,10 +107,22 @@ impl Session {
             ..Head::default()
         };
         self.set_scope(transaction, step.turn);
-        step.turn.publish(head);
-        self.numbers.serial += 1;
+        let first = self.numbers.serial + 1;
+        match several {
+            None => {
+                step.turn.publish(head);
+                self.numbers.serial += 1;
+            }
+            Some(several) => {
+                for (address, delay_ms) in several {
+                    let (exchange, key) = (step.turn.intern(address.exchange.as_bytes()), step.turn.intern(address.key.as_bytes()));
+                    step.turn.publish(Head { exchange, key, delay_ms, ..head });
+                    self.numbers.serial += 1;
+                }
+            }
+        }
         if let Some(receipt) = &sent.receipt {
-            self.due.receipt(receipt, self.numbers.serial, (first_token, self.numbers.token), true);
+            self.due.receipt_of((first, self.numbers.serial), receipt, (first_token, self.numbers.token), true);
         }
         Ok(())
     }
@@ -97,22 +131,28 @@ impl Session {
     #[cold]
     fn find_target(&mut self, header: &[u8], headers: &codec::Headers<'_>, step: &mut Step<'_>) -> Handled {
         let text = destination_text(header)?;
-        let destination = match self.dialect().destination(text)? {
-            Destination::TempQueue(id) if self.dialect() == Dialect::ActiveMq => {
-                Destination::ReplyQueue(self.temp_queue(&id, step)?.to_string())
+        let mut addresses = Vec::new();
+        for destination in self.dialect().destinations(text, self.stomp.config.strict)? {
+            let destination = match destination {
+                Destination::TempQueue(id) if self.dialect() == Dialect::ActiveMq => {
+                    Destination::ReplyQueue(self.temp_queue(&id, step)?.to_string())
+                }
+                other => other,
+            };
+            let Some((exchange, key)) = destination.routing() else {
+                return Err(Fault::new("Invalid destination", format!("'{text}' is not a valid destination for 'SEND'\n")));
+            };
+            if let Destination::Queue(name) = &destination {
+                self.declare(name, headers, false, step)?;
             }
-            other => other,
-        };
-        let Some((exchange, key)) = destination.routing() else {
-            return Err(Fault::new("Invalid destination", format!("'{text}' is not a valid destination for 'SEND'\n")));
-        };
-        if let Destination::Queue(name) = &destination {
-            self.declare(name, headers, false, step)?;
+            addresses.push(Address { exchange: exchange.into(), key: key.into() });
         }
+        let mut addresses = addresses.into_iter();
+        let Some(first) = addresses.next() else { return Ok(()) };
         if self.targets.len() >= TARGETS_MAX {
             self.targets.clear();
         }
-        self.targets.insert(header.into(), Target { exchange: exchange.into(), key: key.into() });
+        self.targets.insert(header.into(), Target { first, more: addresses.collect() });
         Ok(())
     }
 
@@ -152,7 +192,7 @@ impl Session {
         let text = destination_text(address)?;
         if self.dialect() == Dialect::ActiveMq {
             // Nothing there is refused; what is no address stays a text.
-            return match self.dialect().destination(text) {
+            return match self.dialect().destination(text, false) {
                 Ok(Destination::TempQueue(id)) => Ok(mapping::reply_to(self.temp_queue(&id, step)?.as_str().as_bytes())),
                 Ok(Destination::ReplyQueue(name)) => Ok(mapping::reply_to(name.as_bytes())),
                 _ => Ok(address.to_vec()),
@@ -160,7 +200,7 @@ impl Session {
         }
         let Some(id) = text.strip_prefix(TEMP_QUEUE) else {
             // RabbitMQ reads it as a destination, too.
-            self.dialect().destination(text)?;
+            self.dialect().destination(text, self.stomp.config.strict)?;
             return Ok(mapping::reply_to(address));
         };
         if let Some(queue) = self.replies.get(id) {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use broker_api::{ConsumerIx, CreditTo, Outcome, QueueId, Seq, Settle};
+use smallvec::SmallVec;
 
 use super::{malformed, Handled, Session, Step, OWNER};
 use crate::codec::{Frame, Version};
@@ -100,12 +101,16 @@ impl Session {
             true => unexpected(),
             false => Fault::new("Invalid header", format!("\"{command}\" must include a valid \"{header}\" header\n")),
         };
+        if !activemq {
+            self.check_has_subscription(&id)?;
+        }
         let (subscription, tag) = self.read_id(&id).ok_or_else(invalid)?;
         let outcome = match command {
             "ACK" => Outcome::Accepted,
             // What goes back counts as an attempt.
             _ => match frame.headers.get("requeue").map_err(malformed)?.as_deref() {
                 Some(b"false") => Outcome::Rejected,
+                None if activemq && self.stomp.config.dead_letters => Outcome::Rejected,
                 _ => Outcome::Modified,
             },
         };
@@ -114,24 +119,34 @@ impl Session {
             false => Fault::precondition(format!("unknown delivery tag {tag}")),
         };
         let ix = self.who_has(subscription, tag).ok_or_else(unknown)?;
-        let found = self.subscriptions.get_mut(&ix).ok_or_else(unknown)?;
+        let cumulative = self.subscriptions.get(&ix).is_some_and(|found| found.cumulative);
         let mut taken = Vec::new();
-        match found.cumulative {
-            true => found.unacked.take_through(tag, |entry| taken.push(entry)),
-            false => taken.extend(found.unacked.take(tag)),
+        for part in self.parts_of(ix) {
+            let Some(found) = self.subscriptions.get_mut(&part) else { continue };
+            match cumulative {
+                true => found.unacked.take_through(tag, |entry| taken.push((part, entry))),
+                false if part == ix => taken.extend(found.unacked.take(tag).map(|entry| (part, entry))),
+                false => {}
+            }
         }
         self.set_scope(scope, step.turn);
-        for entry in &taken {
+        for (_, entry) in &taken {
             step.turn.settle(Settle { queue: entry.queue, first: entry.seq, count: 1, owner: OWNER, state: 0, outcome });
         }
         match transaction.and_then(|name| self.transactions.get_mut(&*name)) {
-            Some(transaction) => transaction.settled.extend(taken.into_iter().map(|entry| (ix, entry))),
+            Some(transaction) => transaction.settled.extend(taken),
             None => {
-                taken.iter().for_each(|_| self.owe(ix));
+                taken.iter().for_each(|(part, _)| self.owe(*part));
                 self.forget_if_idle(ix);
             }
         }
         Ok(())
+    }
+
+    /// This subscription, and the others to the same composite destination.
+    fn parts_of(&self, ix: u32) -> SmallVec<[u32; 1]> {
+        let all = self.subscriptions.get(&ix).and_then(|found| self.by_tag.get(&found.tag));
+        all.filter(|all| all.contains(&ix)).cloned().unwrap_or_else(|| SmallVec::from([ix]))
     }
 
     /// `TAG@@SESSION@@NUMBER`: which subscription, and which delivery of this connection.
@@ -144,10 +159,21 @@ impl Session {
         Some((subscription, number))
     }
 
+    /// RabbitMQ looks for the subscription first, whatever connection an id is from.
+    fn check_has_subscription(&self, id: &[u8]) -> Handled {
+        let mut parts = memchr::memmem::find_iter(id, ID_SEPARATOR);
+        let (Some(end), Some(_)) = (parts.next(), parts.next()) else { return Ok(()) };
+        if self.by_tag.contains_key(&id[..end]) || self.subscriptions.values().any(|found| id.starts_with(&found.tag)) {
+            return Ok(());
+        }
+        let id = String::from_utf8_lossy(id);
+        Err(Fault::new("Subscription not found", format!("Message with id \"{id}\" has no subscription\n")))
+    }
+
     /// The subscription that this delivery was for: the one of that name, or one that had the name and was ended.
     fn who_has(&self, name: &[u8], tag: u64) -> Option<u32> {
         let has = |ix: &u32| self.subscriptions.get(ix).is_some_and(|found| found.unacked.find(tag).is_some());
-        if let Some(ix) = self.by_tag.get(name).copied().filter(has) {
+        if let Some(ix) = self.by_tag.get(name).and_then(|all| all.iter().copied().find(has)) {
             return Some(ix);
         }
         let mut ended = self.subscriptions.iter().filter(|(_, found)| found.ended && *found.tag == *name);

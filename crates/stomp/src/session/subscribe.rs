@@ -20,6 +20,8 @@ pub(super) struct Subscription {
     pub(super) queue: QueueName,
     /// Of a topic: deleting the queue goes with ending it for good.
     topic: bool,
+    /// What comes out of its queue may have been sent to a topic, and says so.
+    pub(super) virtual_topic: bool,
     /// What its messages say as their destination, where that is always the same.
     pub(super) shown: Option<Box<[u8]>>,
     /// The `subscription` line of its messages; empty without an id.
@@ -50,6 +52,7 @@ pub(super) struct Wanted<'a> {
     pub(super) id: Option<&'a [u8]>,
     pub(super) queue: QueueName,
     pub(super) topic: bool,
+    pub(super) virtual_topic: bool,
     pub(super) mode: AckMode,
     pub(super) priority: i32,
     pub(super) exclusive: bool,
@@ -70,7 +73,7 @@ impl Session {
         }
         let Some(header) = get("destination")? else { return Err(self.dialect().missing_destination("SUBSCRIBE")) };
         let text = destination_text(&header)?;
-        let destination = self.dialect().destination(text)?;
+        let destination = self.dialect().destination(text, self.stomp.config.strict)?;
         let Some((exchange, key)) = destination.routing() else {
             return Err(Fault::new("Invalid destination", format!("'{text}' is not a valid destination for 'SUBSCRIBE'\n")));
         };
@@ -106,7 +109,10 @@ impl Session {
             }
         };
         let topic = matches!(destination, Destination::Topic(_));
-        self.consume(Wanted { tag, id: id.as_deref(), queue, topic, mode, priority, exclusive: false, shown: None }, step);
+        self.consume(
+            Wanted { tag, id: id.as_deref(), queue, topic, virtual_topic: false, mode, priority, exclusive: false, shown: None },
+            step,
+        );
         Ok(())
     }
 
@@ -122,7 +128,7 @@ impl Session {
         Ok(tag)
     }
 
-    fn check_room(&self) -> Handled {
+    pub(super) fn check_room(&self) -> Handled {
         let most = self.stomp.config.max_subscriptions;
         if self.subscriptions.len() >= most {
             return Err(Fault::new("Subscription limit exceeded", format!("Too many subscriptions of one connection (limit {most})\n")));
@@ -151,12 +157,12 @@ impl Session {
         let mode = AckMode { auto: true, cumulative: false, prefetch: 0 };
         let tag = tag_of(Some(id.as_bytes()), b"");
         let (id, queue) = (Some(id.as_bytes()), queue.clone());
-        self.consume(Wanted { tag, id, queue, topic: false, mode, priority: 0, exclusive: false, shown: None }, step);
+        self.consume(Wanted { tag, id, queue, topic: false, virtual_topic: false, mode, priority: 0, exclusive: false, shown: None }, step);
         Ok(())
     }
 
     pub(super) fn consume(&mut self, wanted: Wanted<'_>, step: &mut Step<'_>) {
-        let Wanted { tag, id, queue, topic, mode, priority, exclusive, shown } = wanted;
+        let Wanted { tag, id, queue, topic, virtual_topic, mode, priority, exclusive, shown } = wanted;
         self.numbers.consumer += 1;
         let ix = self.numbers.consumer;
         let limited = mode.prefetch != 0 && !mode.auto;
@@ -178,6 +184,7 @@ impl Session {
             tag: tag.clone(),
             queue,
             topic,
+            virtual_topic,
             shown,
             auto: mode.auto,
             cumulative: mode.cumulative,
@@ -186,7 +193,7 @@ impl Session {
             unacked: Unacked::default(),
             ended: false,
         };
-        self.by_tag.insert(tag, ix);
+        self.by_tag.entry(tag).or_default().push(ix);
         self.subscriptions.insert(ix, subscription);
     }
 
@@ -237,12 +244,16 @@ impl Session {
         Ok(())
     }
 
-    /// Nothing more comes for it. Answers whether it was to a topic, and its queue.
+    /// Nothing more comes for it. Answers whether it was to a topic, and its queue (of several: the first).
     pub(super) fn end_subscription(&mut self, tag: &[u8], step: &mut Step<'_>) -> Option<(bool, QueueName)> {
-        let ix = self.by_tag.remove(tag)?;
-        self.command(Control::Cancel { consumer: ConsumerIx(ix) }, Asked::Cancel(ix), step);
-        let found = self.subscriptions.get_mut(&ix)?;
-        found.ended = true;
+        let all = self.by_tag.remove(tag)?;
+        for ix in &all {
+            self.command(Control::Cancel { consumer: ConsumerIx(*ix) }, Asked::Cancel(*ix), step);
+            if let Some(found) = self.subscriptions.get_mut(ix) {
+                found.ended = true;
+            }
+        }
+        let found = self.subscriptions.get(all.first()?)?;
         Some((found.topic, found.queue.clone()))
     }
 
@@ -266,7 +277,12 @@ impl Session {
         if found.ended {
             return;
         }
-        self.by_tag.remove(&found.tag);
+        if let Some(all) = self.by_tag.get_mut(&found.tag) {
+            all.retain(|other| *other != ix);
+            if all.is_empty() {
+                self.by_tag.remove(&found.tag);
+            }
+        }
         self.replies.retain(|_, queue| *queue != found.queue);
         self.declared.remove(&found.queue);
         let (kind, name) = found.tag.split_at(2.min(found.tag.len()));

@@ -41,10 +41,11 @@ impl Names {
                 "/wat/",
                 "/reply-queue/",
             ];
-            let kept = PREFIXES.iter().find(|prefix| value.starts_with(**prefix)).map_or(0, |prefix| prefix.len());
+            let blank = value.len() - value.trim_start().len();
+            let kept = PREFIXES.iter().find(|prefix| value[blank..].starts_with(**prefix)).map_or(blank, |prefix| blank + prefix.len());
             let (kind, name) = value.split_at(kept);
-            let is_ours = matches!(kind, "/queue/" | "/topic/" | "/amq/queue/" | "queue://" | "topic://")
-                || kind.is_empty() && !name.is_empty() && !name.starts_with(['/', ' ']);
+            let is_ours = matches!(kind.trim_start(), "/queue/" | "/topic/" | "/amq/queue/" | "queue://" | "topic://")
+                || kind.trim_start().is_empty() && !name.starts_with('/');
             match is_ours && !name.starts_with("amq.") && !name.is_empty() {
                 true => format!("{kind}{}{name}", self.prefix),
                 false => value.to_owned(),

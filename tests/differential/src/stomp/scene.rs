@@ -188,10 +188,17 @@ impl Peer {
         }
     }
 
-    /// What came since, in words: answers first, then messages by subscription. How a broker mixes these is a matter of chance.
+    /// What came since, in words: errors, receipts, then messages by subscription. How a broker mixes these is a matter of chance.
     fn heard(&mut self, names: &Names) -> Vec<String> {
         let mut frames = std::mem::take(&mut self.frames);
-        frames.sort_by_key(|frame| (frame.command == "MESSAGE").then(|| frame.get("subscription").unwrap_or_default().to_owned()));
+        frames.sort_by_key(|frame| {
+            let text = |name| frame.get(name).unwrap_or_default().to_owned();
+            match frame.command.as_str() {
+                "MESSAGE" => (2, text("subscription")),
+                "RECEIPT" => (1, text("receipt-id")),
+                _ => (0, String::new()),
+            }
+        });
         frames.iter().map(|frame| names.shown(&in_words(frame, self.activemq))).collect()
     }
 }
@@ -212,8 +219,9 @@ fn in_words(frame: &Frame, activemq: bool) -> String {
         }
     }
     headers.sort();
-    // ActiveMQ's ERROR has a stack trace in it.
-    let body = if activemq && frame.command == "ERROR" { String::new() } else { String::from_utf8_lossy(&frame.body).into_owned() };
+    // ActiveMQ's ERROR has a stack trace in it, and RabbitMQ's Processing error says no more than that.
+    let unsaid = activemq || frame.get("message") == Some("Processing error");
+    let body = if unsaid && frame.command == "ERROR" { String::new() } else { String::from_utf8_lossy(&frame.body).into_owned() };
     let body = match body.len() {
         0 => String::new(),
         1..=300 => format!(" >> {}", body.trim_end().replace('\n', "\\n").replace('\0', "\\0")),
@@ -224,7 +232,7 @@ fn in_words(frame: &Frame, activemq: bool) -> String {
 
 /// Names that are made up differ from run to run.
 fn without_chance(value: &str) -> String {
-    for prefix in ["/reply-queue/amq.gen-", "/remote-temp-queue/"] {
+    for prefix in ["/reply-queue/amq.gen-", "/queue/amq.gen-", "/remote-temp-queue/"] {
         if value.starts_with(prefix) {
             return format!("{prefix}*");
         }

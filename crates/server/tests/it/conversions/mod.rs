@@ -5,7 +5,7 @@ mod amqp;
 mod from_amqp;
 mod from_mqtt;
 mod mqtt;
-mod stomp;
+pub mod stomp;
 mod topics;
 mod ways;
 mod with_stomp;

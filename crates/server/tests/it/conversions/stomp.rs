@@ -1,6 +1,7 @@
 //! A client of STOMP 1.2: frames as text, a receipt awaited for each that asks for something.
 
 use super::super::{Carrick, LIMIT};
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -9,6 +10,7 @@ pub struct Stomp {
     stream: TcpStream,
     input: Vec<u8>,
     receipts: u32,
+    put_by: VecDeque<Frame>,
 }
 
 #[derive(Debug)]
@@ -34,15 +36,21 @@ impl Frame {
 
 impl Stomp {
     pub fn connect(carrick: &Carrick) -> Stomp {
-        let url = carrick.urls.iter().find_map(|url| url.strip_prefix("stomp://")).expect("a STOMP listener");
-        let stream = TcpStream::connect(url.trim_end_matches('/')).expect("connected");
-        let mut stomp = Stomp { stream, input: Vec::new(), receipts: 0 };
+        let url = carrick.urls.iter().find(|url| url.starts_with("stomp://")).expect("a STOMP listener");
+        Stomp::at(url)
+    }
+
+    /// At the listener with this URL.
+    pub fn at(url: &str) -> Stomp {
+        let address = url.trim_start_matches("stomp://").split(['/', '?']).next().expect("an address");
+        let stream = TcpStream::connect(address).expect("connected");
+        let mut stomp = Stomp { stream, input: Vec::new(), receipts: 0, put_by: VecDeque::new() };
         stomp.write("CONNECT", &[("accept-version", "1.2"), ("host", "/"), ("login", "guest"), ("passcode", "guest")], b"");
         assert_eq!(stomp.read(LIMIT).expect("an answer").command, "CONNECTED");
         stomp
     }
 
-    fn write(&mut self, command: &str, headers: &[(&str, &str)], body: &[u8]) {
+    pub fn write(&mut self, command: &str, headers: &[(&str, &str)], body: &[u8]) {
         let mut frame = format!("{command}\n");
         headers.iter().for_each(|(name, value)| frame += &format!("{name}:{value}\n"));
         let mut bytes = format!("{frame}content-length:{}\n\n", body.len()).into_bytes();
@@ -52,13 +60,28 @@ impl Stomp {
     }
 
     /// Sends a frame and waits for its receipt.
-    fn ask(&mut self, command: &str, headers: &[(&str, &str)], body: &[u8]) {
+    pub fn ask(&mut self, command: &str, headers: &[(&str, &str)], body: &[u8]) {
         self.receipts += 1;
         let receipt = self.receipts.to_string();
         let headers: Vec<_> = headers.iter().copied().chain([("receipt", receipt.as_str())]).collect();
         self.write(command, &headers, body);
         let answer = self.read(LIMIT).expect("an answer");
         assert_eq!((answer.command.as_str(), answer.header("receipt-id")), ("RECEIPT", Some(receipt.as_str())), "{answer:?}");
+    }
+
+    /// The same while messages may come, which stay to be taken.
+    pub fn ask_beside_messages(&mut self, command: &str, headers: &[(&str, &str)]) {
+        self.receipts += 1;
+        let receipt = self.receipts.to_string();
+        let headers: Vec<_> = headers.iter().copied().chain([("receipt", receipt.as_str())]).collect();
+        self.write(command, &headers, b"");
+        loop {
+            let answer = self.read_new(LIMIT).expect("an answer");
+            match answer.command.as_str() {
+                "MESSAGE" => self.put_by.push_back(answer),
+                _ => break assert_eq!(answer.header("receipt-id"), Some(receipt.as_str()), "{answer:?}"),
+            }
+        }
     }
 
     pub fn send(&mut self, destination: &str, headers: &[(&str, &str)], body: &[u8]) {
@@ -73,7 +96,11 @@ impl Stomp {
     }
 
     /// The next frame; `None` if none comes in this time.
-    fn read(&mut self, patience: Duration) -> Option<Frame> {
+    pub fn read(&mut self, patience: Duration) -> Option<Frame> {
+        self.put_by.pop_front().or_else(|| self.read_new(patience))
+    }
+
+    fn read_new(&mut self, patience: Duration) -> Option<Frame> {
         self.stream.set_read_timeout(Some(patience)).expect("a timeout");
         loop {
             if let Some((frame, len)) = parse(&self.input) {
