@@ -44,6 +44,11 @@ impl Session {
         if !sent.scheduled || self.dialect() != Dialect::ActiveMq {
             return Ok(None);
         }
+        // A repetition of nothing is a header like any other.
+        let says = |name: &str| lines(&step.turn.arena[from..]).any(|(known, _)| known == name.as_bytes());
+        if !says("AMQ_SCHEDULED_DELAY") && !says("AMQ_SCHEDULED_PERIOD") {
+            return Ok(None);
+        }
         let kept = step.turn.arena.split_off(from);
         let mut schedule = Schedule { delay_ms: 0, period_ms: 0, repeat: 0 };
         for (name, value) in lines(&kept) {
