@@ -46,7 +46,7 @@ pub const SUITES: &[Suite] = &[
     },
     Suite {
         name: "clients",
-        about: "other people's clients: of MQTT Mosquitto's, Paho for Python, Java and Go, MQTT.js, rumqttc; of AMQP pika, aio-pika, Celery, amqplib, lapin, amqp091-go, php-amqplib, RabbitMQ's and Spring's for Java, amqp-tools",
+        about: "other people's clients: of MQTT Mosquitto's, Paho for Python, Java and Go, MQTT.js, rumqttc; of AMQP pika, aio-pika, Celery, amqplib, lapin, amqp091-go, php-amqplib, RabbitMQ's and Spring's for Java, amqp-tools; of STOMP stomp.py, Ruby's gem, Net::Stomp",
         needs: &[],
         binary: true,
         limit: minutes(15),

@@ -108,6 +108,9 @@ impl Session {
     /// By id or destination it ends for now, by its name for ever.
     pub(super) fn unsubscribe_activemq(&mut self, frame: &Frame<'_>, step: &mut Step<'_>) -> Handled {
         let get = |name: &str| frame.headers.get(name).map_err(malformed);
+        if self.stomp.config.strict && self.version != Version::V10 && get("id")?.is_none() {
+            return Err(Fault::plain("UNSUBSCRIBE received without a subscription id!".to_owned()));
+        }
         if let Some(queue) = self.subscription_name(frame)? {
             let tags: Vec<Box<[u8]>> =
                 self.subscriptions.values().filter(|found| found.queue == queue).map(|found| found.tag.clone()).collect();

@@ -57,6 +57,8 @@ pub const PROGRAMS: &[Program] = &[
     Program { name: "stomp-py", needs: &[Need::Python], speaks: Speaks::Stomp(STOMP_PY), prepare: python },
     Program { name: "stompjs", needs: &[Need::Npm], speaks: Speaks::Stomp(STOMPJS), prepare: npm },
     Program { name: "browser", needs: &[Need::Npm, Need::Chromium], speaks: Speaks::Web(BROWSER), prepare: npm },
+    Program { name: "ruby-stomp", needs: &[Need::RubyStomp], speaks: Speaks::Stomp(RUBY_STOMP), prepare: ruby },
+    Program { name: "net-stomp", needs: &[Need::NetStomp], speaks: Speaks::Stomp(NET_STOMP), prepare: perl },
     Program { name: "pika-paho", needs: &[Need::Python], speaks: Speaks::All(PIKA_PAHO), prepare: python },
     Program { name: "spring-amqp", needs: JAVA, speaks: Speaks::Amqp { without: &[], more: SPRING_AMQP }, prepare: maven },
 ];
@@ -155,6 +157,32 @@ const BROWSER: &[&str] = &[
     "foreign-page",
     "wrong-use",
     "reconnect-kill9",
+];
+const RUBY_STOMP: &[&str] = &[
+    "versions",
+    "receipts",
+    "client-individual",
+    "nack",
+    "transaction",
+    "durable-subscription",
+    "activemq-durable",
+    "activemq-later",
+    "large",
+    "dirty-close",
+    "heart-beat",
+    "wrong-password",
+];
+/// It knows nothing of heart-beats, nor of what 1.2 calls the id of a delivery.
+const NET_STOMP: &[&str] = &[
+    "receipts",
+    "client-individual",
+    "nack",
+    "transaction",
+    "durable-subscription",
+    "activemq-dialect",
+    "large",
+    "dirty-close",
+    "wrong-password",
 ];
 /// kombu's own, and those of Celery's workers.
 const CELERY: &[&str] = &[
@@ -301,6 +329,20 @@ fn php(shop: &Shop) -> Result<Command> {
     let mut php = shop.command("php");
     php.arg(shop.source.join("client.php"));
     Ok(php)
+}
+
+/// A `client.rb`; Debian has its library.
+fn ruby(shop: &Shop) -> Result<Command> {
+    let mut ruby = shop.command("ruby");
+    ruby.arg(shop.source.join("client.rb"));
+    Ok(ruby)
+}
+
+/// A `client.pl`; Debian has its library.
+fn perl(shop: &Shop) -> Result<Command> {
+    let mut perl = shop.command("perl");
+    perl.arg(shop.source.join("client.pl"));
+    Ok(perl)
 }
 
 /// A `client.js` with its `package.json` and lock file.

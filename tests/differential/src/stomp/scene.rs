@@ -194,7 +194,8 @@ impl Peer {
         frames.sort_by_key(|frame| {
             let text = |name| frame.get(name).unwrap_or_default().to_owned();
             match frame.command.as_str() {
-                "MESSAGE" => (2, text("subscription")),
+                // Of a composite destination by the part that it comes from.
+                "MESSAGE" => (2, text("subscription") + " " + &text("destination")),
                 "RECEIPT" => (1, text("receipt-id")),
                 _ => (0, String::new()),
             }
