@@ -75,7 +75,7 @@ impl Session {
         }
         let addresses = match self.targets.get(&**destination) {
             Some(target) if target.more.is_empty() && schedule.is_none() => None,
-            Some(target) => Some([&[target.first.clone()], &*target.more].concat()),
+            Some(target) => Some([std::slice::from_ref(&target.first), &*target.more].concat()),
             None => return Ok(()),
         };
         // Others than one at once are rare.
