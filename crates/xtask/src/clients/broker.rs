@@ -33,10 +33,10 @@ pub struct Ports {
     pub amqp: u16,
     pub stomp: u16,
     /// WebSocket; the second one where STOMP is meant if nothing is said.
-    web: u16,
-    web_stomp: u16,
+    pub web: u16,
+    pub web_stomp: u16,
     /// Whatever arrives.
-    any: u16,
+    pub any: u16,
     /// Of [`TLS`].
     pub tls: [u16; 4],
     /// Where STOMP is spoken as an ActiveMQ does.
