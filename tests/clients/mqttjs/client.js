@@ -3,11 +3,12 @@
 
 const assert = require("node:assert/strict");
 const crypto = require("node:crypto");
+const fs = require("node:fs");
 const net = require("node:net");
 const readline = require("node:readline");
 const mqtt = require("mqtt");
 
-const { MQTT_HOST: host, MQTT_PORT: port, WEB_MQTT_URL, MQTT_USER: username, MQTT_PASSWORD: password, MQTT_CONTROL, MQTT_REFUSED_V3, MQTT_REFUSED_V5 } = process.env;
+const { MQTT_HOST: host, MQTT_PORT: port, WEB_MQTT_URL, WEB_TLS_PORT, MQTT_TLS_PORT, TLS_DIR, MQTT_USER: username, MQTT_PASSWORD: password, MQTT_CONTROL, MQTT_REFUSED_V3, MQTT_REFUSED_V5 } = process.env;
 const WAIT = 10_000;
 const END = Buffer.from("end");
 /** Where the current scenarios go. */
@@ -273,6 +274,22 @@ async function anonymous(version, base) {
   await client.close();
 }
 
+/** With the broker's certificate verified, over TCP and WebSocket; and not at all by who trusts somebody else. */
+async function tls() {
+  const ca = fs.readFileSync(`${TLS_DIR}/ca.pem`);
+  for (const where of [`mqtts://${host}:${MQTT_TLS_PORT}`, `wss://${host}:${WEB_TLS_PORT}/mqtt`]) {
+    const client = await mqtt.connectAsync(where, { ca, username, password, protocolVersion: 5, reconnectPeriod: 0 });
+    const got = new Mailbox();
+    client.on("message", (_topic, payload) => got.put(payload));
+    await client.subscribeAsync("js-tls", { qos: 1 });
+    const payload = crypto.randomBytes(300_000);
+    await client.publishAsync("js-tls", payload, { qos: 1 });
+    assert.ok((await got.take("the message")).equals(payload), where);
+    await client.endAsync();
+    await assert.rejects(mqtt.connectAsync(where, { username, password, reconnectPeriod: 0 }, false), /certificate/);
+  }
+}
+
 const SCENARIOS = {
   qos0: bothWays(0),
   qos1: bothWays(1),
@@ -307,6 +324,14 @@ async function main() {
         console.error(error);
       }
     }
+  }
+  try {
+    await tls();
+    console.log("ok - tls");
+  } catch (error) {
+    failed += 1;
+    console.log(`not ok - tls: ${error.message.split("\n")[0]}`);
+    console.error(error);
   }
   process.exit(failed === 0 ? 0 : 1);
 }

@@ -3,12 +3,13 @@
 
 const assert = require("node:assert/strict");
 const crypto = require("node:crypto");
+const fs = require("node:fs");
 const net = require("node:net");
 const readline = require("node:readline");
 const { Client, StompSocketState, Versions } = require("@stomp/stompjs");
 const WebSocket = require("ws");
 
-const { WEB_STOMP_URL: url, STOMP_USER: login, STOMP_PASSWORD: passcode, STOMP_CONTROL } = process.env;
+const { WEB_STOMP_URL: url, STOMP_USER: login, STOMP_PASSWORD: passcode, STOMP_CONTROL, WEB_TLS_PORT, TLS_DIR } = process.env;
 const WAIT = 10_000;
 
 /** Values that arrive by callback, to be awaited in order. */
@@ -59,7 +60,7 @@ class Connection {
     this.receipts = 0;
     this.client = new Client({
       webSocketFactory: () => {
-        this.socket = new WebSocket(url, more.protocols ?? ["v12.stomp", "v11.stomp", "v10.stomp"]);
+        this.socket = new WebSocket(more.url ?? url, more.protocols ?? ["v12.stomp", "v11.stomp", "v10.stomp"], more.tls);
         this.socket.on("message", (_data, isBinary) => (this.binary = isBinary));
         return this.socket;
       },
@@ -271,6 +272,20 @@ async function reconnectKill9(base) {
   await connection.close();
 }
 
+/** With the broker's certificate verified; nobody is let in who trusts somebody else. */
+async function tls(base) {
+  const wss = `wss://127.0.0.1:${WEB_TLS_PORT}/stomp`;
+  const connection = await Connection.open({ url: wss, tls: { ca: fs.readFileSync(`${TLS_DIR}/ca.pem`) } });
+  const messages = connection.subscribe(`/queue/${base}`);
+  const body = crypto.randomBytes(150_000).toString("hex");
+  connection.send(`/queue/${base}`, body);
+  assert.ok((await messages.take("the message")).body === body);
+  await connection.close();
+  const socket = new WebSocket(wss, ["v12.stomp"]);
+  const error = await new Promise((resolve) => socket.on("error", resolve).on("open", () => resolve(undefined)));
+  assert.match(String(error), /certificate/);
+}
+
 const SCENARIOS = {
   versions,
   receipts,
@@ -284,6 +299,7 @@ const SCENARIOS = {
   "error-closes": errorCloses,
   "wrong-password": wrongPassword,
   "polite-close": politeClose,
+  tls,
   "reconnect-kill9": reconnectKill9,
 };
 

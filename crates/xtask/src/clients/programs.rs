@@ -143,6 +143,7 @@ const STOMPJS: &[&str] = &[
     "error-closes",
     "wrong-password",
     "polite-close",
+    "tls",
     "reconnect-kill9",
 ];
 /// MQTT.js and stompjs in a page.
@@ -221,7 +222,7 @@ const SCENARIOS: &[&str] = &[
 ];
 const SCENARIOS_V5: &[&str] = &["takeover-142", "properties"];
 /// What one program does once, whatever the version.
-const SCENARIOS_ONCE: &[(&str, &str)] = &[("paho-python", "tls")];
+const SCENARIOS_ONCE: &[(&str, &str)] = &[("paho-python", "tls"), ("mqttjs", "tls")];
 
 pub fn expected(program: &Program) -> Vec<String> {
     let of = |version: &&str| {
