@@ -34,6 +34,8 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
     logging::init(&settings.log).map_err(anyhow::Error::msg)?;
     limits::raise_descriptors();
     limits::keep_freed_blocks();
+    // Before the store is touched: a wrong file should not cost a recovery.
+    let certificates = Certificates::of(&settings)?;
     let house = wiring::open(&settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.worker_threads)
@@ -41,7 +43,7 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    let end = runtime.block_on(live(&settings, &house));
+    let end = runtime.block_on(live(&settings, &house, certificates));
     // Tasks that did not end by themselves end here, and tell the core so while it is still there.
     runtime.shutdown_timeout(REST_LIMIT);
     let end = match end {
@@ -64,12 +66,11 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
     }
 }
 
-async fn live(settings: &Settings, house: &House) -> Result<End> {
+async fn live(settings: &Settings, house: &House, mut certificates: Certificates) -> Result<End> {
     let mut signals = Signals::new()?;
     let mut gateway = Gateway::new(settings.gateway.clone(), house.broker());
     let protocols = protocols::all(settings)?;
     house.watch_traffic(gateway.slots().clone(), protocols.lost());
-    let mut certificates = Certificates::default();
     let urls = listen(settings, &protocols, &mut gateway, &mut certificates)?;
     reload_on_hangup(certificates)?;
     eprint!("{}", banner::text(settings, &urls, &wiring::absolute(&settings.data_dir)));

@@ -62,6 +62,16 @@ pub fn settings_of(url: &ListenUrl, base: &TlsSettings) -> Result<Option<TlsSett
 pub struct Certificates(Vec<Arc<Tls>>);
 
 impl Certificates {
+    /// Those of all listeners.
+    pub fn of(settings: &Settings) -> Result<Certificates> {
+        let mut certificates = Certificates::default();
+        for url in &settings.listen {
+            certificates.front(url, settings)?;
+        }
+        Ok(certificates)
+    }
+
+    /// What comes in front of a listener's protocol.
     pub fn front(&mut self, url: &ListenUrl, settings: &Settings) -> Result<Front> {
         let from = settings.gateway.proxy_from.clone().into();
         let proxy = proxy_of(url)?.map(|version| Proxy { version, from });
@@ -83,13 +93,12 @@ impl Certificates {
 
     /// Reads all files again. What is wrong is said, and what was read before stays.
     pub fn reload(&self) {
-        for tls in &self.0 {
-            match tls.reload() {
-                Ok(()) => {}
-                Err(error) => error!(%error, "not reloaded: listeners go on with what they have"),
-            }
-        }
-        info!(certificates = self.0.len(), "certificates were read again");
+        let reload = |tls: &&Arc<Tls>| {
+            let read = tls.reload();
+            read.inspect_err(|error| error!(%error, "not reloaded: its listeners go on with what they have")).is_ok()
+        };
+        let read = self.0.iter().filter(reload).count();
+        info!(read, of = self.0.len(), "certificates were read again");
     }
 }
 
