@@ -11,6 +11,7 @@ use crate::vhost::{TopicTarget, Vhost};
 use broker_api::{Expiry, VhostName};
 use journal::{Failure, Journal, OpenError};
 use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::{Arc, Weak};
@@ -169,9 +170,54 @@ fn start_threads(shared: &Arc<Shared>, to_load: Receiver<Job>) -> std::io::Resul
 
 /// Fetches from the log what queues are to deliver next, and shows what transactions did.
 fn read_back(shared: &Weak<Shared>, to_load: &Receiver<Job>) {
-    while let Ok(job) = to_load.recv() {
-        let Some(shared) = shared.upgrade() else { return };
+    let mut line = Line::default();
+    loop {
+        if line.is_empty() {
+            let Ok(job) = to_load.recv() else { return };
+            line.add(job);
+        }
+        while let Ok(job) = to_load.try_recv() {
+            line.add(job);
+        }
+        let (Some(job), Some(shared)) = (line.next(), shared.upgrade()) else { return };
         shared.on_job(job);
+    }
+}
+
+/// What the reader has before it. Looking for what a selector wants goes through whole backlogs, and what somebody is about to be handed does not
+/// wait for that.
+#[derive(Default)]
+struct Line {
+    looks: VecDeque<Job>,
+    others: VecDeque<Job>,
+    /// How many of the others were done since the last look.
+    ahead: u32,
+}
+
+/// Done before the next look, at most.
+const AHEAD_OF_A_LOOK: u32 = 8;
+
+impl Line {
+    fn is_empty(&self) -> bool {
+        self.looks.is_empty() && self.others.is_empty()
+    }
+
+    fn add(&mut self, job: Job) {
+        match job {
+            Job::Look(..) => self.looks.push_back(job),
+            _ => self.others.push_back(job),
+        }
+    }
+
+    fn next(&mut self) -> Option<Job> {
+        if self.looks.is_empty() || self.ahead < AHEAD_OF_A_LOOK {
+            if let Some(job) = self.others.pop_front() {
+                self.ahead += 1;
+                return Some(job);
+            }
+        }
+        self.ahead = 0;
+        self.looks.pop_front()
     }
 }
 
