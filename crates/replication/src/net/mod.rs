@@ -1,0 +1,1 @@
+//! Frames over an authenticated connection between the machines of one cluster.
