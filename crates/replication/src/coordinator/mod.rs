@@ -7,13 +7,18 @@
 //! Safety of confirmed messages rests on the register and its epochs, never on clocks. The lease keeps apart what no log fences: the same
 //! message handed to consumers on two nodes.
 
+mod memory;
 mod register;
+
+#[cfg(test)]
+mod contract;
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+pub use memory::{Call, Fault, Memory, MemoryCluster};
 pub use register::{BadName, Member, NodeName, Refused, Register};
 
 /// What a call of a [`Coordinator`] returns. Boxed, so that the kinds of coordinator are one type to their users; no such call is hot.
@@ -34,11 +39,13 @@ impl fmt::Display for Version {
 pub enum Cas {
     /// The register is now what was asked for, in this version.
     Won(Version),
-    /// It was not in the expected version. This is what stood there instead; `None`: nothing has been written yet.
+    /// It was not in the expected version. This is what stood there instead; `None`: nothing has been written yet. Where something on the way did
+    /// twice what was asked once, it can be what was asked for.
     Lost(Option<(Version, Register)>),
     /// It was in the expected version, and what was asked for may not follow it. Nothing has changed.
     Refused(Refused),
-    /// It happened, or will happen within the call's own deadline, or never. Whoever gets this promises nothing until a [`Read::Known`] tells.
+    /// It happened, or will happen, or never will. Whoever gets this promises nothing until a [`Read::Known`] tells: from that on the call does
+    /// nothing any more if it has not done so by then.
     Unknown,
 }
 
@@ -71,8 +78,9 @@ pub trait Coordinator: Send + Sync {
     /// The primary's lease, for the epoch in which the register names it. To be called at each heartbeat that the disk has earned.
     fn renew(&self, epoch: u64) -> BoxFuture<'_, Lease>;
 
-    /// Resolves when no grant of another node can be in force any more. A standby waits for this, then writes the register. It is what lets an
-    /// embedded coordinator hold an election, so it is called when the primary is gone from sight, or at the start; dropping the future ends that.
+    /// Resolves when no grant of another node can be in force any more, and keeps the lease free for this node from then on, for as long as a grant
+    /// lasts. A standby waits for this, then writes the register, then renews. It may lead to an election, so it is called when the primary is gone
+    /// from sight, or at the start; dropping the future ends that.
     fn vacant(&self) -> BoxFuture<'_, ()>;
 
     /// Gives up a grant of ours at once, so that [`vacant`](Self::vacant) of others resolves without waiting (planned handover, clean stop).
@@ -83,4 +91,9 @@ pub trait Coordinator: Send + Sync {
 
     /// For `ha status`: who can be reached, who leads, who votes.
     fn describe(&self) -> String;
+}
+
+/// What a node makes of a lease: a fifth less than those who granted it, for clocks that do not run alike.
+fn grant(lease: Duration) -> Duration {
+    lease.mul_f64(0.8)
 }

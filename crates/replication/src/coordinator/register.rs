@@ -107,7 +107,7 @@ pub enum Refused {
 
 impl Register {
     /// Whether `new` may be written where `old` stands. Every coordinator asks this where the register is kept, not where the wish comes from.
-    pub fn may_follow(old: &Option<Register>, new: &Register) -> Result<(), Refused> {
+    pub fn may_follow(old: Option<&Register>, new: &Register) -> Result<(), Refused> {
         new.is_sound()?;
         let Some(old) = old else { return Ok(()) };
         if new.cluster != old.cluster {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     fn verdict(old: &Register, new: &Register) -> Result<(), Refused> {
-        Register::may_follow(&Some(old.clone()), new)
+        Register::may_follow(Some(old), new)
     }
 
     #[test]
@@ -190,9 +190,9 @@ mod tests {
 
     #[test]
     fn the_first_register_may_have_any_epoch() {
-        assert_eq!(Register::may_follow(&None, &register(41, "a", &["a"])), Ok(()));
-        assert_eq!(Register::may_follow(&None, &register(0, "a", &["b"])), Err(Refused::PrimaryNotInSync(name("a"))));
-        assert_eq!(Register::may_follow(&None, &register(0, "a", &[])), Err(Refused::PrimaryNotInSync(name("a"))));
+        assert_eq!(Register::may_follow(None, &register(41, "a", &["a"])), Ok(()));
+        assert_eq!(Register::may_follow(None, &register(0, "a", &["b"])), Err(Refused::PrimaryNotInSync(name("a"))));
+        assert_eq!(Register::may_follow(None, &register(0, "a", &[])), Err(Refused::PrimaryNotInSync(name("a"))));
     }
 
     #[test]
