@@ -97,6 +97,12 @@ impl<'a> Frame<'a> {
         Some((u64_at(self.payload, 4)?, self.payload.get(12)? & 1 != 0))
     }
 
+    /// Of a queue.declare-ok: messages that are ready.
+    pub fn depth(&self) -> Option<u32> {
+        let at = 5 + usize::from(*self.payload.get(4)?);
+        Some(u32::from_be_bytes(self.payload.get(at..at + 4)?.try_into().ok()?))
+    }
+
     /// Of a content header.
     #[inline]
     pub fn body_size(&self) -> Option<u64> {
@@ -171,9 +177,18 @@ pub(crate) fn confirm_select(out: &mut Vec<u8>) {
 }
 
 pub(crate) fn queue_declare(out: &mut Vec<u8>, channel: u16, name: &str, durable: bool) {
+    declare(out, channel, name, u8::from(durable) << 1);
+}
+
+/// Asks for a queue that is there: the answer says what it holds.
+pub(crate) fn queue_look(out: &mut Vec<u8>, channel: u16, name: &str) {
+    declare(out, channel, name, 1);
+}
+
+fn declare(out: &mut Vec<u8>, channel: u16, name: &str, flags: u8) {
     let mut arguments = vec![0, 0];
     short(&mut arguments, name);
-    arguments.push(u8::from(durable) << 1);
+    arguments.push(flags);
     arguments.extend_from_slice(&[0; 4]);
     method(out, channel, QUEUE_DECLARE, &arguments);
 }
@@ -274,6 +289,9 @@ mod tests {
         let mut out = Vec::new();
         method(&mut out, 0, CLOSE, b"\x01\x40\x05why a\x00\x00\x00\x00");
         assert_eq!(split(&out).unwrap().unwrap().0.why(), "320 why a");
+        let mut out = Vec::new();
+        method(&mut out, 1, QUEUE_DECLARE_OK, b"\x01q\x00\x01\x00\x02\x00\x00\x00\x00");
+        assert_eq!(split(&out).unwrap().unwrap().0.depth(), Some(65_538));
         let mut out = Vec::new();
         method(&mut out, 1, DELIVER, b"\x05be");
         assert_eq!(split(&out).unwrap().unwrap().0.deliver(), None);

@@ -254,6 +254,8 @@ pub(crate) struct Conn {
     pub role: Role,
     pub leave: Leave,
     pub session_present: bool,
+    /// AMQP: what the consumer's queue held before it consumed.
+    pub depth: Option<u32>,
     /// Bytes of a packet that has not come whole.
     pub leftover: Vec<u8>,
     pub out: Vec<u8>,
@@ -307,6 +309,7 @@ impl Conn {
             },
             leave: plan.leave,
             session_present: false,
+            depth: None,
             leftover: Vec::new(),
             out,
             out_at: 0,

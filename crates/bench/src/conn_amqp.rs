@@ -14,8 +14,9 @@ impl Purpose {
                 amqp::CONFIRM_SELECT_OK
             }
             Purpose::Take { queue, declare, prefetch, auto_ack } => {
-                if let Some(durable) = declare {
-                    amqp::queue_declare(out, 1, queue, *durable);
+                match declare {
+                    Some(durable) => amqp::queue_declare(out, 1, queue, *durable),
+                    None => amqp::queue_look(out, 1, queue),
                 }
                 amqp::consume(out, queue, *prefetch, *auto_ack);
                 amqp::CONSUME_OK
@@ -102,7 +103,8 @@ impl Conn {
                 self.state = State::Ready;
                 self.session_present = matches!(session.purpose, Purpose::Take { declare: None, .. });
             }
-            amqp::OPEN_OK | amqp::CHANNEL_OPEN_OK | amqp::QUEUE_DECLARE_OK | amqp::QOS_OK | amqp::BLOCKED | amqp::UNBLOCKED => {}
+            amqp::QUEUE_DECLARE_OK => self.depth = frame.depth(),
+            amqp::OPEN_OK | amqp::CHANNEL_OPEN_OK | amqp::QOS_OK | amqp::BLOCKED | amqp::UNBLOCKED => {}
             (class, method) => return Err(format!("unexpected method {class}.{method}")),
         }
         Ok(())

@@ -9,6 +9,7 @@ use rustix::process::{kill_process, Pid, Signal};
 use crate::clock::SECOND;
 
 /// A process and its descendants. The tree is walked when asked, since a walk over /proc takes milliseconds.
+#[derive(Clone)]
 pub(crate) struct Process {
     root: u32,
     pids: Vec<u32>,

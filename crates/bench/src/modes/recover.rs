@@ -3,7 +3,8 @@
 use anyhow::{bail, Context, Result};
 
 use super::offline::{self, Load, Sessions};
-use super::{restart, Broker};
+use super::restart::{self, Started};
+use super::Broker;
 use crate::args::{Recover, Restart};
 use crate::checker::{History, Inbox, Verdict};
 use crate::clock::{self, MILLI, SECOND};
@@ -45,9 +46,10 @@ pub(super) fn run(args: &Recover) -> Result<Report> {
     engine.run_until(clock::now() + 10 * SECOND, |e| e.failed >= all);
     restart::wait_dead(process)?;
 
-    let (started, process, _child) = restart::start(&args.restart)?;
-    broker.process = Some(process);
-    let (mut back, ready) = come_back(&broker, &session, started, &args.restart)?;
+    let mut again = restart::start(&args.restart)?;
+    let started = again.at;
+    let (mut back, ready) = come_back(&broker, &session, &mut again, &args.restart)?;
+    broker.process = Some(again.process.clone());
     let drained_at = drain(&mut back, args, started);
     let first = back.lanes[0].first_delivery;
     broker.refresh();
@@ -61,6 +63,7 @@ pub(super) fn run(args: &Recover) -> Result<Report> {
     verdict.add_confirmed(inbox, confirmed.iter().copied());
 
     let mut report = Report::new("recover", args.target.name.as_deref());
+    let unique = confirmed.iter().map(|(_, h)| h.unique).sum();
     let since = |at: u64| match at {
         0 => f64::NAN,
         at => clock::to_secs(at.saturating_sub(started)),
@@ -68,11 +71,17 @@ pub(super) fn run(args: &Recover) -> Result<Report> {
     report.real("fill_s", fill_s);
     report.real("fill_rate", confirmed_before as f64 / fill_s);
     report.count("published", engine.lanes[lane].published);
-    report.count("confirmed", confirmed.iter().map(|(_, h)| h.unique).sum());
+    report.count("confirmed", unique);
     report.real("ready_s", since(ready));
     report.real("first_msg_s", first.map_or(f64::NAN, since));
     report.real("last_msg_s", since(drained_at));
     report.count("session_present", u64::from(back.conns[0].session_present));
+    if let Some(depth) = back.conns[0].depth {
+        report.count("depth", u64::from(depth));
+        if u64::from(depth) != verdict.unique {
+            report.fault(format!("the queue said that it holds {depth} messages, and {} came", verdict.unique));
+        }
+    }
     broker.report_memory(&mut report, "rss_after_mb", usage.rss_kib);
     report_recovery(&mut report, &verdict, args.qos);
     session.forget(&broker)?;
@@ -80,16 +89,18 @@ pub(super) fn run(args: &Recover) -> Result<Report> {
 }
 
 /// Connects the consumer again and again until the broker takes it. When that was, with the engine that holds it.
-fn come_back(broker: &Broker<'_>, session: &Sessions, started: u64, restart: &Restart) -> Result<(Engine, u64)> {
-    let deadline = started + clock::from_secs(restart.max_start);
+fn come_back(broker: &Broker<'_>, session: &Sessions, again: &mut Started, restart: &Restart) -> Result<(Engine, u64)> {
+    let deadline = again.at + clock::from_secs(restart.max_start);
     loop {
+        again.check()?;
         let mut engine = broker.engine()?;
         let lane = engine.add_lane(LaneConfig::default());
         engine.add(broker.returning(lane, "s0", false, (session.topic(broker, 0), session.qos), Inbox::default()));
         match engine.connect(deadline.saturating_sub(clock::now())) {
             Ok(()) => return Ok((engine, clock::now())),
             Err(e) if clock::now() >= deadline => {
-                return Err(e.context(format!("the broker did not come back within {} s", restart.max_start)))
+                let said = again.last_words();
+                return Err(e.context(format!("the broker did not come back within {} s: {said}", restart.max_start)));
             }
             Err(_) => std::thread::sleep(std::time::Duration::from_nanos(2 * MILLI)),
         }

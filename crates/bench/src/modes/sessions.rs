@@ -87,16 +87,18 @@ fn bounce(broker: &mut Broker<'_>, args: &Sessions, report: &mut Report) -> Resu
         restart::kill(process)?;
         restart::wait_dead(process)?;
     }
-    let (started, process, _child) = restart::start(&args.restart)?;
-    broker.process = Some(process);
+    let mut again = restart::start(&args.restart)?;
+    let started = again.at;
+    broker.process = Some(again.process.clone());
     let deadline = started + clock::from_secs(args.restart.max_start);
     loop {
+        again.check()?;
         let mut engine = broker.engine()?;
         let lane = engine.add_lane(LaneConfig::default());
         engine.add(broker.idle(lane, "hello", true, Leave::Never));
         match engine.connect(10 * SECOND) {
             Ok(()) => break engine.close(),
-            Err(e) if clock::now() > deadline => return Err(e.context("the broker did not come back")),
+            Err(e) if clock::now() > deadline => return Err(e.context(format!("the broker did not come back: {}", again.last_words()))),
             Err(_) => std::thread::sleep(std::time::Duration::from_nanos(2 * MILLI)),
         }
     }
