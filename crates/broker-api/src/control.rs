@@ -2,6 +2,7 @@
 
 use crate::{Batch, Seq};
 use crate::{ConsumerIx, ExchangeName, GroupIx, OwnerIx, QueueId, QueueName, SessionName, StateValue, TxIx, VhostName};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 /// Who is speaking. A connection is nobody until a login succeeds; before that only `Login` is accepted.
@@ -77,6 +78,9 @@ pub struct Attach {
     pub consumer: ConsumerIx,
     /// Made by this command, with no credit.
     pub group: GroupIx,
+    /// The group also counts bytes: with so many bytes of message bodies handed out and not given back ([`crate::Credit::bytes`]), nothing
+    /// more is. It starts with all of them; the last message may be larger than what is left.
+    pub window_bytes: Option<NonZeroU64>,
     /// Forget what an earlier connection left.
     pub clean: bool,
     pub expiry: Expiry,

@@ -40,6 +40,8 @@ pub enum CreditTo {
 pub struct Credit {
     pub to: CreditTo,
     pub add: u32,
+    /// Bytes of bodies that a group which counts them ([`crate::Attach::window_bytes`]) gets back; nothing elsewhere.
+    pub bytes: u64,
     /// Deliver what is there, then say how much was unused and forget it ([`crate::Signal::Drained`]).
     pub drain: bool,
 }
@@ -125,13 +127,20 @@ impl Turn {
 
     #[inline]
     pub fn credit(&mut self, to: CreditTo, add: u32) {
+        self.credit_with_bytes(to, add, 0);
+    }
+
+    /// For a group that counts bytes too.
+    #[inline]
+    pub fn credit_with_bytes(&mut self, to: CreditTo, add: u32, bytes: u64) {
         if let Some(Entry::Credit(last)) = self.entries.last_mut() {
             if last.to == to && !last.drain {
                 last.add += add;
+                last.bytes += bytes;
                 return;
             }
         }
-        self.entries.push(Entry::Credit(Credit { to, add, drain: false }));
+        self.entries.push(Entry::Credit(Credit { to, add, bytes, drain: false }));
     }
 
     pub fn control(&mut self, token: Token, control: Control) {

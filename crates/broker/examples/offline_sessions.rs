@@ -117,7 +117,7 @@ fn offline(core: &Core, n: u64) {
     let owner = OwnerIx(1);
     let name = SessionName::new(&format!("s{n}"));
     let (consumer, group) = (ConsumerIx(1), GroupIx(1));
-    let attach = Attach { owner, session: name, consumer, group, clean: false, expiry: Expiry::Never, parting: None };
+    let attach = Attach { owner, session: name, consumer, group, window_bytes: None, clean: false, expiry: Expiry::Never, parting: None };
     turn.control(Token(2), Control::Attach(attach));
     let filter = Filter { pattern: format!("t/{n}").into(), separator: b'/' };
     let retained = RetainedOn::Never;

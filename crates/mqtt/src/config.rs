@@ -1,6 +1,6 @@
 //! What an operator can set about MQTT. Every bound of a session stands here; what a v5 client needs to know of it goes into CONNACK.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU64};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -52,6 +52,8 @@ pub struct Config {
     pub max_pending: u32,
     /// Unacknowledged deliveries to one client, whatever it would accept.
     pub max_inflight: NonZeroU16,
+    /// The same in bytes of payloads: at so many nothing more is sent until some is acknowledged, whatever the size of the last one.
+    pub max_inflight_bytes: Option<NonZeroU64>,
     /// Topic aliases that a client may set, and the most that we set towards one. Announced in CONNACK.
     pub topic_alias_maximum: u16,
     /// Highest QoS of publishes, wills and subscriptions. Announced in CONNACK.
@@ -91,6 +93,7 @@ impl Default for Config {
             receive_maximum_overrun: Overrun::Strict,
             max_pending: 65_535,
             max_inflight: NonZeroU16::new(1024).expect("not zero"),
+            max_inflight_bytes: None,
             topic_alias_maximum: 64,
             max_qos: Qos::ExactlyOnce,
             retain_available: true,

@@ -10,6 +10,7 @@
 //! ```
 
 use std::borrow::Cow;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -205,12 +206,13 @@ pub(crate) fn secs_of_expiry(expiry: Expiry) -> u32 {
     }
 }
 
-pub(crate) fn attach(connect: &Connect, client_id: &str, expiry: Expiry) -> Attach {
+pub(crate) fn attach(connect: &Connect, client_id: &str, expiry: Expiry, window_bytes: Option<NonZeroU64>) -> Attach {
     Attach {
         owner: OWNER,
         session: SessionName::new(client_id),
         consumer: CONSUMER,
         group: WINDOW,
+        window_bytes,
         clean: connect.clean_start,
         expiry,
         parting: connect.will.as_ref().map(|will| parting(will, connect.version)),

@@ -5,7 +5,7 @@ use crate::config::Settings;
 use anyhow::{Context, Result};
 use broker_api::{Protocol, Tracer, Views};
 use gateway::{Endpoint, ListenUrl, Spoken, Web};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU64};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::Duration;
@@ -139,6 +139,7 @@ fn mqtt_config(file: &file::Mqtt) -> mqtt::Config {
         max_subscribe_size: file.max_subscribe_size.map_or(default.max_subscribe_size, |bytes| bytes.0 as u32),
         receive_maximum: non_zero(file.receive_maximum.map(|n| n.0), default.receive_maximum),
         max_inflight: non_zero(file.max_inflight.map(|n| n.0), default.max_inflight),
+        max_inflight_bytes: file.max_inflight_bytes.and_then(|bytes| NonZeroU64::new(bytes.0)).or(default.max_inflight_bytes),
         topic_alias_maximum: file.topic_alias_maximum.map_or(default.topic_alias_maximum, |n| n.0 as u16),
         max_qos: file.max_qos.map_or(default.max_qos, |n| match n.0 {
             0 => mqtt::codec::Qos::AtMostOnce,

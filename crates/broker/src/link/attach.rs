@@ -142,7 +142,7 @@ impl Link {
             outbox: self.outbox.clone(),
             owner: attach.owner,
             consumer: attach.consumer,
-            group: Group::new(0),
+            group: Group::bounded(0, attach.window_bytes),
             incarnation,
             active: AtomicBool::new(false),
         })

@@ -259,7 +259,7 @@ impl Link {
         match credit.to {
             CreditTo::Group(ix) => {
                 if let Some(group) = self.group(ix) {
-                    follow.pump.extend(group.add(credit.add));
+                    follow.pump.extend(group.add(credit.add, credit.bytes));
                 }
             }
             CreditTo::Consumer(ix) => {

@@ -25,7 +25,7 @@ pub(crate) use append::{Incoming, AHEAD};
 pub(crate) use consumer::Consumer;
 pub(crate) use delays::{Delays, Due};
 pub(crate) use follow::{Fill, Follow, Gone, Leaving};
-pub(crate) use group::Group;
+pub(crate) use group::{Grant, Group};
 pub(crate) use lane::{Entry, Held, Lane, Page, Status, PAGE};
 pub(crate) use lanes::Lanes;
 pub(crate) use leave::{Modified, Peek};

@@ -3,7 +3,7 @@
 use super::append::TRIM_MAX;
 use super::lane::Next;
 use super::tick::is_due;
-use super::{Consumer, Fill, Follow, Gone, Queue, State, Status, HELD_BYTES};
+use super::{Consumer, Fill, Follow, Gone, Grant, Queue, State, Status, HELD_BYTES};
 use crate::outbox::Outbox;
 use crate::store::Log;
 use broker_api::{Batch, ConsumerIx, DeliverTo, Delivery, Seq, Side, DELIVERY_REDELIVERED};
@@ -91,21 +91,19 @@ impl Queue {
             }
             let granted = match &consumer.group {
                 Some(group) => group.take(want, self),
-                None => want,
+                None => Grant::of(want),
             };
-            if granted == 0 {
+            if granted.messages == 0 {
                 idle += 1;
                 continue;
             }
-            let (given, starved) = self.give(state, at, granted, log, now, follow);
+            let Given { given, left, starved } = self.give(state, at, granted, log, now, follow);
             let consumer = &mut state.consumers[at];
             if consumer.credit != u32::MAX {
                 consumer.credit -= given;
             }
-            if given < granted {
-                if let Some(group) = consumer.group.clone() {
-                    follow.pump.extend(group.untake(granted - given));
-                }
+            if let Some(group) = &consumer.group {
+                follow.pump.extend(group.untake(left));
             }
             idle = if given == 0 { idle + 1 } else { 0 };
             if starved {
@@ -119,14 +117,15 @@ impl Queue {
         true
     }
 
-    /// Takes up to `want` ready entries for one consumer. The second answer says that the next one has to be read from the log first.
-    fn give(self: &Arc<Queue>, state: &mut State, at: usize, want: u32, log: &Log, now: u32, follow: &mut Follow) -> (u32, bool) {
-        let mut giving = Giving::new(&state.consumers[at], self, log, false);
+    /// Takes as many ready entries for one consumer as were granted.
+    fn give(self: &Arc<Queue>, state: &mut State, at: usize, granted: Grant, log: &Log, now: u32, follow: &mut Follow) -> Given {
+        let mut giving = Giving::new(&state.consumers[at], self, log, false, granted);
         if let Some(scan) = state.consumers[at].scan {
-            return (self.give_found(state, giving, scan, want, log, now, follow), false);
+            let (given, left) = self.give_found(state, giving, scan, log, now, follow);
+            return Given { given, left, starved: false };
         }
         let (mut starved, mut early) = (false, false);
-        while giving.given < want && !starved && !early {
+        while giving.may_go_on() && !starved && !early {
             let (level, position) = match state.next() {
                 Some((level, Next::Ready(position))) => (level, position),
                 Some((_, Next::Away(_))) => {
@@ -141,12 +140,20 @@ impl Queue {
                 Step::NotYet => early = true,
             }
         }
-        let given = giving.finish(self, log, follow);
+        let (given, left) = giving.finish(self, log, follow);
         if starved && !self.loading.swap(true, Ordering::AcqRel) {
             follow.load.push(self.clone());
         }
-        (given, starved || early)
+        Given { given, left, starved: starved || early }
     }
+}
+
+/// What a consumer got of what it was granted.
+struct Given {
+    given: u32,
+    left: Grant,
+    /// What stands next has to be read from the log first.
+    starved: bool,
 }
 
 /// What became of an entry that was to be handed out.
@@ -174,13 +181,15 @@ pub(super) struct Giving {
     commit_point: Option<u64>,
     run: Vec<Delivery>,
     of: Option<Arc<Batch>>,
-    pub given: u32,
+    given: u32,
+    /// May be handed out yet.
+    left: Grant,
     gone: Fill,
     expired: Fill,
 }
 
 impl Giving {
-    pub fn new(to: &Consumer, queue: &Queue, log: &Log, browses: bool) -> Giving {
+    pub fn new(to: &Consumer, queue: &Queue, log: &Log, browses: bool, granted: Grant) -> Giving {
         Giving {
             outbox: to.outbox.clone(),
             to: to.to,
@@ -194,9 +203,20 @@ impl Giving {
             run: Vec::new(),
             of: None,
             given: 0,
+            left: granted,
             gone: Fill::new(queue.id, Gone::Accepted),
             expired: Fill::new(queue.id, Gone::Expired),
         }
+    }
+
+    #[inline]
+    pub fn may_go_on(&self) -> bool {
+        self.left.messages > 0 && self.left.bytes > 0
+    }
+
+    /// How many more may be handed out, whatever their size.
+    pub fn messages_left(&self) -> u32 {
+        self.left.messages
     }
 
     /// Hands out one entry, which is ready.
@@ -246,6 +266,10 @@ impl Giving {
             flags,
         });
         self.given += 1;
+        self.left.messages -= 1;
+        if self.left.bytes != i64::MAX {
+            self.left.bytes -= i64::from(held.batch.heads.get(entry.head as usize).map_or(0, |head| head.body.len));
+        }
         if self.browses {
             // It stays, and need not stay in memory for having been looked at.
             if state.held_bytes > HELD_BYTES {
@@ -263,8 +287,8 @@ impl Giving {
         Step::Given
     }
 
-    /// Answers how many it were.
-    pub fn finish(mut self, queue: &Queue, log: &Log, follow: &mut Follow) -> u32 {
+    /// Answers how many it were, and what is left of the grant.
+    pub fn finish(mut self, queue: &Queue, log: &Log, follow: &mut Follow) -> (u32, Grant) {
         if let Some(batch) = self.of {
             self.outbox.run(DeliverTo::Consumer(self.to), queue.id, &batch, self.run.drain(..));
         }
@@ -274,6 +298,6 @@ impl Giving {
                 follow.fills.push(fill);
             }
         }
-        self.given
+        (self.given, self.left)
     }
 }

@@ -7,7 +7,7 @@
 
 use super::lane::Next;
 use super::pump::{Giving, Step};
-use super::{Consumer, Entry, Follow, Held, Lane, Queue, State, Status, HELD_BYTES, PAGE};
+use super::{Consumer, Entry, Follow, Grant, Held, Lane, Queue, State, Status, HELD_BYTES, PAGE};
 use crate::selector::{Selector, Subject};
 use crate::store::Log;
 use broker_api::{ConsumerIx, Seq, Signal, Views};
@@ -204,20 +204,19 @@ impl Queue {
         state: &mut State,
         mut giving: Giving,
         id: u32,
-        want: u32,
         log: &Log,
         now: u32,
         follow: &mut Follow,
-    ) -> u32 {
+    ) -> (u32, Grant) {
         let mut unread = false;
         let mut after = Seq(0);
-        while giving.given < want {
+        while giving.may_go_on() {
             let found = state.find_scan(id).and_then(|scan| scan.found.range(after..).next().copied());
             let Some(found) = found else {
                 if unread {
                     break;
                 }
-                let more = (want - giving.given).min(FOUND_MAX as u32) as usize + state.find_scan(id).map_or(0, |scan| scan.found.len());
+                let more = giving.messages_left().min(FOUND_MAX as u32) as usize + state.find_scan(id).map_or(0, |scan| scan.found.len());
                 match state.look(id, more, self) {
                     Sight::Enough => continue,
                     Sight::End => unread = true,
@@ -268,9 +267,8 @@ impl Queue {
         for at in 0..state.browsers.len() {
             let browser = &state.browsers[at];
             let Some(id) = browser.scan.filter(|_| browser.active && browser.credit > 0 && browser.outbox.room_for(self)) else { continue };
-            let want = browser.credit;
-            let giving = Giving::new(browser, self, log, true);
-            let given = self.give_found(state, giving, id, want, log, now, follow);
+            let giving = Giving::new(browser, self, log, true, Grant::of(browser.credit));
+            let (given, _) = self.give_found(state, giving, id, log, now, follow);
             let browser = &mut state.browsers[at];
             if browser.credit != u32::MAX {
                 browser.credit -= given;

@@ -117,7 +117,7 @@ impl Queue {
             };
             state.held_bytes += fresh;
             if let Some(group) = &to.group {
-                group.spend(1);
+                group.spend(held.batch.heads.get(delivery.index as usize).map_or(0, |head| head.body.len));
             }
             to.outbox.run(DeliverTo::Consumer(to.to), self.id, &held.batch, std::iter::once(delivery));
         }

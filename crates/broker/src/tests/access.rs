@@ -165,6 +165,7 @@ fn topics_ask_for_their_exchange_and_names_lead_around_no_rule() {
             session,
             consumer: ConsumerIx(9),
             group: GroupIx(9),
+            window_bytes: None,
             clean: true,
             expiry: Expiry::WithConnection,
             parting: None,

@@ -226,6 +226,7 @@ fn a_subscription_with_a_selector_is_sent_only_what_matches() {
         session: SessionName::new("s"),
         consumer: ConsumerIx(9),
         group: GroupIx(9),
+        window_bytes: None,
         clean: true,
         expiry: Expiry::Never,
         parting: None,

@@ -91,7 +91,7 @@ fn a_stopped_owner_is_handed_nothing_more_and_its_groups_stay() {
     c.publish(&rig, "", "q", "m");
     c.put("nowhere", "", "x");
     // Credit behind the refusal: what is settled as it leaves must not leave for a consumer whom nobody listens to.
-    c.turn.entries.push(Entry::Credit(Credit { to: CreditTo::Consumer(ConsumerIx(1)), add: 10, drain: false }));
+    c.turn.entries.push(Entry::Credit(Credit { to: CreditTo::Consumer(ConsumerIx(1)), add: 10, bytes: 0, drain: false }));
     c.submit(&rig);
     assert_eq!(c.bodies(&rig), Vec::<String>::new());
     assert_eq!(rig.client().counts(&rig, "q"), Some((1, 1)), "the other owner's consumer is there");

@@ -32,6 +32,7 @@ fn subscriber(rig: &Rig, c: &mut Client, name: &str) -> bool {
         session: SessionName::new(name),
         consumer: ConsumerIx(9),
         group: GroupIx(9),
+        window_bytes: None,
         clean: false,
         expiry: Expiry::Never,
         parting: None,

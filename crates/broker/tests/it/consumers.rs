@@ -211,3 +211,96 @@ fn messages_in_flight_that_only_the_log_has_come_again_first_and_in_order() {
     assert!(again[..4].iter().all(|g| g.has(DELIVERY_RESUMED)) && again[4..].iter().all(|g| !g.has(DELIVERY_RESUMED)));
     node.check();
 }
+
+/// Settles what was got and gives the place in the window back, with its bytes.
+fn done_with(client: &mut Client, got: &[Got]) {
+    client.ack(got);
+    let bytes = got.iter().map(|g| g.body.len() as u64).sum();
+    client.turn(|turn, _| turn.credit_with_bytes(CreditTo::Group(GROUP), got.len() as u32, bytes));
+    client.poll();
+}
+
+#[test]
+fn a_window_of_bytes_lets_one_message_over_and_no_more() {
+    let node = Node::new();
+    let mut s = Client::named(&node, "s").window_bytes(10).go();
+    s.subscribe("a", 1);
+    let mut p = Client::transient(&node, "p");
+    for body in ["1234", "5678", "nine-too-many", "x", "y"] {
+        p.publish("a", body, 1);
+    }
+    let first = s.take();
+    assert_eq!(bodies(&first), ["1234", "5678", "nine-too-many"], "8 of 10 bytes are under way, so one more goes");
+    done_with(&mut s, &first[..2]);
+    assert_eq!(bodies(&s.take()), [] as [&str; 0], "13 bytes are under way");
+    done_with(&mut s, &first[2..]);
+    assert_eq!(bodies(&s.take()), ["x", "y"]);
+    node.check();
+}
+
+#[test]
+fn a_message_larger_than_the_whole_window_goes_alone() {
+    let node = Node::new();
+    let mut s = Client::named(&node, "s").window_bytes(1).go();
+    s.subscribe("a", 1);
+    let mut p = Client::transient(&node, "p");
+    for n in 0..3 {
+        p.publish("a", format!("larger {n}"), 1);
+    }
+    for n in 0..3 {
+        let got = s.take();
+        assert_eq!(bodies(&got), [format!("larger {n}")]);
+        done_with(&mut s, &got);
+    }
+}
+
+#[test]
+fn a_window_of_bytes_counts_over_all_queues_and_wakes_those_that_met_it_shut() {
+    let node = Node::new();
+    let mut s = Client::named(&node, "s").window_bytes(4).go();
+    s.subscribe("own", 1).share("g", "b", 1).share("g", "c", 1);
+    let mut p = Client::transient(&node, "p");
+    for n in 0..20 {
+        for topic in ["own", "b", "c"] {
+            p.publish(topic, format!("{topic}{n}-longer"), 1);
+        }
+    }
+    let mut seen = Vec::new();
+    for _ in 0..60 {
+        let got = s.take();
+        assert_eq!(got.len(), 1, "after {}", seen.len());
+        done_with(&mut s, &got);
+        seen.extend(bodies(&got));
+    }
+    assert!(s.take().is_empty());
+    for topic in ["own", "b", "c"] {
+        let of = seen.iter().filter(|body| body.starts_with(topic)).collect::<Vec<_>>();
+        assert_eq!(of, (0..20).map(|n| format!("{topic}{n}-longer")).collect::<Vec<_>>().iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn what_is_resumed_counts_in_a_window_of_bytes() {
+    let node = Node::new();
+    let mut s = Client::named(&node, "s").window_bytes(10).go();
+    s.subscribe("a", 1);
+    let mut p = Client::transient(&node, "p");
+    for body in ["123456789", "abcdefghi", "x"] {
+        p.publish("a", body, 1);
+    }
+    let got = s.take();
+    assert_eq!(got.len(), 2);
+    let queue = s.queue;
+    s.turn(|turn, _| {
+        for (n, g) in got.iter().enumerate() {
+            turn.state(edit(n as u64, Some("x"), Some((queue, g.seq.expect("kept")))));
+        }
+    });
+    s.fence();
+    s.cut();
+    let mut s = Client::named(&node, "s").window_bytes(10).go();
+    let again = s.take();
+    assert_eq!(bodies(&again), ["123456789", "abcdefghi"]);
+    done_with(&mut s, &again);
+    assert_eq!(bodies(&s.take()), ["x"]);
+}

@@ -4,6 +4,7 @@
 use broker::{Core, Steps};
 use broker_api::*;
 use journal::sim::{Crash, SimClock, SimStorage};
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -338,6 +339,10 @@ impl<'a> Attaching<'a> {
         self.credit = n;
         self
     }
+    pub fn window_bytes(mut self, n: u64) -> Self {
+        self.attach.window_bytes = NonZeroU64::new(n);
+        self
+    }
 
     /// Sends the command without waiting for its answer.
     pub fn send(self) -> Client {
@@ -363,6 +368,7 @@ impl Client {
             session: SessionName::new(name),
             consumer: CONSUMER,
             group: GROUP,
+            window_bytes: None,
             clean: false,
             expiry: Expiry::Never,
             parting: None,

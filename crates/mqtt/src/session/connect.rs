@@ -105,7 +105,7 @@ impl Session {
 
     fn attach(&mut self, handshake: Box<Handshake>, principal: &PrincipalInfo, step: &mut Step<'_>) {
         debug!(client = %self.client_id, user = %principal.user, version = self.version().name(), "logged in");
-        let attach = mapping::attach(&handshake.connect, &self.client_id, self.expiry);
+        let attach = mapping::attach(&handshake.connect, &self.client_id, self.expiry, self.mqtt.config().max_inflight_bytes);
         let token = self.control(Control::Attach(attach), step);
         self.requests.push(token, Request::Attach);
         self.ownership = Ownership::Owner;

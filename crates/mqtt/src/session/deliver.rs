@@ -64,6 +64,9 @@ pub(super) struct Outgoing {
     held: VecDeque<Held>,
     /// Credit to give back with this call.
     credit: u32,
+    /// The same in bytes of payloads, where the window is bounded in these too.
+    credit_bytes: u64,
+    counts_bytes: bool,
     /// PUBRELs of an earlier connection over the window: so much credit is kept back.
     pub(super) debt: u32,
     aliases: Option<Box<Aliases>>,
@@ -83,6 +86,8 @@ impl Default for Outgoing {
             inflight: Inflight::default(),
             held: VecDeque::new(),
             credit: 0,
+            credit_bytes: 0,
+            counts_bytes: false,
             debt: 0,
             aliases: None,
             resumed: Vec::new(),
@@ -107,6 +112,7 @@ impl Outgoing {
         let properties = &connect.properties;
         let theirs = properties.receive_maximum.unwrap_or(u16::MAX);
         self.window = u32::from(theirs.min(config.max_inflight.get()));
+        self.counts_bytes = config.max_inflight_bytes.is_some();
         let aliases = properties.topic_alias_maximum.unwrap_or(0).min(config.topic_alias_maximum);
         if aliases > 0 {
             self.aliases = Some(Box::new(Aliases { by_topic: HashMap::new(), most: aliases }));
@@ -125,9 +131,12 @@ impl Outgoing {
         }
     }
 
-    /// One place in the client's window is free again.
+    /// One place in the client's window is free again, and so many bytes of payload are no longer under way.
     #[inline]
-    pub(super) fn give_credit(&mut self) {
+    pub(super) fn give_credit(&mut self, bytes: u32) {
+        if self.counts_bytes {
+            self.credit_bytes += u64::from(bytes);
+        }
         if self.debt > 0 {
             self.debt -= 1;
         } else {
@@ -136,8 +145,8 @@ impl Outgoing {
     }
 
     pub(super) fn flush_credit(&mut self, turn: &mut Turn) {
-        if self.credit > 0 {
-            turn.credit(CreditTo::Group(WINDOW), std::mem::take(&mut self.credit));
+        if self.credit > 0 || self.credit_bytes > 0 {
+            turn.credit_with_bytes(CreditTo::Group(WINDOW), std::mem::take(&mut self.credit), std::mem::take(&mut self.credit_bytes));
         }
     }
 
@@ -192,7 +201,7 @@ impl Session {
                     if !is_verbatim(head, format) || pass_verbatim(batch, std::slice::from_ref(head), format, step.out) == 0 {
                         self.write(batch, head, self.manner(Qos::AtMostOnce, None, delivery), step);
                     }
-                    self.finish(queue, delivery.seq, step);
+                    self.finish(queue, delivery.seq, head.body.len, step);
                 }
                 Qos::AtLeastOnce => self.deliver_qos1(queue, batch, head, delivery, step),
                 Qos::ExactlyOnce if self.is_durable() => self.hold(queue, batch, delivery, step),
@@ -208,28 +217,29 @@ impl Session {
     }
 
     fn deliver_qos1(&mut self, queue: QueueId, batch: &Batch, head: &Head, delivery: &Delivery, step: &mut Step<'_>) {
-        let slot = Slot { queue, seq: delivery.seq, stage: Stage::Sent1, kept: false };
+        let slot = Slot { queue, seq: delivery.seq, stage: Stage::Sent1, kept: false, bytes: head.body.len };
         let Some(id) = self.take_id(slot, step) else { return };
         if !self.write(batch, head, self.manner(Qos::AtLeastOnce, Some(id), delivery), step) {
             self.outgoing.inflight.free(id);
-            self.finish(queue, delivery.seq, step);
+            self.finish(queue, delivery.seq, head.body.len, step);
         }
     }
 
     /// The session dies with the connection, so there is nothing to record and nobody to repeat it to.
     fn deliver_qos2_unrecorded(&mut self, queue: QueueId, batch: &Batch, head: &Head, delivery: &Delivery, step: &mut Step<'_>) {
-        let slot = Slot { queue, seq: delivery.seq, stage: Stage::Sent2, kept: false };
+        let slot = Slot { queue, seq: delivery.seq, stage: Stage::Sent2, kept: false, bytes: head.body.len };
         let Some(id) = self.take_id(slot, step) else { return };
         if !self.write(batch, head, self.manner(Qos::ExactlyOnce, Some(id), delivery), step) {
             self.outgoing.inflight.free(id);
-            self.finish(queue, delivery.seq, step);
+            self.finish(queue, delivery.seq, head.body.len, step);
         }
     }
 
     /// QoS 2 to a session that outlives the connection: the identifier is recorded before the message leaves, or a crash in between
     /// would have it leave again under another one.
     fn hold(&mut self, queue: QueueId, batch: &Arc<Batch>, delivery: &Delivery, step: &mut Step<'_>) {
-        let slot = Slot { queue, seq: delivery.seq, stage: Stage::Recording, kept: true };
+        let bytes = batch.heads.get(delivery.index as usize).map_or(0, |head| head.body.len);
+        let slot = Slot { queue, seq: delivery.seq, stage: Stage::Recording, kept: true, bytes };
         let Some(id) = self.take_id(slot, step) else { return };
         step.turn.state(mapping::put_outgoing(id, Kept::Qos2Sent, queue, delivery.seq));
         self.outgoing.held.push_back(Held {
@@ -265,7 +275,7 @@ impl Session {
             let mut settle = accept(queue, seq);
             settle.state = step.turn.keep_state(mapping::drop_outgoing(held.id, Kept::Qos2Sent));
             step.turn.settle(settle);
-            self.outgoing.give_credit();
+            self.outgoing.give_credit(head.body.len);
         }
     }
 
@@ -275,12 +285,13 @@ impl Session {
         let qos2 = match self.outgoing.inflight.get(id).map(|slot| (slot.stage, slot)) {
             Some((Stage::Resuming { qos2 }, slot)) => {
                 slot.stage = if qos2 { Stage::Sent2 } else { Stage::Sent1 };
+                slot.bytes = head.body.len;
                 qos2
             }
             // PUBREC had come: PUBREL has been sent again, the message never is.
             _ => {
                 step.turn.settle(accept(queue, delivery.seq));
-                return self.outgoing.give_credit();
+                return self.outgoing.give_credit(head.body.len);
             }
         };
         let qos = if qos2 { Qos::ExactlyOnce } else { Qos::AtLeastOnce };
@@ -291,7 +302,7 @@ impl Session {
             let mut settle = accept(queue, delivery.seq);
             settle.state = step.turn.keep_state(mapping::drop_outgoing(id, kept));
             step.turn.settle(settle);
-            self.outgoing.give_credit();
+            self.outgoing.give_credit(head.body.len);
         }
     }
 
@@ -307,9 +318,9 @@ impl Session {
 
     /// Done with a delivery that the client never answers for.
     #[inline]
-    fn finish(&mut self, queue: QueueId, seq: Seq, step: &mut Step<'_>) {
+    fn finish(&mut self, queue: QueueId, seq: Seq, bytes: u32, step: &mut Step<'_>) {
         step.turn.settle(accept(queue, seq));
-        self.outgoing.give_credit();
+        self.outgoing.give_credit(bytes);
     }
 
     /// Encodes one message. False if it cannot be sent to this client: it then counts as delivered.

@@ -32,6 +32,8 @@ pub(super) struct Slot {
     pub(super) stage: Stage,
     /// The session's state map has a key for it.
     pub(super) kept: bool,
+    /// Of its payload, once it has come on this connection.
+    pub(super) bytes: u32,
 }
 
 #[derive(Debug, Default)]
@@ -182,7 +184,7 @@ mod tests {
     use std::collections::HashMap;
 
     fn slot(seq: u64) -> Slot {
-        Slot { queue: QueueId(1), seq: Seq(seq), stage: Stage::Sent1, kept: false }
+        Slot { queue: QueueId(1), seq: Seq(seq), stage: Stage::Sent1, kept: false, bytes: 0 }
     }
 
     fn id(id: u16) -> PacketId {

@@ -1,10 +1,9 @@
 //! PUBACK, PUBREC and PUBCOMP from the client: what becomes of deliveries. (PUBREL belongs to its publishes, see `publish`.)
 
-use broker_api::Seq;
 use tracing::debug;
 
 use super::deliver::accept;
-use super::inflight::Stage;
+use super::inflight::{Slot, Stage};
 use super::publish::{Act, Wait};
 use super::{Session, Step};
 use crate::codec::{AckKind, AckView, PacketId, ReasonCode};
@@ -39,7 +38,7 @@ impl Session {
             settle.state = step.turn.keep_state(mapping::drop_outgoing(id, Kept::Qos1Sent));
         }
         step.turn.settle(settle);
-        self.outgoing.give_credit();
+        self.outgoing.give_credit(slot.bytes);
         Ok(())
     }
 
@@ -67,10 +66,11 @@ impl Session {
                 return Err(Fault::protocol("PUBREC for a QoS 1 delivery (MQTT 5.0, 4.3.2)"));
             }
         }
-        let (queue, seq) = (slot.queue, slot.seq);
         if ack.reason.is_error() {
-            return self.declined(id, queue, seq, step);
+            let slot = *slot;
+            return self.declined(id, slot, step);
         }
+        let (queue, seq) = (slot.queue, slot.seq);
         let mut settle = accept(queue, seq);
         if durable {
             slot.stage = Stage::Releasing;
@@ -86,14 +86,14 @@ impl Session {
     }
 
     /// MQTT 5.0, 4.3.3: a PUBREC with an error ends the exchange; the message counts as acknowledged.
-    fn declined(&mut self, id: PacketId, queue: broker_api::QueueId, seq: Seq, step: &mut Step<'_>) -> Result<(), Fault> {
+    fn declined(&mut self, id: PacketId, slot: Slot, step: &mut Step<'_>) -> Result<(), Fault> {
         self.outgoing.inflight.free(id);
-        let mut settle = accept(queue, seq);
+        let mut settle = accept(slot.queue, slot.seq);
         if self.is_durable() {
             settle.state = step.turn.keep_state(mapping::drop_outgoing(id, Kept::Qos2Sent));
         }
         step.turn.settle(settle);
-        self.outgoing.give_credit();
+        self.outgoing.give_credit(slot.bytes);
         Ok(())
     }
 
@@ -117,7 +117,7 @@ impl Session {
         if self.is_durable() {
             step.turn.state(mapping::drop_outgoing(id, Kept::Qos2Released));
         }
-        self.outgoing.give_credit();
+        self.outgoing.give_credit(slot.bytes);
         Ok(())
     }
 

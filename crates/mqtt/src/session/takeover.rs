@@ -37,7 +37,7 @@ impl Session {
             Kept::Qos2Sent => Stage::Resuming { qos2: true },
             Kept::Qos2Released => Stage::Released,
         };
-        if !self.outgoing.inflight.reserve(id, Slot { queue, seq, stage, kept: true }) {
+        if !self.outgoing.inflight.reserve(id, Slot { queue, seq, stage, kept: true, bytes: 0 }) {
             warn!(client = %self.client_id, id = id.get(), "two deliveries under one packet identifier; the second will get a new one");
             return;
         }

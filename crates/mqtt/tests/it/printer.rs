@@ -57,7 +57,8 @@ pub fn entry(entry: &Entry, states: &[StateEdit], batch: &Batch) -> String {
             let with = if settle.state == 0 { String::new() } else { format!(" with {}", state(&states[settle.state as usize - 1])) };
             format!("settle {}/{} x{} {:?}{with}", settle.queue.0, settle.first.0, settle.count, settle.outcome)
         }
-        Entry::Credit(Credit { to: CreditTo::Group(_), add, drain: false }) => format!("credit +{add}"),
+        Entry::Credit(Credit { to: CreditTo::Group(_), add, bytes: 0, drain: false }) => format!("credit +{add}"),
+        Entry::Credit(Credit { to: CreditTo::Group(_), add, bytes, drain: false }) => format!("credit +{add} and {bytes} bytes"),
         Entry::State(index) => format!("state {}", state(&states[*index as usize])),
         Entry::Fence => "fence".to_owned(),
         Entry::Control(_, control) => self::control(control),
@@ -91,7 +92,8 @@ fn attach(attach: &Attach) -> String {
     });
     // A made-up id differs each time.
     let session = if attach.session.as_str().starts_with("auto-") { "auto-*" } else { attach.session.as_str() };
-    format!("attach {session} clean={} expiry={:?}{will}", attach.clean, attach.expiry)
+    let window = attach.window_bytes.map(|bytes| format!(" window={bytes}")).unwrap_or_default();
+    format!("attach {session} clean={} expiry={:?}{window}{will}", attach.clean, attach.expiry)
 }
 
 fn subscribe(asked: &Subscribe) -> String {

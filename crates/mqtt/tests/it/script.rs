@@ -305,6 +305,7 @@ fn config<'a>(lines: impl Iterator<Item = &'a str>) -> Config {
                 "overrun" if value == "tolerant" => config.receive_maximum_overrun = Overrun::Tolerant,
                 "max_pending" => config.max_pending = number(),
                 "max_inflight" => config.max_inflight = (number() as u16).try_into().unwrap(),
+                "max_inflight_bytes" => config.max_inflight_bytes = u64::from(number()).try_into().ok(),
                 "aliases" => config.topic_alias_maximum = number() as u16,
                 "max_qos" => config.max_qos = Qos::from_bits(number() as u8).unwrap(),
                 "retain" => config.retain_available = number() != 0,

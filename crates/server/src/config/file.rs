@@ -219,6 +219,7 @@ pub struct Mqtt {
     pub max_subscribe_size: Option<Bytes<128, { 16 * MIB }>>,
     pub receive_maximum: Option<Whole<1, 65_535>>,
     pub max_inflight: Option<Whole<1, 65_535>>,
+    pub max_inflight_bytes: Option<Bytes<1, { u64::MAX }>>,
     pub topic_alias_maximum: Option<Whole<0, 65_535>>,
     pub max_qos: Option<Whole<0, 2>>,
     pub max_keepalive_secs: Option<Whole<0, 65_535>>,
