@@ -31,7 +31,7 @@ pub(crate) const REMOTE_TEMP_QUEUE: &str = "/remote-temp-queue/";
 
 /// What an ActiveMQ would do with a header and we cannot yet: better an error than a message that is not treated as asked.
 const NOT_YET_ON_SEND: [&str; 1] = ["AMQ_SCHEDULED_CRON"];
-const NOT_YET_ON_SUBSCRIBE: [&str; 4] = ["selector", "browser", "activemq.noLocal", "no-local"];
+const NOT_YET_ON_SUBSCRIBE: [&str; 2] = ["activemq.noLocal", "no-local"];
 
 impl Dialect {
     /// By its name in a listener's settings.

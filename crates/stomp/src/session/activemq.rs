@@ -3,7 +3,7 @@
 use broker_api::{QueueName, QueueSpec};
 
 use super::send::{destination_text, number};
-use super::subscribe::{ack_mode, durable_name, tag_of, AckMode, Wanted};
+use super::subscribe::{ack_mode, durable_name, selector_of, tag_of, AckMode, Wanted};
 use super::{made_up_name, malformed, Handled, Session, Step};
 use crate::codec::{self, Frame, Version};
 use crate::destination::{Destination, TOPIC_EXCHANGE};
@@ -36,13 +36,31 @@ impl Session {
         if name.is_some() && destinations.len() > 1 {
             return Err(Fault::plain(format!("A durable subscription has one topic: '{text}'")));
         }
+        let browses = get("browser")?.as_deref() == Some(b"true");
+        if browses && self.version == Version::V10 {
+            return Err(Fault::plain("Queue Browser feature only valid for Stomp v1.1+ clients!".to_owned()));
+        }
+        let selector = selector_of(frame)?;
         for destination in &destinations {
             self.check_room()?;
-            let mut wanted = self.source(destination, name.clone(), &frame.headers, step)?;
-            wanted = Wanted { tag: tag.clone(), id: id.as_deref(), mode, priority, ..wanted };
+            let mut wanted = self.source(destination, name.clone(), selector.clone(), &frame.headers, step)?;
+            // In a topic there is nothing to look at: ActiveMQ makes it a subscription like any other.
+            let browses = browses && !wanted.topic;
+            wanted = Wanted { tag: tag.clone(), id: id.as_deref(), mode, priority, browses, ..wanted };
             self.consume(wanted, step);
         }
         Ok(())
+    }
+
+    /// Everything that was in the queue has been shown.
+    pub(super) fn browsed(&mut self, ix: u32, step: &mut Step<'_>) {
+        let Some(found) = self.subscriptions.get(&ix).filter(|found| !found.ended) else { return };
+        let out = step.out.buffer();
+        out.extend_from_slice(b"MESSAGE\n");
+        out.extend_from_slice(&found.line);
+        out.extend_from_slice(b"destination:");
+        out.extend_from_slice(found.shown.as_deref().unwrap_or_default());
+        out.extend_from_slice(b"\nmessage-id:0\nbrowser:end\n\n\0\n");
     }
 
     /// Where the messages for a destination stand, and what they say as theirs.
@@ -50,13 +68,14 @@ impl Session {
         &mut self,
         destination: &Destination,
         durable: Option<QueueName>,
+        mut selector: Option<Box<str>>,
         headers: &codec::Headers<'_>,
         step: &mut Step<'_>,
     ) -> Handled<Wanted<'static>> {
         let exclusive = durable.is_some() && matches!(destination, Destination::Topic(_));
         let mut feeds_it = None;
         let (queue, prefix) = match destination {
-            Destination::Topic(key) => (self.topic_queue(key, durable, step), None),
+            Destination::Topic(key) => (self.topic_queue(key, durable, selector.take(), step), None),
             Destination::TempQueue(id) => (self.temp_queue(id, step)?, Some("/temp-queue/")),
             Destination::ReplyQueue(name) => (QueueName::new(name), Some(REMOTE_TEMP_QUEUE)),
             Destination::Queue(name) => {
@@ -76,15 +95,16 @@ impl Session {
             out.into()
         });
         let (topic, virtual_topic) = (prefix.is_none(), feeds_it.is_some());
-        let mode = AckMode { auto: true, cumulative: false, prefetch: 0 };
-        Ok(Wanted { tag: Box::default(), id: None, queue, topic, virtual_topic, mode, priority: 0, exclusive, shown })
+        Ok(Wanted { topic, virtual_topic, exclusive, selector, shown, ..Wanted::all_of(queue) })
     }
 
     /// The queue of a subscription to a topic: for ever, under a name, or for as long as the connection.
-    fn topic_queue(&mut self, key: &str, name: Option<QueueName>, step: &mut Step<'_>) -> QueueName {
+    fn topic_queue(&mut self, key: &str, name: Option<QueueName>, selector: Option<Box<str>>, step: &mut Step<'_>) -> QueueName {
         let durable = name.is_some();
         let queue = name.unwrap_or_else(|| QueueName::new(&made_up_name("stomp-subscription")));
-        let spec = QueueSpec { durable, exclusive: !durable, auto_delete: !durable, format: FORMAT, ..QueueSpec::default() };
+        // What it does not want does not gather in its queue.
+        let selector = selector.map(String::from);
+        let spec = QueueSpec { durable, exclusive: !durable, auto_delete: !durable, selector, format: FORMAT, ..QueueSpec::default() };
         self.declare_as(&queue, spec, step);
         let pattern = self.dialect().pattern(key);
         self.bind(&queue, TOPIC_EXCHANGE, &pattern, step);

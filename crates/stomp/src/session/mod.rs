@@ -364,6 +364,7 @@ impl Session {
         let mut end = |message, detail: &str| Err(self.say_error(&Fault::new(message, detail), None, step));
         match signal {
             Signal::Ended { consumer, .. } => self.subscription_ended(consumer.0, step),
+            Signal::Browsed { consumer } => self.browsed(consumer.0, step),
             Signal::Kicked => {
                 let why = "CONNECTION_FORCED - broker forced connection closure with reason 'closed by an operator'";
                 return end("connection_forced", why);
@@ -377,7 +378,6 @@ impl Session {
             | Signal::Unblocked
             | Signal::Active { .. }
             | Signal::Drained { .. }
-            | Signal::Browsed { .. }
             | Signal::Superseded { .. } => {}
         }
         Ok(())

@@ -120,6 +120,9 @@ impl Session {
         };
         let ix = self.who_has(subscription, tag).ok_or_else(unknown)?;
         let cumulative = self.subscriptions.get(&ix).is_some_and(|found| found.cumulative);
+        if command == "NACK" && self.subscriptions.get(&ix).is_some_and(|found| found.browses) {
+            return Err(Fault::plain("Cannot Nack a message on a Queue Browser Subscription.".to_owned()));
+        }
         let mut taken = Vec::new();
         for part in self.parts_of(ix) {
             let Some(found) = self.subscriptions.get_mut(&part) else { continue };
@@ -130,7 +133,8 @@ impl Session {
             }
         }
         self.set_scope(scope, step.turn);
-        for (_, entry) in &taken {
+        let browses = |ix: &u32| self.subscriptions.get(ix).is_some_and(|found| found.browses);
+        for (_, entry) in taken.iter().filter(|(part, _)| !browses(part)) {
             step.turn.settle(Settle { queue: entry.queue, first: entry.seq, count: 1, owner: OWNER, state: 0, outcome });
         }
         match transaction.and_then(|name| self.transactions.get_mut(&*name)) {

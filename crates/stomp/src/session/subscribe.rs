@@ -32,6 +32,8 @@ pub(super) struct Subscription {
     pub(super) auto: bool,
     pub(super) cumulative: bool,
     pub(super) limited: bool,
+    /// It only looks: there is nothing to settle, but an ACK makes room.
+    pub(super) browses: bool,
     pub(super) owed: u32,
     pub(super) unacked: Unacked,
     /// The client wants no more; what it has may still be settled.
@@ -56,8 +58,31 @@ pub(super) struct Wanted<'a> {
     pub(super) mode: AckMode,
     pub(super) priority: i32,
     pub(super) exclusive: bool,
+    /// It only looks.
+    pub(super) browses: bool,
+    /// What it takes of its queue.
+    pub(super) selector: Option<Box<str>>,
     /// What its messages say as their destination, where that is always the same.
     pub(super) shown: Option<Box<[u8]>>,
+}
+
+impl Wanted<'_> {
+    /// All there is in a queue, to be settled as it leaves.
+    pub(super) fn all_of(queue: QueueName) -> Wanted<'static> {
+        Wanted {
+            tag: Box::default(),
+            id: None,
+            queue,
+            topic: false,
+            virtual_topic: false,
+            mode: AckMode { auto: true, cumulative: false, prefetch: 0 },
+            priority: 0,
+            exclusive: false,
+            browses: false,
+            selector: None,
+            shown: None,
+        }
+    }
 }
 
 impl Session {
@@ -88,6 +113,8 @@ impl Session {
         let mode = AckMode { prefetch, ..ack_mode(frame)? };
         // RabbitMQ overlooks a priority that is no number.
         let priority = get("x-priority")?.and_then(|text| number(&text)).unwrap_or(0);
+        // RabbitMQ overlooks it; whoever asks for it did not mean to get everything.
+        let mut selector = if self.stomp.config.strict { None } else { selector_of(frame)? };
         let queue = match &destination {
             Destination::Queue(name) => self.declare(name, &frame.headers, true, step)?,
             Destination::AmqQueue(name) | Destination::ReplyQueue(name) => QueueName::new(name),
@@ -102,17 +129,16 @@ impl Session {
                     _ => made_up_name("stomp-subscription"),
                 };
                 let queue = QueueName::new(&name);
-                let spec = queue_spec(&name, &self.peer.vhost, Kind::Subscription, &frame.headers, true)?;
+                let mut spec = queue_spec(&name, &self.peer.vhost, Kind::Subscription, &frame.headers, true)?;
+                // What it does not want does not gather in its queue.
+                spec.selector = selector.take().map(String::from);
                 self.declare_as(&queue, spec, step);
                 self.bind(&queue, exchange, key, step);
                 queue
             }
         };
         let topic = matches!(destination, Destination::Topic(_));
-        self.consume(
-            Wanted { tag, id: id.as_deref(), queue, topic, virtual_topic: false, mode, priority, exclusive: false, shown: None },
-            step,
-        );
+        self.consume(Wanted { tag, id: id.as_deref(), topic, mode, priority, selector, ..Wanted::all_of(queue) }, step);
         Ok(())
     }
 
@@ -154,15 +180,13 @@ impl Session {
         let spec = QueueSpec { exclusive: true, auto_delete: true, format: FORMAT, ..QueueSpec::default() };
         self.declare_as(queue, spec, step);
         let id = format!("{TEMP_QUEUE}{id}");
-        let mode = AckMode { auto: true, cumulative: false, prefetch: 0 };
         let tag = tag_of(Some(id.as_bytes()), b"");
-        let (id, queue) = (Some(id.as_bytes()), queue.clone());
-        self.consume(Wanted { tag, id, queue, topic: false, virtual_topic: false, mode, priority: 0, exclusive: false, shown: None }, step);
+        self.consume(Wanted { tag, id: Some(id.as_bytes()), ..Wanted::all_of(queue.clone()) }, step);
         Ok(())
     }
 
     pub(super) fn consume(&mut self, wanted: Wanted<'_>, step: &mut Step<'_>) {
-        let Wanted { tag, id, queue, topic, virtual_topic, mode, priority, exclusive, shown } = wanted;
+        let Wanted { tag, id, queue, topic, virtual_topic, mode, priority, exclusive, browses, selector, shown } = wanted;
         self.numbers.consumer += 1;
         let ix = self.numbers.consumer;
         let limited = mode.prefetch != 0 && !mode.auto;
@@ -172,10 +196,14 @@ impl Session {
             group: None,
             queue: queue.clone(),
             credit: if limited { mode.prefetch } else { u32::MAX },
-            mode: if mode.auto { Mode::Settled } else { Mode::Lease },
+            mode: match mode.auto {
+                _ if browses => Mode::Browse,
+                true => Mode::Settled,
+                false => Mode::Lease,
+            },
             exclusive,
             priority,
-            selector: None,
+            selector,
         });
         self.command(control, Asked::Silent, step);
         let subscription = Subscription {
@@ -189,6 +217,7 @@ impl Session {
             auto: mode.auto,
             cumulative: mode.cumulative,
             limited,
+            browses,
             owed: 0,
             unacked: Unacked::default(),
             ended: false,
@@ -343,6 +372,13 @@ pub(super) fn durable_name(key: &[u8], id: &[u8]) -> String {
     }
     let name = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(Md5::digest(&term));
     format!("stomp-subscription-{name}")
+}
+
+/// A condition on messages, which the core reads. An empty one is none.
+pub(super) fn selector_of(frame: &Frame<'_>) -> Handled<Option<Box<str>>> {
+    let Some(text) = frame.headers.get("selector").map_err(malformed)? else { return Ok(None) };
+    let text = std::str::from_utf8(&text).map_err(|_| Fault::processing("the selector is not UTF-8"))?;
+    Ok(Some(text).filter(|text| !text.trim().is_empty()).map(Box::from))
 }
 
 /// Versions differ in what they call the header that names a delivery.
