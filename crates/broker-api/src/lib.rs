@@ -60,9 +60,10 @@
 //!
 //! # Message groups
 //!
-//! What they are to be: of the messages of one [`Head::group`] in a queue that several consumers take from, all go to one of them, in order,
-//! until that one goes or a message with [`HEAD_GROUP_ENDS`] has been handed out. Which one: who would have been handed the group's first
-//! message. The core keeps both with the message and selectors see the group; it does not hold messages together yet.
+//! Of the messages of one [`Head::group`] in a queue that several consumers take from, all go to one of them, in order, until that one
+//! goes or a message with [`HEAD_GROUP_ENDS`] has been handed out. Which one: who would have been handed the group's first message.
+//! What that one has no credit for waits for it and holds nobody else up, as long as it is not too much. One with a selector has those of
+//! a group that it wants. Who asks for single messages ([`Take`]) or only looks is asked for no group.
 //!
 //! Names chosen by the session ([`OwnerIx`], [`ConsumerIx`], [`GroupIx`], [`Token`]) are never reused within a connection, so a
 //! handle is its own incarnation and pipelined commands wait for no reply.

@@ -34,6 +34,9 @@ pub(crate) struct Sent<'a> {
     pub user_id: Option<Cow<'a, [u8]>>,
     /// ActiveMQ's: it is for later, and how it is a part of what is kept.
     pub scheduled: bool,
+    /// ActiveMQ's: what it belongs to, and its number in there.
+    pub group: Option<Cow<'a, [u8]>>,
+    pub group_seq: Option<Cow<'a, [u8]>>,
     /// A name that is not allowed here.
     pub message_id: bool,
 }
@@ -99,6 +102,14 @@ pub(crate) fn read_send<'a>(headers: &codec::Headers<'a>, kept: &mut Vec<u8>) ->
             }
             b"expires" => {
                 sent.expires = text()?;
+                put_raw(name, value, version, kept)?;
+            }
+            b"JMSXGroupID" => {
+                sent.group = text()?;
+                put_raw(name, value, version, kept)?;
+            }
+            b"JMSXGroupSeq" => {
+                sent.group_seq = text()?;
                 put_raw(name, value, version, kept)?;
             }
             b"user-id" => {

@@ -199,7 +199,9 @@ impl Link {
     pub(super) fn end_local(&mut self, id: u64, consumers: Vec<(ConsumerIx, Arc<Queue>)>) {
         let mut follow = Follow::default();
         for (consumer, queue) in &consumers {
-            queue.remove_consumer(self.outbox.id, Some(*consumer));
+            if queue.remove_consumer(self.outbox.id, Some(*consumer)) {
+                follow.pump.push(queue.clone());
+            }
         }
         for queue in self.leased_queues(id) {
             self.core.log_handed(&queue);

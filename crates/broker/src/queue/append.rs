@@ -1,7 +1,7 @@
 //! Into the queue: new references, room for them, and what is let go of in memory when the log has it.
 
 use super::lane::Next;
-use super::{expiry_tick, Entry, Fill, Follow, Gone, Held, Queue, State, Status, HELD_BYTES, PAGE, TICK_MS};
+use super::{expiry_tick, Entry, Fill, Follow, Gone, Held, Queue, State, Status, GROUPED, HELD_BYTES, PAGE, TICK_MS};
 use crate::store::Log;
 use broker_api::{Seq, Side};
 use std::sync::atomic::Ordering;
@@ -59,7 +59,7 @@ impl Queue {
             attempts: 0,
             ordinal: incoming.ordinal,
             level: incoming.level,
-            flags: incoming.flags,
+            flags: incoming.flags | if head.group.is_empty() { 0 } else { GROUPED },
             durable: incoming.durable,
             status: Status::Ready,
         };

@@ -67,19 +67,19 @@ impl Queue {
         state.consumers.insert(stays + after, consumer);
     }
 
-    /// Removes consumers of a connection (all of them for `None`); answers whether one went.
+    /// Removes consumers of a connection (all of them for `None`); answers whether that left something for others.
     pub fn remove_consumer(&self, outbox: u64, to: Option<ConsumerIx>) -> bool {
         let mut state = self.lock();
-        let before = state.consumers.len();
         let goes = |c: &Consumer| c.outbox.id == outbox && to.is_none_or(|to| c.to == to);
         let first_goes = state.consumers.first().is_some_and(goes);
         state.consumers.retain(|c| !goes(c));
         state.browsers.retain(|c| !goes(c));
         state.drop_scans();
+        let freed = state.free_groups();
         if first_goes {
             self.say_active(&state);
         }
-        before != state.consumers.len()
+        freed
     }
 
     /// Tells the one consumer that is served that it is the one. One whose command is not answered yet hears it after that.

@@ -237,14 +237,16 @@ impl State {
         self.bytes -= u64::from(entry.bytes);
         self.moving += 1;
         lane.returned.remove(&position);
+        self.not_aside(level, position);
         true
     }
 
     /// What stands next on a level.
     fn head_of(&mut self, level: u8) -> Option<Head> {
+        let aside = self.grouping.as_ref().and_then(|grouping| grouping.first_aside(level));
         let lane = self.lanes.get_mut(level)?;
-        let next = match lane.returned.first() {
-            Some(position) => lane.look(*position),
+        let next = match lane.returned.first().copied().into_iter().chain(aside).min() {
+            Some(position) => lane.look(position),
             None => lane.next_ready(lane.cursor),
         };
         match next {
@@ -316,12 +318,11 @@ impl Entry {
     /// Ready in another queue, with what the move made of it.
     pub fn arrives(&mut self, held: &Arc<super::Held>, head: u32, side: Option<Arc<broker_api::Side>>, flags: u8) {
         self.lsn = self.known_lsn();
-        self.held = Some(held.clone());
-        self.head = head;
+        self.flags = flags;
+        self.hold(held.clone(), head);
         self.side = side;
         self.owner = 0;
         self.attempts = 0;
-        self.flags = flags;
         self.status = Status::Ready;
     }
 }

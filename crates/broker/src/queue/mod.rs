@@ -5,6 +5,7 @@ mod consumer;
 mod delays;
 mod follow;
 mod group;
+mod grouping;
 mod hidden;
 mod lane;
 mod lanes;
@@ -26,6 +27,7 @@ pub(crate) use consumer::Consumer;
 pub(crate) use delays::{Delays, Due};
 pub(crate) use follow::{Fill, Follow, Gone, Leaving};
 pub(crate) use group::{Grant, Group};
+pub(crate) use grouping::GROUPED;
 pub(crate) use lane::{Entry, Held, Lane, Page, Status, PAGE};
 pub(crate) use lanes::Lanes;
 pub(crate) use leave::{Modified, Peek};
@@ -107,6 +109,8 @@ pub(crate) struct State {
     barriers: Vec<hidden::Barrier>,
     /// There where messages wait until they are due.
     pub delays: Option<Box<Delays>>,
+    /// There where messages of groups were handed out.
+    grouping: Option<Box<grouping::Grouping>>,
     /// Dead letters that nothing took and that stay.
     stuck: Option<Box<stuck::Stuck>>,
     pub deleted: bool,

@@ -20,6 +20,9 @@ impl Queue {
     /// What stands next and is not in memory: a page, or a run of messages.
     pub fn wanted(&self) -> Wanted {
         let mut state = self.lock();
+        if let Some(wanted) = state.unread_aside() {
+            return wanted;
+        }
         let level = match state.next() {
             None => return Wanted::Nothing,
             Some((level, Next::Away(number))) => return Wanted::Page(level, number),
@@ -97,8 +100,7 @@ impl State {
             let entry = self.lanes.get_mut(seq.lane()).and_then(|l| l.get_mut(seq.position()));
             if let Some(entry) = entry.filter(|e| e.status != Status::Gone && e.held.is_none()) {
                 entry.lsn = entry.known_lsn();
-                entry.held = Some(held);
-                entry.head = head;
+                entry.hold(held, head);
                 self.held_bytes += u64::from(entry.bytes);
             }
         }

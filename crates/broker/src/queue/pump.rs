@@ -3,7 +3,7 @@
 use super::append::TRIM_MAX;
 use super::lane::Next;
 use super::tick::is_due;
-use super::{Consumer, Fill, Follow, Gone, Grant, Queue, State, Status, HELD_BYTES};
+use super::{Consumer, Fill, Follow, Gone, Grant, Queue, State, Status, GROUPED, HELD_BYTES};
 use crate::outbox::Outbox;
 use crate::store::Log;
 use broker_api::{Batch, ConsumerIx, DeliverTo, Delivery, Seq, Side, DELIVERY_REDELIVERED};
@@ -105,7 +105,7 @@ impl Queue {
             if let Some(group) = &consumer.group {
                 follow.pump.extend(group.untake(left));
             }
-            idle = if given == 0 { idle + 1 } else { 0 };
+            idle = if given == 0 && !state.put_something_aside() { idle + 1 } else { 0 };
             if starved {
                 return false;
             }
@@ -121,23 +121,27 @@ impl Queue {
     fn give(self: &Arc<Queue>, state: &mut State, at: usize, granted: Grant, log: &Log, now: u32, follow: &mut Follow) -> Given {
         let mut giving = Giving::new(&state.consumers[at], self, log, false, granted);
         if let Some(scan) = state.consumers[at].scan {
-            let (given, left) = self.give_found(state, giving, scan, log, now, follow);
+            let (given, left) = self.give_found(state, giving, (scan, at), log, now, follow);
             return Given { given, left, starved: false };
         }
         let (mut starved, mut early) = (false, false);
         while giving.may_go_on() && !starved && !early {
-            let (level, position) = match state.next() {
-                Some((level, Next::Ready(position))) => (level, position),
-                Some((_, Next::Away(_))) => {
-                    starved = true;
-                    break;
-                }
+            let next = state.next();
+            let aside = if state.grouping.is_some() { state.next_aside(at, next) } else { None };
+            let step = match (aside, next) {
+                (Some(seq), _) => self.give_aside(state, &mut giving, at, seq, log, now, follow),
+                (None, Some((level, Next::Ready(position)))) => match giving.one(self, state, level, position, log, now, follow) {
+                    Step::Grouped => self.give_grouped(state, &mut giving, at, Seq::new(level, position), true, log, now, follow),
+                    step => step,
+                },
+                (None, Some((_, Next::Away(_)))) => Step::Unread,
                 _ => break,
             };
-            match giving.one(self, state, level, position, log, now, follow) {
-                Step::Given | Step::Gone => {}
+            match step {
+                Step::Given | Step::Gone | Step::Aside => {}
                 Step::Unread => starved = true,
                 Step::NotYet => early = true,
+                Step::Grouped | Step::NotMine => break,
             }
         }
         let (given, left) = giving.finish(self, log, follow);
@@ -165,6 +169,12 @@ pub(super) enum Step {
     Unread,
     /// Nothing leaves before something else has happened, and then the queue is pumped.
     NotYet,
+    /// It belongs to a group: whose turn it is has to be found out.
+    Grouped,
+    /// Its group is another consumer's, for whom it was put aside.
+    Aside,
+    /// Its group is another consumer's.
+    NotMine,
 }
 
 /// What one consumer is handed in one go.
@@ -175,6 +185,8 @@ pub(super) struct Giving {
     settled: bool,
     /// It only looks.
     browses: bool,
+    /// Even what belongs to a group.
+    pub may_have: bool,
     cap: u8,
     extra: u8,
     side: Option<Arc<Side>>,
@@ -196,6 +208,7 @@ impl Giving {
             owner: to.owner,
             settled: to.settled,
             browses,
+            may_have: browses,
             cap: to.level,
             extra: to.flags,
             side: to.side.clone(),
@@ -239,7 +252,11 @@ impl Giving {
             queue.leave(state, level, position, Gone::Expired, &mut self.expired, follow);
             return Step::Gone;
         }
-        let Some(held) = entry.held.clone() else { return Step::Unread };
+        let Some(held) = &entry.held else { return Step::Unread };
+        if entry.flags & GROUPED != 0 && !self.may_have {
+            return Step::Grouped;
+        }
+        let held = held.clone();
         if !held.is_shown_to(queue) {
             return Step::NotYet;
         }
@@ -253,7 +270,7 @@ impl Giving {
                 self.outbox.run(DeliverTo::Consumer(self.to), queue.id, &batch, self.run.drain(..));
             }
         }
-        let mut flags = entry.flags | self.extra | queue.counted_flag();
+        let mut flags = entry.flags & !GROUPED | self.extra | queue.counted_flag();
         if entry.attempts > 0 || suspect {
             flags |= DELIVERY_REDELIVERED;
         }

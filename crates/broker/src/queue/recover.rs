@@ -106,7 +106,11 @@ impl Queue {
                         leased_bytes += u64::from(entry.bytes);
                     }
                 }
-                let reachable = position >= lane.cursor || returned;
+                let aside = state.is_aside(level, position);
+                if aside && (returned || position >= lane.cursor || entry.status != Status::Ready) {
+                    return Err(format!("{}: {level}/{position} is put aside but stands elsewhere", self.name));
+                }
+                let reachable = position >= lane.cursor || returned || aside;
                 if entry.status == Status::Ready && !reachable {
                     return Err(format!("{}: {level}/{position} is ready but behind the cursor {}", self.name, lane.cursor));
                 }

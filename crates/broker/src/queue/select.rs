@@ -126,6 +126,11 @@ impl State {
         }
     }
 
+    /// Is this a message that those with this scan want?
+    pub(super) fn is_match(&self, scan: u32, held: &Held, head: u32) -> bool {
+        self.scans.iter().find(|known| known.id == scan).is_some_and(|scan| scan.matches(held, head))
+    }
+
     fn find_scan(&mut self, id: u32) -> Option<&mut Scan> {
         self.scans.iter_mut().find(|scan| scan.id == id)
     }
@@ -203,7 +208,7 @@ impl Queue {
         self: &Arc<Queue>,
         state: &mut State,
         mut giving: Giving,
-        id: u32,
+        (id, at): (u32, usize),
         log: &Log,
         now: u32,
         follow: &mut Follow,
@@ -235,7 +240,10 @@ impl Queue {
                 _ => Next::Nothing,
             });
             let step = match next {
-                Next::Ready(position) => giving.one(self, state, seq.lane(), position, log, now, follow),
+                Next::Ready(position) => match giving.one(self, state, seq.lane(), position, log, now, follow) {
+                    Step::Grouped => self.give_grouped(state, &mut giving, at, seq, false, log, now, follow),
+                    step => step,
+                },
                 Next::Away(_) => Step::Unread,
                 Next::Nothing => Step::Gone,
             };
@@ -243,6 +251,8 @@ impl Queue {
             let Some(scan) = state.find_scan(id) else { break };
             match step {
                 Step::NotYet => break,
+                // It may become this one's, or anybody's.
+                Step::Grouped | Step::Aside | Step::NotMine => {}
                 Step::Given | Step::Gone => {
                     scan.found.remove(&found);
                 }
@@ -268,7 +278,7 @@ impl Queue {
             let browser = &state.browsers[at];
             let Some(id) = browser.scan.filter(|_| browser.active && browser.credit > 0 && browser.outbox.room_for(self)) else { continue };
             let giving = Giving::new(browser, self, log, true, Grant::of(browser.credit));
-            let (given, _) = self.give_found(state, giving, id, log, now, follow);
+            let (given, _) = self.give_found(state, giving, (id, at), log, now, follow);
             let browser = &mut state.browsers[at];
             if browser.credit != u32::MAX {
                 browser.credit -= given;

@@ -1,6 +1,6 @@
 //! Out of the queue: settled, given back, purged, ended; and leases that a session takes up again.
 
-use super::{Consumer, Entry, Fill, Follow, Gone, Held, Lane, Queue, State, Status};
+use super::{Consumer, Entry, Fill, Follow, Gone, Held, Lane, Queue, State, Status, GROUPED};
 use crate::store::Log;
 use ahash::AHashMap;
 use broker_api::{DeliverTo, Delivery, Seq, DELIVERY_REDELIVERED, DELIVERY_RESUMED};
@@ -33,6 +33,7 @@ impl Queue {
         if !entry.durable {
             state.left(&entry);
         }
+        state.not_aside(level, position);
         self.depth.fetch_sub(1, Ordering::Relaxed);
         gone.add(Seq::new(level, position), &entry);
         Some(entry)
@@ -104,7 +105,8 @@ impl Queue {
             let Some(entry) = state.lanes.get_mut(seq.lane()).and_then(|l| l.get_mut(seq.position())) else { continue };
             let mut fresh = 0;
             if let Some(held) = read.remove(&seq).filter(|_| entry.held.is_none()) {
-                (entry.held, entry.head, fresh) = (Some(held), 0, u64::from(entry.bytes));
+                entry.hold(held, 0);
+                fresh = u64::from(entry.bytes);
             }
             let Some(held) = entry.held.clone() else { continue };
             let delivery = Delivery {
@@ -113,7 +115,7 @@ impl Queue {
                 side: entry.side.clone().or_else(|| to.side.clone()),
                 attempts: entry.attempts,
                 level: entry.level.min(to.level),
-                flags: entry.flags | to.flags | DELIVERY_RESUMED | DELIVERY_REDELIVERED,
+                flags: entry.flags & !GROUPED | to.flags | DELIVERY_RESUMED | DELIVERY_REDELIVERED,
             };
             state.held_bytes += fresh;
             if let Some(group) = &to.group {

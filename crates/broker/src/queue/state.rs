@@ -32,9 +32,11 @@ impl State {
 
     /// The one to evict: the oldest of the lowest level.
     pub(super) fn oldest(&mut self) -> Option<(u8, Next)> {
-        self.lanes.iter().find_map(|(level, lane)| {
-            let next = match lane.returned.first() {
-                Some(position) => lane.look(*position),
+        let State { lanes, grouping, .. } = self;
+        lanes.iter().find_map(|(level, lane)| {
+            let aside = grouping.as_ref().and_then(|grouping| grouping.first_aside(level));
+            let next = match lane.returned.first().copied().into_iter().chain(aside).min() {
+                Some(position) => lane.look(position),
                 None => lane.next_ready(lane.cursor),
             };
             (next != Next::Nothing).then_some((level, next))
@@ -50,6 +52,7 @@ impl State {
                 lane.returned.remove(&position);
             }
         }
+        self.not_aside(level, position);
         self.leases(bytes);
     }
 
@@ -107,6 +110,7 @@ impl State {
         entry.owner = owner;
         let bytes = entry.bytes;
         lane.returned.remove(&seq.position());
+        self.not_aside(seq.lane(), seq.position());
         self.leases(bytes);
         true
     }

@@ -2,7 +2,7 @@
 
 use super::lane::Next;
 use super::tick::is_due;
-use super::{Fill, Gone, Queue, Status};
+use super::{Fill, Gone, Queue, Status, GROUPED};
 use crate::outbox::Outbox;
 use crate::store::Log;
 use broker_api::{DeliverTo, Delivery, Seq, Token, DELIVERY_REDELIVERED};
@@ -67,7 +67,7 @@ impl Queue {
             if !held.is_shown() || (log.delivers_late() && entry.durable && !is_committed()) {
                 break;
             }
-            let mut flags = entry.flags | self.counted_flag();
+            let mut flags = entry.flags & !GROUPED | self.counted_flag();
             if entry.attempts > 0 || suspect {
                 flags |= DELIVERY_REDELIVERED;
             }

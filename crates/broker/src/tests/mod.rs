@@ -3,6 +3,7 @@
 mod access;
 mod delays;
 mod exchanges;
+mod groups;
 mod history;
 mod keys;
 mod moves;

@@ -1,6 +1,6 @@
 //! SEND: read where it lies. Only the headers that are for consumers are copied, into the turn's arena.
 
-use broker_api::{Control, Declare, Head, QueueName, QueueSpec, Span, HEAD_CONFIRM, HEAD_DURABLE};
+use broker_api::{Control, Declare, Head, QueueName, QueueSpec, Span, HEAD_CONFIRM, HEAD_DURABLE, HEAD_GROUP_ENDS};
 
 use super::{made_up_name, malformed, Asked, Handled, Session, Step, MAKER, OWNER};
 use crate::arguments::{queue_spec, Kind};
@@ -90,11 +90,20 @@ impl Session {
         if sent.receipt.is_some() {
             flags |= HEAD_CONFIRM;
         }
+        let group = match &sent.group {
+            Some(group) if self.dialect() == Dialect::ActiveMq => step.turn.intern(group),
+            _ => Span::EMPTY,
+        };
+        // The last of its group.
+        if !group.is_empty() && sent.group_seq.as_deref().and_then(number::<i64>).is_some_and(|seq| seq < 0) {
+            flags |= HEAD_GROUP_ENDS;
+        }
         debug_assert!(block.len() >= frame.end);
         let head = Head {
             exchange,
             key,
             origin,
+            group,
             body: Span::block(frame.body_at, frame.body.len()),
             expires_ms,
             owner: OWNER.0,
