@@ -216,15 +216,18 @@ async fn a_grant_keeps_others_out(rig: &mut dyn Rig) {
     vacant(&*a).await;
 }
 
+/// Whose, when it was told, and when it ends.
+type Grants = Arc<Mutex<Vec<(&'static str, Instant, Instant)>>>;
+
 /// Two nodes that both want to be primary as often as they can, with pauses that make them lose it.
 async fn grants_never_overlap(rig: &mut dyn Rig) {
     let (a, b) = pair(rig).await;
     vacant(&*a).await;
     write(&*a, None, register(1, "a", &["a", "b"])).await;
     a.release().await;
-    let grants: Arc<Mutex<Vec<(&'static str, Instant, Instant)>>> = Arc::default();
+    let grants: Grants = Arc::default();
     let end = Instant::now() + (12 * a.lease()).max(Duration::from_secs(3));
-    let reign = |me: &'static str, node: Arc<dyn Coordinator>, grants: Arc<Mutex<Vec<_>>>| async move {
+    let reign = |me: &'static str, node: Arc<dyn Coordinator>, grants: Grants| async move {
         let mut reigns = 0u32;
         while Instant::now() < end {
             if timeout(end.saturating_duration_since(Instant::now()), node.vacant()).await.is_err() {

@@ -205,7 +205,7 @@ impl Shared {
 
     /// Whether it is ours now.
     fn hold(&mut self, me: &NodeName, lease: Duration) -> bool {
-        let free = self.holder.as_ref().map_or(true, |(holder, until)| holder == me || *until <= self.now);
+        let free = self.holder.as_ref().is_none_or(|(holder, until)| holder == me || *until <= self.now);
         if free {
             self.holder = Some((me.clone(), self.now + lease));
         }

@@ -7,7 +7,9 @@
 //! Safety of confirmed messages rests on the register and its epochs, never on clocks. The lease keeps apart what no log fences: the same
 //! message handed to consumers on two nodes.
 
+mod hex;
 mod memory;
+mod raft;
 mod register;
 
 #[cfg(test)]
@@ -18,14 +20,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 pub use memory::{Call, Fault, Memory, MemoryCluster};
-pub use register::{BadName, Member, NodeName, Refused, Register};
+pub use raft::{Fatal, Settings, Voter, VoterPeer};
+pub use register::{BadName, Member, NodeName, Refused, Register, TooLarge};
 
 /// What a call of a [`Coordinator`] returns. Boxed, so that the kinds of coordinator are one type to their users; no such call is hot.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Which write of the register this was. Versions rise, and mean nothing else: with etcd they are its revisions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Version(pub u64);
 
 impl fmt::Display for Version {

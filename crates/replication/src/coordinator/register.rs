@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{de, Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
 /// Nodes that a register can name. Two data nodes, and room for replacing them one at a time.
@@ -61,10 +62,23 @@ impl Borrow<str> for NodeName {
     }
 }
 
+impl Serialize for NodeName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for NodeName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
 /// A node as the register knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// Of the process's life: another one after each restart.
+    #[serde(with = "super::hex")]
     pub boot: u128,
     /// Where the other node's link finds it.
     pub peer: String,
@@ -73,19 +87,20 @@ pub struct Member {
 }
 
 /// Who is primary, and whose log holds everything that was confirmed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Register {
     pub epoch: u64,
     pub primary: NodeName,
     /// Those whose sync a confirm of this epoch waits for: any of them can take over.
     pub in_sync: BTreeSet<NodeName>,
     /// Which cluster this is: a node of another one has nothing to say here.
+    #[serde(with = "super::hex")]
     pub cluster: u128,
     pub members: BTreeMap<NodeName, Member>,
 }
 
 /// Why one register may not follow another.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
 pub enum Refused {
     #[error("it is of another cluster")]
     Cluster,
@@ -101,8 +116,15 @@ pub enum Refused {
     BootInEpoch(NodeName),
     #[error("{0} is in sync and not a member")]
     NoMember(NodeName),
-    #[error("it is too large: {0}")]
-    TooLarge(&'static str),
+    #[error("it is too large: {0:?}")]
+    TooLarge(TooLarge),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TooLarge {
+    Members,
+    Clients,
+    Address,
 }
 
 impl Register {
@@ -141,14 +163,14 @@ impl Register {
             return Err(Refused::NoMember(name.clone()));
         }
         if self.members.len() > MEMBERS_MAX {
-            return Err(Refused::TooLarge("members"));
+            return Err(Refused::TooLarge(TooLarge::Members));
         }
         for member in self.members.values() {
             if member.clients.len() > CLIENTS_MAX {
-                return Err(Refused::TooLarge("client addresses"));
+                return Err(Refused::TooLarge(TooLarge::Clients));
             }
             if member.peer.len() > ADDRESS_MAX || member.clients.iter().any(|address| address.len() > ADDRESS_MAX) {
-                return Err(Refused::TooLarge("an address"));
+                return Err(Refused::TooLarge(TooLarge::Address));
             }
         }
         Ok(())
@@ -238,13 +260,13 @@ mod tests {
         assert_eq!(verdict(&old, &other), Err(Refused::Cluster));
         let mut large = old.clone();
         large.members.get_mut("b").unwrap().clients = vec![String::new(); 33];
-        assert_eq!(verdict(&old, &large), Err(Refused::TooLarge("client addresses")));
+        assert_eq!(verdict(&old, &large), Err(Refused::TooLarge(TooLarge::Clients)));
         let mut large = old.clone();
         large.members.get_mut("b").unwrap().peer = "x".repeat(513);
-        assert_eq!(verdict(&old, &large), Err(Refused::TooLarge("an address")));
+        assert_eq!(verdict(&old, &large), Err(Refused::TooLarge(TooLarge::Address)));
         let mut large = old.clone();
         let member = large.members[&name("a")].clone();
         large.members.extend((0..8).map(|n| (name(&format!("n{n}")), member.clone())));
-        assert_eq!(verdict(&old, &large), Err(Refused::TooLarge("members")));
+        assert_eq!(verdict(&old, &large), Err(Refused::TooLarge(TooLarge::Members)));
     }
 }
