@@ -1,6 +1,6 @@
 //! The command line. What a flag does not say, its `CARRICK_*` variable may; what neither says, the configuration file may.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 #[derive(Parser, Debug)]
@@ -31,7 +31,22 @@ pub enum Command {
     #[command(subcommand)]
     Tls(Tls),
     /// Read a password from standard input and print its argon2id hash, for `password_hash`
-    HashPassword,
+    HashPassword(HashPassword),
+}
+
+#[derive(Args, Debug)]
+pub struct HashPassword {
+    /// A SCRAM verifier instead, for clients that log in by this mechanism
+    #[arg(long, value_enum)]
+    pub scram: Option<Scram>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub enum Scram {
+    #[value(name = "sha-256")]
+    Sha256,
+    #[value(name = "sha-512")]
+    Sha512,
 }
 
 #[derive(Subcommand, Debug)]

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         Some(Command::Journal(command)) => commands::journal::run(&command),
         Some(Command::Bench(args)) => Ok(commands::bench::run(args)),
         Some(Command::Tls(Tls::Dev(arguments))) => commands::tls_dev::run(&arguments),
-        Some(Command::HashPassword) => commands::hash_password::run(),
+        Some(Command::HashPassword(args)) => commands::hash_password::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("carrick: {error:#}");

@@ -6,13 +6,13 @@
 //! | `$7$iterations$salt$hash` | PBKDF2-HMAC-SHA-512 of `mosquitto_passwd` 1.6 to 2.0 |
 //! | `$6$salt$hash` | salted SHA-512 of older `mosquitto_passwd` |
 //! | `SCRAM-SHA-256$4096:salt$StoredKey:ServerKey` | a SCRAM verifier, as PostgreSQL and RFC 5803 write it |
-//! | `{SCRAM-SHA-256}4096,salt,StoredKey,ServerKey` | the same as Dovecot writes it |
+//! | `{SCRAM-SHA-256}4096,salt,StoredKey,ServerKey` | the same as Dovecot writes it; both also with SCRAM-SHA-512 |
 //! | `{rabbit_password_hashing_sha256}base64` | RabbitMQ: base64 of 4 bytes of salt and the hash of salt and password; also `_sha512` and, of old, `_md5` |
 //!
 //! The bounds on costs keep a typing error in a file from turning each login into minutes of work or gigabytes of memory.
 
-use super::keyed::same;
-use super::scram::Verifier;
+use super::keyed::{fill_random, same};
+use super::scram::{self, Verifier};
 use argon2::password_hash::{PasswordHash as Phc, PasswordHasher, SaltString};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use base64::engine::general_purpose::STANDARD;
@@ -46,6 +46,14 @@ pub fn hash_password(password: &str) -> String {
     hasher.hash_password(password.as_bytes(), &salt).expect("a fresh salt and constant parameters").to_string()
 }
 
+/// A SCRAM verifier of this password with a fresh salt, as text for a configuration file: for a user who logs in without sending the password
+/// and whose password is not to stand in the file.
+pub fn scram_verifier(algorithm: scram::Algorithm, password: &str) -> Result<String, rand::Error> {
+    let mut salt = [0; scram::SALT_LEN];
+    fill_random(&mut salt)?;
+    Ok(Verifier::derive(algorithm, password.as_bytes(), &salt, algorithm.iterations()).to_string())
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum RabbitAlgorithm {
     Sha256,
@@ -74,7 +82,7 @@ impl PasswordHash {
         if let Some(rest) = text.strip_prefix("$6$") {
             return mosquitto_sha512(rest);
         }
-        if text.starts_with("SCRAM-SHA-256$") || text.starts_with("{SCRAM-SHA-256}") {
+        if Verifier::is_form(text) {
             return Verifier::parse(text).map(PasswordHash::Scram);
         }
         if let Some((algorithm, hash)) = text.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
@@ -139,7 +147,8 @@ fn with_memory<T>(blocks: usize, work: impl FnOnce(&mut [Block]) -> T) -> T {
 }
 
 fn unknown_form(text: &str) -> String {
-    let known = "known are $argon2id$ (make one with `carrick hash-password`), mosquitto_passwd's $7$ and $6$, SCRAM-SHA-256$ and \
+    let known =
+        "known are $argon2id$ (make one with `carrick hash-password`), mosquitto_passwd's $7$ and $6$, SCRAM-SHA-256$, SCRAM-SHA-512$ and \
                  {rabbit_password_hashing_sha256}";
     if text.starts_with("$argon2") {
         format!("of the argon2 family only argon2id is taken; {known}")

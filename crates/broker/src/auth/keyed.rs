@@ -8,14 +8,6 @@ use subtle::ConstantTimeEq;
 
 pub(super) type Digest = [u8; 32];
 
-/// HMAC-SHA-256.
-pub(super) fn hmac(key: &[u8], message: &[u8]) -> Digest {
-    // HMAC takes a key of any length, so this cannot fail.
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any key length is good for HMAC");
-    mac.update(message);
-    mac.finalize().into_bytes().into()
-}
-
 /// A key, and digests of lists of parts under it. Each part is framed by its length, so `("ab", "c")` and `("a", "bc")` differ.
 pub(super) struct Key(Digest);
 

@@ -4,7 +4,7 @@ use super::cache::Admission;
 use super::config::{NAME_MAX, PASSWORD_MAX};
 use super::keyed;
 use super::principal::Principal;
-use super::scram::{ClientFinal, ClientFirst, Exchange, Malformed};
+use super::scram::{Algorithm, ClientFinal, ClientFirst, Exchange, Malformed};
 use super::table::{ScramUser, Table};
 use super::{Auth, Shared};
 use base64::engine::general_purpose::STANDARD;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// The SASL mechanisms of `LoginStep::Sasl`, the better one first.
-pub const MECHANISMS: &[&str] = &["SCRAM-SHA-256", "PLAIN"];
+pub const MECHANISMS: &[&str] = &["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"];
 
 /// RFC 4422, appendix A: who the client is has been proven outside of the protocol. Only where it has been.
 const EXTERNAL: &str = "EXTERNAL";
@@ -56,7 +56,7 @@ enum Phase {
 #[derive(Clone, Copy)]
 enum Mechanism {
     Plain,
-    Scram,
+    Scram(Algorithm),
 }
 
 /// A SCRAM login between its two rounds.
@@ -85,10 +85,10 @@ impl Auth {
             (LoginStep::Password { user, password }, _) => self.password(info, user, password, done),
             (LoginStep::Sasl { mechanism, initial }, _) if mechanism == EXTERNAL => done(self.external(info, &initial)),
             (LoginStep::Sasl { mechanism, initial }, _) => {
-                let mechanism = match mechanism.as_str() {
-                    "PLAIN" => Mechanism::Plain,
-                    "SCRAM-SHA-256" => Mechanism::Scram,
-                    _ => return done(LoginOutcome::Refused(Refusal::BadMechanism)),
+                let mechanism = match Algorithm::of_name(&mechanism) {
+                    Some(algorithm) => Mechanism::Scram(algorithm),
+                    None if mechanism == "PLAIN" => Mechanism::Plain,
+                    None => return done(LoginOutcome::Refused(Refusal::BadMechanism)),
                 };
                 if initial.is_empty() {
                     state.0 = Phase::Named(mechanism);
@@ -108,7 +108,7 @@ impl Auth {
                 Some((user, password)) => self.password(info, user, password, done),
                 None => done(refused()),
             },
-            Mechanism::Scram => match self.scram_first(info, message) {
+            Mechanism::Scram(algorithm) => match self.scram_first(info, algorithm, message) {
                 Ok(scram) => {
                     let challenge = scram.exchange.server_first().as_bytes().to_vec();
                     state.0 = Phase::Scram(Box::new(scram));
@@ -155,7 +155,7 @@ impl Auth {
         self.slowly(info, done, move |shared| shared.slow_password(&user, &password, from_loopback));
     }
 
-    fn scram_first(&self, info: &ConnectionInfo, message: &[u8]) -> Result<Scram, Refusal> {
+    fn scram_first(&self, info: &ConnectionInfo, algorithm: Algorithm, message: &[u8]) -> Result<Scram, Refusal> {
         let first = ClientFirst::parse(message).map_err(|why| {
             tracing::debug!(peer = %info.peer, ?why, "SCRAM: the first message is refused");
             match why {
@@ -173,7 +173,7 @@ impl Auth {
         })?;
         let table = self.shared.table.load();
         note_origin(&table, &first.user, info);
-        let user = table.scram_user(&first.user, info.peer.is_loopback());
+        let user = table.scram_user(algorithm, &first.user, info.peer.is_loopback());
         let exchange = Exchange::new(&first, &STANDARD.encode(nonce), &user.salt, user.iterations);
         Ok(Scram { exchange, user, generation: table.generation })
     }

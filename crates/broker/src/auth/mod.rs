@@ -30,10 +30,11 @@ mod worker;
 
 pub use acl::{Access, Grant, Rule, Who};
 pub use config::{Config, ConfigError, Credential, User};
-pub use hash::hash_password;
+pub use hash::{hash_password, scram_verifier};
 pub use login::{Done, LoginOutcome, LoginState, MECHANISMS};
 pub use permission::{Operation, Permission};
 pub use principal::{Principal, ANONYMOUS};
+pub use scram::Algorithm as ScramAlgorithm;
 pub use topic_permission::TopicPermission;
 
 use arc_swap::ArcSwap;

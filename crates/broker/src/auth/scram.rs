@@ -1,4 +1,4 @@
-//! SCRAM-SHA-256 (RFC 5802, RFC 7677), the server's side, as pure functions over messages.
+//! SCRAM-SHA-256 (RFC 5802, RFC 7677) and SCRAM-SHA-512, the server's side, as pure functions over messages.
 //!
 //! ```text
 //! client first   n,,n=user,r=<client nonce>
@@ -13,55 +13,141 @@
 //! Deviation: RFC 5802, 2.2 wants names and passwords prepared with SASLprep; we take their UTF-8 as it comes. For ASCII that is the same.
 
 use super::hash::{decode_base64, decode_salt, parse_iterations};
-use super::keyed::{hmac, same, Digest};
+use super::keyed::same;
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
-use sha2::{Digest as _, Sha256};
+use hmac::digest::KeyInit;
+use hmac::{Hmac, Mac};
+use sha2::{Digest, Sha256, Sha512};
 use std::fmt;
 
 /// RFC 7677, section 4: at least 4096.
-pub(super) const ITERATIONS: u32 = 4096;
+const ITERATIONS_LEAST: u32 = 4096;
 pub(super) const SALT_LEN: usize = 16;
 
 /// More than any client sends: names are short and nonces are some 24 bytes.
 const MESSAGE_MAX: usize = 2048;
 const CLIENT_NONCE_MAX: usize = 256;
 
+/// The hash that the mechanism is named after.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Algorithm {
+    Sha256,
+    Sha512,
+}
+
+impl Algorithm {
+    pub(super) const ALL: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Algorithm::Sha256 => "SCRAM-SHA-256",
+            Algorithm::Sha512 => "SCRAM-SHA-512",
+        }
+    }
+
+    pub(super) fn of_name(name: &str) -> Option<Algorithm> {
+        Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+    }
+
+    /// What passwords are stretched with that we keep in clear, or turn into a verifier.
+    pub(super) fn iterations(self) -> u32 {
+        match self {
+            Algorithm::Sha256 => ITERATIONS_LEAST,
+            // What its draft (draft-melnikov-scram-sha-512) asks for.
+            Algorithm::Sha512 => 10_000,
+        }
+    }
+
+    fn len(self) -> usize {
+        match self {
+            Algorithm::Sha256 => 32,
+            Algorithm::Sha512 => 64,
+        }
+    }
+
+    fn digest(self, message: &[u8]) -> Bytes {
+        match self {
+            Algorithm::Sha256 => Sha256::digest(message).as_slice().into(),
+            Algorithm::Sha512 => Sha512::digest(message).as_slice().into(),
+        }
+    }
+
+    fn hmac(self, key: &[u8], message: &[u8]) -> Bytes {
+        match self {
+            Algorithm::Sha256 => hmac_of::<Hmac<Sha256>>(key, message),
+            Algorithm::Sha512 => hmac_of::<Hmac<Sha512>>(key, message),
+        }
+    }
+
+    fn salted(self, password: &[u8], salt: &[u8], iterations: u32) -> Bytes {
+        match self {
+            Algorithm::Sha256 => pbkdf2::pbkdf2_hmac_array::<Sha256, 32>(password, salt, iterations).into(),
+            Algorithm::Sha512 => pbkdf2::pbkdf2_hmac_array::<Sha512, 64>(password, salt, iterations).into(),
+        }
+    }
+}
+
+fn hmac_of<M: Mac + KeyInit>(key: &[u8], message: &[u8]) -> Bytes {
+    let mut mac = <M as Mac>::new_from_slice(key).expect("any key length is good for HMAC");
+    mac.update(message);
+    mac.finalize().into_bytes().as_slice().into()
+}
+
+/// As many as the algorithm's digest has.
+type Bytes = Box<[u8]>;
+
 /// What is stored of a password.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Verifier {
+    pub(super) algorithm: Algorithm,
     pub(super) iterations: u32,
     pub(super) salt: Box<[u8]>,
-    stored_key: Digest,
-    server_key: Digest,
+    stored_key: Bytes,
+    server_key: Bytes,
 }
 
 impl Verifier {
-    pub(super) fn derive(password: &[u8], salt: &[u8], iterations: u32) -> Verifier {
-        let salted = pbkdf2::pbkdf2_hmac_array::<Sha256, 32>(password, salt, iterations);
-        let stored_key = Sha256::digest(hmac(&salted, b"Client Key")).into();
-        Verifier { iterations, salt: salt.into(), stored_key, server_key: hmac(&salted, b"Server Key") }
+    pub(super) fn derive(algorithm: Algorithm, password: &[u8], salt: &[u8], iterations: u32) -> Verifier {
+        let salted = algorithm.salted(password, salt, iterations);
+        let stored_key = algorithm.digest(&algorithm.hmac(&salted, b"Client Key"));
+        Verifier { algorithm, iterations, salt: salt.into(), stored_key, server_key: algorithm.hmac(&salted, b"Server Key") }
     }
 
     /// Recognises nobody: for names that do not exist.
-    pub(super) fn of_nobody(salt: &[u8], iterations: u32, stored_key: Digest) -> Verifier {
-        Verifier { iterations, salt: salt.into(), stored_key, server_key: stored_key }
+    pub(super) fn of_nobody(algorithm: Algorithm, salt: &[u8], iterations: u32, seed: &[u8]) -> Verifier {
+        let key = algorithm.hmac(seed, b"nobody");
+        Verifier { algorithm, iterations, salt: salt.into(), stored_key: key.clone(), server_key: key }
+    }
+
+    /// Whether a text is one of the stored forms, right or wrong.
+    pub(super) fn is_form(text: &str) -> bool {
+        Algorithm::ALL.iter().any(|algorithm| {
+            let rest = text.trim_start_matches('{').strip_prefix(algorithm.name());
+            rest.is_some_and(|rest| rest.starts_with(if text.starts_with('{') { '}' } else { '$' }))
+        })
     }
 
     pub(super) fn parse(text: &str) -> Result<Verifier, String> {
         let shape = "a stored SCRAM credential is SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey or \
-                     {SCRAM-SHA-256}iterations,salt,StoredKey,ServerKey, in base64";
-        let fields = match text.strip_prefix("SCRAM-SHA-256$") {
-            Some(rest) => rest.split([':', '$']).collect::<Vec<_>>(),
-            None => text.strip_prefix("{SCRAM-SHA-256}").ok_or(shape)?.split(',').collect(),
+                     {SCRAM-SHA-256}iterations,salt,StoredKey,ServerKey, in base64, or the same with SCRAM-SHA-512";
+        let (name, fields) = match text.strip_prefix('{') {
+            Some(rest) => rest.split_once('}').map(|(name, rest)| (name, rest.split(',').collect::<Vec<_>>())).ok_or(shape)?,
+            None => text.split_once('$').map(|(name, rest)| (name, rest.split([':', '$']).collect())).ok_or(shape)?,
         };
+        let algorithm = Algorithm::of_name(name).ok_or(shape)?;
         let [iterations, salt, stored_key, server_key] = fields[..] else { return Err(shape.to_owned()) };
         let key = |text: &str, what: &str| {
-            let bytes = decode_base64(text, what)?;
-            Digest::try_from(&*bytes).map_err(|_| format!("{what} has {} bytes, not 32 bytes", bytes.len()))
+            let (bytes, len) = (decode_base64(text, what)?, algorithm.len());
+            if bytes.len() == len {
+                Ok(bytes)
+            } else {
+                Err(format!("{what} has {} bytes, not {len} bytes", bytes.len()))
+            }
         };
         Ok(Verifier {
-            iterations: parse_iterations(iterations, ITERATIONS)?,
+            algorithm,
+            iterations: parse_iterations(iterations, ITERATIONS_LEAST)?,
             salt: decode_salt(salt)?,
             stored_key: key(stored_key, "the StoredKey")?,
             server_key: key(server_key, "the ServerKey")?,
@@ -70,14 +156,15 @@ impl Verifier {
 
     /// For a mechanism that sends the password itself.
     pub(super) fn verify_password(&self, password: &[u8]) -> bool {
-        same(&Verifier::derive(password, &self.salt, self.iterations).stored_key, &self.stored_key)
+        same(&Verifier::derive(self.algorithm, password, &self.salt, self.iterations).stored_key, &self.stored_key)
     }
 }
 
 impl fmt::Display for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let encode = |bytes: &[u8]| STANDARD.encode(bytes);
-        write!(f, "SCRAM-SHA-256${}:{}${}:{}", self.iterations, encode(&self.salt), encode(&self.stored_key), encode(&self.server_key))
+        let Verifier { algorithm, iterations, .. } = self;
+        write!(f, "{}${iterations}:{}${}:{}", algorithm.name(), encode(&self.salt), encode(&self.stored_key), encode(&self.server_key))
     }
 }
 
@@ -202,8 +289,7 @@ impl Exchange {
         if nonce != &*self.nonce {
             return Err(Malformed::Syntax("the nonce is not ours"));
         }
-        let proof = STANDARD.decode(proof).ok().and_then(|proof| Digest::try_from(&*proof).ok());
-        let proof = proof.ok_or(Malformed::Syntax("the proof is not 32 bytes of base64"))?;
+        let proof = STANDARD.decode(proof).map_err(|_| Malformed::Syntax("the proof is not base64"))?;
         let auth_message = format!("{},{},{without_proof}", self.client_first_bare, self.server_first);
         Ok(ClientFinal { auth_message, proof })
     }
@@ -212,18 +298,19 @@ impl Exchange {
 /// A well-formed client's last message, not yet verified.
 pub(super) struct ClientFinal {
     auth_message: String,
-    proof: Digest,
+    proof: Vec<u8>,
 }
 
 impl ClientFinal {
     /// The server's last message, if the client has proved that it knows the password.
     pub(super) fn verify(&self, verifier: &Verifier) -> Option<Vec<u8>> {
-        let signature = hmac(&verifier.stored_key, self.auth_message.as_bytes());
-        let mut client_key = self.proof;
-        client_key.iter_mut().zip(signature).for_each(|(byte, mask)| *byte ^= mask);
+        let algorithm = verifier.algorithm;
+        let signature = algorithm.hmac(&verifier.stored_key, self.auth_message.as_bytes());
+        let client_key: Bytes = self.proof.iter().zip(&signature).map(|(byte, mask)| byte ^ mask).collect();
         // Computed either way, so that a wrong proof takes as long as a right one.
-        let server = hmac(&verifier.server_key, self.auth_message.as_bytes());
-        same(&Sha256::digest(client_key), &verifier.stored_key).then(|| format!("v={}", STANDARD.encode(server)).into_bytes())
+        let server = algorithm.hmac(&verifier.server_key, self.auth_message.as_bytes());
+        let right = same(&algorithm.digest(&client_key), &verifier.stored_key) && self.proof.len() == algorithm.len();
+        right.then(|| format!("v={}", STANDARD.encode(server)).into_bytes())
     }
 }
 

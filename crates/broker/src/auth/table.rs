@@ -7,7 +7,7 @@ use super::hash::PasswordHash;
 use super::keyed::{fill_random, same, Digest, Key};
 use super::permission::{Access, Permission, Permissions};
 use super::principal::{Principal, Quota, ANONYMOUS};
-use super::scram::{self, Verifier};
+use super::scram::{self, Algorithm, Verifier};
 use super::topic_permission::TopicPermissions;
 use ahash::RandomState;
 use std::collections::HashMap;
@@ -42,8 +42,8 @@ pub(super) struct Entry {
     pub(super) principal: Arc<Principal>,
     secret: Secret,
     loopback_only: bool,
-    /// Derived from a plain password when SCRAM first asks for it.
-    derived: OnceLock<Verifier>,
+    /// Derived from a plain password when SCRAM first asks for it, by algorithm.
+    derived: [OnceLock<Verifier>; 2],
 }
 
 enum Secret {
@@ -76,6 +76,7 @@ pub(super) struct ScramUser {
     entry: Arc<Entry>,
     name: Box<str>,
     real: bool,
+    algorithm: Algorithm,
     pub(super) salt: Box<[u8]>,
     pub(super) iterations: u32,
 }
@@ -180,7 +181,7 @@ impl Table {
                 Secret::Plain { password: password.into(), digest: process.digest(&[&password]) }
             }
         };
-        let entry = Arc::new(Entry { principal: Arc::new(principal), secret, loopback_only, derived: OnceLock::new() });
+        let entry = Arc::new(Entry { principal: Arc::new(principal), secret, loopback_only, derived: Default::default() });
         if self.users.insert(user.name.as_str().into(), entry.clone()).is_some() {
             return Err("there are two users of this name".to_owned());
         }
@@ -233,16 +234,19 @@ impl Table {
 
     /// What the server's first SCRAM message says of this name. For a name that does not exist it is made up, the same each time, in
     /// the likeness of some user who does.
-    pub(super) fn scram_user(&self, name: &str, from_loopback: bool) -> ScramUser {
+    pub(super) fn scram_user(&self, algorithm: Algorithm, name: &str, from_loopback: bool) -> ScramUser {
         let Found { entry, real } = self.find(name, from_loopback);
         let (iterations, salt_len, stored) = match &entry.secret {
-            Secret::Hash(PasswordHash::Scram(verifier)) => (verifier.iterations, verifier.salt.len(), real.then(|| verifier.salt.clone())),
-            _ => (scram::ITERATIONS, scram::SALT_LEN, None),
+            Secret::Hash(PasswordHash::Scram(verifier)) if verifier.algorithm == algorithm => {
+                (verifier.iterations, verifier.salt.len(), real.then(|| verifier.salt.clone()))
+            }
+            _ => (algorithm.iterations(), scram::SALT_LEN, None),
         };
-        // A user with another kind of hash cannot log in by SCRAM and is not told so.
-        let real = real && !matches!(&entry.secret, Secret::Hash(hash) if !matches!(hash, PasswordHash::Scram(_)));
+        // A user with another kind of hash cannot log in by this mechanism and is not told so.
+        let fits = |hash: &PasswordHash| matches!(hash, PasswordHash::Scram(verifier) if verifier.algorithm == algorithm);
+        let real = real && !matches!(&entry.secret, Secret::Hash(hash) if !fits(hash));
         let salt = stored.unwrap_or_else(|| self.made_up_salt(name, salt_len));
-        ScramUser { entry: entry.clone(), name: name.into(), real, salt, iterations }
+        ScramUser { entry: entry.clone(), name: name.into(), real, algorithm, salt, iterations }
     }
 
     fn made_up_salt(&self, name: &str, len: usize) -> Box<[u8]> {
@@ -254,8 +258,8 @@ impl Table {
     pub(super) fn scram_verifier(&self, user: &ScramUser) -> Option<Verifier> {
         match &user.entry.secret {
             Secret::Hash(PasswordHash::Scram(verifier)) if user.real => Some(verifier.clone()),
-            Secret::Plain { .. } if user.real => user.entry.derived.get().cloned(),
-            Secret::Plain { .. } => self.nobodies.contains(&self.nobody(&user.name)).then(|| self.verifier_of_nobody(user)),
+            Secret::Plain { .. } if user.real => user.entry.derived[user.algorithm as usize].get().cloned(),
+            Secret::Plain { .. } => self.nobodies.contains(&self.nobody(user)).then(|| self.verifier_of_nobody(user)),
             Secret::Hash(_) => Some(self.verifier_of_nobody(user)),
         }
     }
@@ -264,12 +268,13 @@ impl Table {
     pub(super) fn derive_scram_verifier(&self, user: &ScramUser) -> Verifier {
         match &user.entry.secret {
             Secret::Plain { password, .. } if user.real => {
-                user.entry.derived.get_or_init(|| Verifier::derive(password, &user.salt, user.iterations)).clone()
+                let derived = &user.entry.derived[user.algorithm as usize];
+                derived.get_or_init(|| Verifier::derive(user.algorithm, password, &user.salt, user.iterations)).clone()
             }
             Secret::Plain { password, .. } => {
                 // For the time it takes, once per name as for a user who exists.
-                std::hint::black_box(Verifier::derive(password, &user.salt, user.iterations));
-                self.nobodies.insert(self.nobody(&user.name));
+                std::hint::black_box(Verifier::derive(user.algorithm, password, &user.salt, user.iterations));
+                self.nobodies.insert(self.nobody(user));
                 self.verifier_of_nobody(user)
             }
             Secret::Hash(PasswordHash::Scram(verifier)) if user.real => verifier.clone(),
@@ -277,12 +282,12 @@ impl Table {
         }
     }
 
-    fn nobody(&self, name: &str) -> Digest {
-        self.seed.digest(&[b"nobody", name.as_bytes()])
+    fn nobody(&self, user: &ScramUser) -> Digest {
+        self.seed.digest(&[b"nobody", user.algorithm.name().as_bytes(), user.name.as_bytes()])
     }
 
     fn verifier_of_nobody(&self, user: &ScramUser) -> Verifier {
-        Verifier::of_nobody(&user.salt, user.iterations, self.nobody(&user.name))
+        Verifier::of_nobody(user.algorithm, &user.salt, user.iterations, &self.nobody(user))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Logins as a connection sees them.
 
 use super::scram::client::Client;
+use super::scram::Algorithm;
 use super::*;
 use broker_api::{ConnectionInfo, Identity, Limit, LoginStep, Peer, Refusal, VhostName};
 use std::net::IpAddr;
@@ -161,7 +162,7 @@ fn scram(auth: &Auth, info: &ConnectionInfo, client: &mut Client) -> Option<Arc<
     scram_in(auth, &mut LoginState::default(), info, client)
 }
 fn scram_in(auth: &Auth, state: &mut LoginState, info: &ConnectionInfo, client: &mut Client) -> Option<Arc<Principal>> {
-    let challenge = expect_challenge(step(auth, state, info, sasl("SCRAM-SHA-256", &client.first())));
+    let challenge = expect_challenge(step(auth, state, info, sasl(client.algorithm.name(), &client.first())));
     match step(auth, state, info, LoginStep::Continue { response: client.last(&challenge) }) {
         LoginOutcome::LoggedIn { principal, last } => client.accepts(&last).then_some(principal),
         LoginOutcome::Refused(Refusal::LoginRefused) => None,
@@ -173,7 +174,7 @@ fn scram_in(auth: &Auth, state: &mut LoginState, info: &ConnectionInfo, client: 
 fn stored_pencil() -> String {
     use base64::Engine;
     let salt = base64::engine::general_purpose::STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
-    super::scram::Verifier::derive(b"pencil", &salt, 5000).to_string()
+    super::scram::Verifier::derive(Algorithm::Sha256, b"pencil", &salt, 5000).to_string()
 }
 
 #[test]
@@ -191,6 +192,33 @@ fn scram_lets_in_who_knows_the_password() {
     // The same user by a mechanism that sends the password.
     expect_in(login(&auth, &away(), password("user", "pencil")), "user");
     expect_refused(login(&auth, &away(), password("user", "pencils")));
+}
+
+#[test]
+fn scram_sha_512_lets_in_who_has_a_password_or_a_verifier_of_its_own() {
+    let stored = scram_verifier(Algorithm::Sha512, "other").unwrap();
+    assert!(stored.starts_with("SCRAM-SHA-512$10000:") && stored != scram_verifier(Algorithm::Sha512, "other").unwrap(), "{stored}");
+    let auth = auth(vec![plain("ann", "secret"), hashed("user", &stored_pencil()), hashed("eve", &stored), hashed("bob", ARGON2)]);
+    let by = |algorithm, name, password| {
+        let mut client = Client::new(name, password, "abc").by(algorithm);
+        let first = scram(&auth, &away(), &mut client).map(|who| who.name().to_owned());
+        assert_eq!(first, scram(&auth, &away(), &mut client).map(|who| who.name().to_owned()), "remembered as it was");
+        first.is_some()
+    };
+    for (name, password, sha_256, sha_512) in [
+        ("ann", "secret", true, true),
+        ("user", "pencil", true, false),
+        ("eve", "other", false, true),
+        ("bob", "password", false, false),
+        ("ann", "wrong", false, false),
+        ("eve", "wrong", false, false),
+        ("nobody", "secret", false, false),
+    ] {
+        assert_eq!((by(Algorithm::Sha256, name, password), by(Algorithm::Sha512, name, password)), (sha_256, sha_512), "{name} {password}");
+    }
+    expect_in(login(&auth, &away(), password("eve", "other")), "eve");
+    expect_refused(login(&auth, &away(), password("eve", "others")));
+    assert!(matches!(login(&auth, &away(), sasl("SCRAM-SHA-384", b"n,,n=ann,r=abc")), LoginOutcome::Refused(Refusal::BadMechanism)));
 }
 
 #[test]
@@ -220,8 +248,11 @@ fn a_connection_can_authenticate_again() {
 
 /// Salt and iterations of the server's first message.
 fn salt_of(auth: &Auth, info: &ConnectionInfo, name: &str) -> String {
+    salt_by(Algorithm::Sha256, auth, info, name)
+}
+fn salt_by(algorithm: Algorithm, auth: &Auth, info: &ConnectionInfo, name: &str) -> String {
     let first = Client::new(name, "x", "abc").first();
-    let challenge = expect_challenge(login(auth, info, sasl("SCRAM-SHA-256", &first)));
+    let challenge = expect_challenge(login(auth, info, sasl(algorithm.name(), &first)));
     let challenge = String::from_utf8(challenge).unwrap();
     challenge[challenge.find(",s=").unwrap()..].to_owned()
 }
@@ -245,6 +276,11 @@ fn names_that_do_not_exist_look_like_names_that_do() {
         }
     }
     assert_eq!(iterations.len(), 2, "made up in the likeness of different users");
+    // By the mechanism of which nobody has a stored verifier all look like users with a password, he who cannot use it too.
+    for name in ["ann", "bob", "user", "nobody", "nobody2", "nobody3", "nobody4", "nobody5", "nobody6", "nobody7"] {
+        let salt = salt_by(Algorithm::Sha512, &auth, &away(), name);
+        assert!(salt.ends_with(",i=10000") && salt == salt_by(Algorithm::Sha512, &restarted, &away(), name), "{name}: {salt}");
+    }
     assert_ne!(salt_of(&auth, &away(), "nobody"), salt_of(&auth, &away(), "nobody2"));
     let other = Auth::new(&Config { salt_secret: Some([8; 32]), ..config }).unwrap();
     assert_ne!(salt_of(&auth, &away(), "nobody"), salt_of(&other, &away(), "nobody"));

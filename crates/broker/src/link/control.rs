@@ -127,7 +127,9 @@ impl Link {
                 LoginOutcome::LoggedIn { principal: who, last } => {
                     let may = vhost.map_or(Ok(()), |vhost| may_enter(&who, &vhost));
                     let info = who.info();
-                    may.map(|()| {
+                    // Again on a live connection: what it holds, and what is counted for it, is the first user's.
+                    let same = principal.load().as_ref().is_none_or(|before| before.name() == who.name());
+                    may.and(same.then_some(()).ok_or(Refusal::LoginRefused)).map(|()| {
                         principal.store(Some(who));
                         Reply::LoggedIn { principal: info, last }
                     })

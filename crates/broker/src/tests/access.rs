@@ -284,3 +284,17 @@ fn a_user_and_a_virtual_host_have_room_for_so_many_connections() {
     first.ok(&rig, Control::DeleteQueue { owner: OwnerIx(1), name: "a".into(), if_unused: false, if_empty: false });
     first.queue(&rig, "b", durable());
 }
+
+/// MQTT 5.0, 4.12.1: what the connection holds, and what is counted for it, is the first user's.
+#[test]
+fn who_authenticates_again_stays_who_he_is() {
+    let rig = Rig::with(SimStorage::new(7), with(&[], &[]));
+    let again = |user: &str, password: &[u8]| {
+        let step = LoginStep::Password { user: user.into(), password: password.to_vec() };
+        Control::Login(Login { vhost: None, step })
+    };
+    let mut c = as_user(&rig, "u");
+    assert!(matches!(c.ask(&rig, again("v", b"pw")), Err(Refusal::LoginRefused)));
+    assert!(matches!(c.ask(&rig, again("u", b"wrong")), Err(Refusal::LoginRefused)));
+    assert!(matches!(c.ask(&rig, again("u", b"pw")), Ok(Reply::LoggedIn { principal, .. }) if principal.user == "u"));
+}

@@ -1,16 +1,23 @@
-//! `carrick hash-password`: a password in, its argon2id hash out.
+//! `carrick hash-password`: a password in, its argon2id hash or SCRAM verifier out.
 
+use crate::cli;
 use anyhow::{bail, Context, Result};
+use broker::auth::{hash_password, scram_verifier, ScramAlgorithm};
 use rustix::termios::{tcgetattr, tcsetattr, LocalModes, OptionalActions};
 use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
-pub fn run() -> Result<ExitCode> {
+pub fn run(args: &cli::HashPassword) -> Result<ExitCode> {
     let password = if std::io::stdin().is_terminal() { ask()? } else { read_line()? };
     if password.is_empty() {
         bail!("the password is empty");
     }
-    println!("{}", broker::auth::hash_password(&password));
+    let stored = match args.scram {
+        None => hash_password(&password),
+        Some(cli::Scram::Sha256) => scram_verifier(ScramAlgorithm::Sha256, &password)?,
+        Some(cli::Scram::Sha512) => scram_verifier(ScramAlgorithm::Sha512, &password)?,
+    };
+    println!("{stored}");
     Ok(ExitCode::SUCCESS)
 }
 

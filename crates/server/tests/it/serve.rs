@@ -94,15 +94,28 @@ fn what_cannot_work_is_refused_before_anything_is_served() {
 #[test]
 fn users_come_in_with_their_password_and_nobody_with_a_wrong_one() {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut hash = command(dir.path(), &["hash-password"]).stdin(Stdio::piped()).spawn().expect("started");
-    hash.stdin.take().expect("piped").write_all(b"secret\n").expect("typed");
-    let hash = String::from_utf8(hash.wait_with_output().expect("hashed").stdout).expect("text");
-    assert!(hash.starts_with("$argon2id$"), "{hash}");
-    let config = format!("[[user]]\nname = 'ann'\npassword_hash = '{}'\n[[user]]\nname = 'bob'\npassword = 'pw'\n", hash.trim());
+    let hash = |arguments: &[&str]| {
+        let mut hash = command(dir.path(), arguments).stdin(Stdio::piped()).spawn().expect("started");
+        hash.stdin.take().expect("piped").write_all(b"secret\n").expect("typed");
+        String::from_utf8(hash.wait_with_output().expect("hashed").stdout).expect("text").trim().to_owned()
+    };
+    let (argon2, scram) = (hash(&["hash-password"]), hash(&["hash-password", "--scram", "sha-512"]));
+    assert!(argon2.starts_with("$argon2id$") && scram.starts_with("SCRAM-SHA-512$10000:"), "{argon2} {scram}");
+    let mut config = "[[user]]\nname = 'bob'\npassword = 'pw'\n".to_owned();
+    for (name, hash) in [("ann", argon2), ("eve", scram)] {
+        config += &format!("[[user]]\nname = '{name}'\npassword_hash = '{hash}'\n");
+    }
     std::fs::write(dir.path().join("c.toml"), config).expect("written");
     let carrick = start(dir.path(), &["--config", "c.toml", "--listen", "mqtt://127.0.0.1:0"]);
-    for (user, password, code) in [("ann", "secret", 0), ("bob", "pw", 0), ("ann", "wrong", 4), ("guest", "guest", 4), ("bob", "secret", 4)]
-    {
+    for (user, password, code) in [
+        ("ann", "secret", 0),
+        ("eve", "secret", 0),
+        ("bob", "pw", 0),
+        ("ann", "wrong", 4),
+        ("eve", "wrong", 4),
+        ("guest", "guest", 4),
+        ("bob", "secret", 4),
+    ] {
         let mut body = b"\x00\x04MQTT\x04\xc2\x00\x3c\x00\x01t".to_vec();
         for text in [user, password] {
             body.extend_from_slice(&(text.len() as u16).to_be_bytes());

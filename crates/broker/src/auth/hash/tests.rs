@@ -1,4 +1,5 @@
 use super::*;
+use crate::auth::scram::Algorithm;
 
 fn verifies(text: &str, password: &str) {
     let hash = PasswordHash::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -66,7 +67,7 @@ fn rabbitmq_hashes_verify() {
 
 #[test]
 fn a_scram_verifier_checks_a_password_too() {
-    let verifier = Verifier::derive(b"secret", &STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(), 4096);
+    let verifier = Verifier::derive(Algorithm::Sha256, b"secret", &STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(), 4096);
     verifies(&verifier.to_string(), "secret");
 }
 

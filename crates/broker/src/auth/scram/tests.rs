@@ -8,7 +8,7 @@ const FINAL: &str = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0
 const SERVER_FINAL: &[u8] = b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
 
 fn pencil() -> Verifier {
-    Verifier::derive(b"pencil", &STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(), 4096)
+    Verifier::derive(Algorithm::Sha256, b"pencil", &STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap(), 4096)
 }
 
 fn exchange() -> Exchange {
@@ -117,8 +117,52 @@ fn a_stored_credential_reads_back_in_both_spellings() {
 
 #[test]
 fn nobody_is_recognised_by_nobodys_verifier() {
-    let nobody = Verifier::of_nobody(&pencil().salt, 4096, [0; 32]);
+    let nobody = Verifier::of_nobody(Algorithm::Sha256, &pencil().salt, 4096, &[0; 32]);
     let mut client = Client::new("user", "pencil", "rOprNGfwEbeRWgbNEkqO");
     let last = exchange().receive(&client.last(SERVER_FIRST.as_bytes())).unwrap();
     assert_eq!(last.verify(&nobody), None);
+}
+
+/// The same names, nonces and salt as in RFC 7677 under SHA-512; the texts were made by Python's hashlib and hmac.
+const FINAL_512: &str = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=\
+                         gMGXRcevScNtxZ6/8lQYpGtnsNAc3mGcmNomv+xnoOMw+3R2xNJdMNnzMlTN8PPC6wdp6dybEmDYXYTxwnYPJQ==";
+const SERVER_FINAL_512: &[u8] = b"v=ZQnYEgWQMFmmsM8aQMF0nDDCy/AgCzkwk8CmMZYcMg0vSVlKDanekLtifDSeVGT4+5ZxXnJq199RVG2rR7N7Zw==";
+const STORED_512: &str = "SCRAM-SHA-512$4096:W22ZaJ0SNY7soEsUEjb6gQ==$\
+                          6AAub3065EYRmyFpM2RNwqK+eGnrkYuEWbXn19LsEmBqzu8QaCXNc1FwpnX9NhH2hK/60dzj9DoO5DvVkOHbvg==:\
+                          jZHbYjC1aHh0/hKbxyBuGFjDrgjgKTT1esA7awWiKcRZ0o/0b1yWEebBeSVkkCFewf91nLDfKF24mvD5nmE6rA==";
+
+#[test]
+fn the_same_conversation_under_sha_512_is_what_another_implementation_says() {
+    let verifier = Verifier::derive(Algorithm::Sha512, b"pencil", &pencil().salt, 4096);
+    assert_eq!(verifier.to_string(), STORED_512);
+    assert!(Verifier::parse(STORED_512).unwrap() == verifier);
+    assert!(verifier.verify_password(b"pencil") && !verifier.verify_password(b"pencils"));
+    let last = exchange().receive(FINAL_512.as_bytes()).unwrap();
+    assert_eq!(last.verify(&verifier).as_deref(), Some(SERVER_FINAL_512));
+    let mut client = Client::new("user", "pencil", "rOprNGfwEbeRWgbNEkqO").by(Algorithm::Sha512);
+    assert_eq!(client.last(SERVER_FIRST.as_bytes()), FINAL_512.as_bytes());
+    assert!(client.accepts(SERVER_FINAL_512));
+}
+
+#[test]
+fn a_proof_of_one_algorithm_proves_nothing_under_the_other() {
+    let other = Verifier::parse(STORED_512).unwrap();
+    assert_eq!(exchange().receive(FINAL.as_bytes()).unwrap().verify(&other), None);
+    assert_eq!(exchange().receive(FINAL_512.as_bytes()).unwrap().verify(&pencil()), None);
+    for proof in [&[][..], &[0; 31], &[0; 33], &[0; 65]] {
+        let message = format!("c=biws,r=rOprNGfwEbeRWgbNEkqO{SERVER_NONCE},p={}", STANDARD.encode(proof));
+        let last = exchange().receive(message.as_bytes()).unwrap();
+        assert_eq!((last.verify(&pencil()), last.verify(&other)), (None, None));
+    }
+}
+
+#[test]
+fn stored_forms_are_told_from_others() {
+    for form in ["SCRAM-SHA-256$", "{SCRAM-SHA-256}", "SCRAM-SHA-512$", "{SCRAM-SHA-512}"] {
+        assert!(Verifier::is_form(form), "{form}");
+        assert!(Verifier::parse(form).is_err(), "{form}");
+    }
+    for other in ["SCRAM-SHA-1$", "SCRAM-SHA-256", "{SCRAM-SHA-256$", "SCRAM-SHA-256}", "{x}", "$6$"] {
+        assert!(!Verifier::is_form(other), "{other}");
+    }
 }
