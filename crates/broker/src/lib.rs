@@ -37,6 +37,7 @@ mod spill;
 mod store;
 mod sys;
 mod timers;
+mod users;
 
 pub use crate::core::{Config, Core, DeliveryPoint, VhostLimits};
 pub use delay::Delayed;

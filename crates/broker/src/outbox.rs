@@ -3,9 +3,11 @@
 //! Only the push that finds the outbox empty wakes the task. Replies and completions that wait for the commit point stand in `pending`, in
 //! one order with their tickets; the commit thread releases them by [`journal::Committed`]. The lock is a leaf: nothing is locked under it.
 
+use crate::auth::Principal;
 use crate::link::Sending;
 use crate::queue::Queue;
 use crate::session::Session;
+use arc_swap::ArcSwapOption;
 use broker_api::{Batch, ConsumerIx, DeliverTo, Delivery, Event, EventBatch, QueueId, Refusal, Reply, Serial, Side, Signal, Token};
 use journal::{Committed, Ticket};
 use parking_lot::Mutex;
@@ -84,12 +86,14 @@ impl State {
 
 pub(crate) struct Outbox {
     pub id: u64,
+    /// Who the connection is, once logged in: here, where a reload of the users finds it.
+    pub principal: ArcSwapOption<Principal>,
     state: Mutex<State>,
 }
 
 impl Outbox {
     pub fn new(id: u64) -> Arc<Outbox> {
-        Arc::new(Outbox { id, state: Mutex::new(State::default()) })
+        Arc::new(Outbox { id, principal: ArcSwapOption::empty(), state: Mutex::new(State::default()) })
     }
 
     /// Runs `change` and wakes the task if it may be asleep.

@@ -43,7 +43,7 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    let end = runtime.block_on(live(&settings, &house, certificates));
+    let end = runtime.block_on(live(flags, &settings, &house, certificates));
     // Tasks that did not end by themselves end here, and tell the core so while it is still there.
     runtime.shutdown_timeout(REST_LIMIT);
     let end = match end {
@@ -66,13 +66,13 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
     }
 }
 
-async fn live(settings: &Settings, house: &House, mut certificates: Certificates) -> Result<End> {
+async fn live(flags: &Serve, settings: &Settings, house: &House, mut certificates: Certificates) -> Result<End> {
     let mut signals = Signals::new()?;
     let mut gateway = Gateway::new(settings.gateway.clone(), house.broker());
     let protocols = protocols::all(settings)?;
     house.watch_traffic(gateway.slots().clone(), protocols.lost());
     let urls = listen(settings, &protocols, &mut gateway, &mut certificates)?;
-    reload_on_hangup(certificates)?;
+    reload_on_hangup(flags.clone(), house.clone(), certificates)?;
     eprint!("{}", banner::text(settings, &urls, &wiring::absolute(&settings.data_dir)));
     announce(&urls);
     let end = tokio::select! {
@@ -122,18 +122,30 @@ fn service(settings: &Settings, protocols: &protocols::List, bound: &Bound, cert
     Ok(Service { spoken, vhost: wiring::default_vhost(), allow_anonymous: settings.allow_anonymous == Some(true), front })
 }
 
-/// SIGHUP: certificates and keys are read again, connections stay.
-fn reload_on_hangup(certificates: Certificates) -> Result<()> {
+/// SIGHUP: certificates, keys, users and rules are read again, connections stay.
+fn reload_on_hangup(flags: Serve, house: House, certificates: Certificates) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
-    let certificates = Arc::new(certificates);
+    let all = Arc::new((flags, house, certificates));
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            let certificates = certificates.clone();
+            let all = all.clone();
             // Files may be on a network.
-            let _ = tokio::task::spawn_blocking(move || certificates.reload()).await;
+            let reload = move || {
+                let (flags, house, certificates) = &*all;
+                certificates.reload();
+                reload_users(flags, house);
+            };
+            let _ = tokio::task::spawn_blocking(reload).await;
         }
     });
     Ok(())
+}
+
+fn reload_users(flags: &Serve, house: &House) {
+    match Settings::load(flags).and_then(|settings| house.reload_users(&settings)) {
+        Ok(()) => info!("users, rules and permissions were read again"),
+        Err(error) => error!(error = format!("{error:#}"), "not read again: users, rules and permissions stay as they are"),
+    }
 }
 
 /// For programs that wait for us: nothing else is written to standard output, and nobody may be listening there.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// The core while it is open, and the news of its failure.
+#[derive(Clone)]
 pub struct House {
     core: Core,
     failed: watch::Receiver<Option<Failure>>,
@@ -26,9 +27,7 @@ pub struct House {
 pub fn open(settings: &Settings) -> Result<House> {
     // Before the store is touched: a user's typing error should not cost a recovery.
     let mut definitions = settings.definitions.as_deref().map(Definitions::load).transpose()?.unwrap_or_default();
-    let mut auth = auth_config(settings)?;
-    definitions.add_users(&mut auth);
-    auth::Auth::check(&auth).context("in [[user]], [[acl]], [[permission]] or [[topic_permission]]")?;
+    let mut auth = users(settings, &mut definitions)?;
     let dir = absolute(&settings.data_dir);
     let storage = DirStorage::new(&dir).with_context(|| format!("cannot make the data directory {}", dir.display()))?;
     auth.salt_secret = Some(salt_secret(&dir.join("salt")).with_context(|| format!("in the data directory {}", dir.display()))?);
@@ -57,7 +56,23 @@ pub fn open(settings: &Settings) -> Result<House> {
     Ok(House { core, failed })
 }
 
+/// Of the configuration file and of the definitions, checked.
+fn users(settings: &Settings, definitions: &mut Definitions) -> Result<auth::Config> {
+    let mut auth = auth_config(settings)?;
+    definitions.add_users(&mut auth);
+    auth::Auth::check(&auth).context("in [[user]], [[acl]], [[permission]] or [[topic_permission]]")?;
+    Ok(auth)
+}
+
 impl House {
+    /// Users, rules and permissions as the files say now. Nothing changes if they are wrong.
+    pub fn reload_users(&self, settings: &Settings) -> Result<()> {
+        let mut definitions = settings.definitions.as_deref().map(Definitions::load).transpose()?.unwrap_or_default();
+        let mut auth = users(settings, &mut definitions)?;
+        auth.salt_secret = Some(salt_secret(&absolute(&settings.data_dir).join("salt"))?);
+        self.core.reload_users(&auth).map_err(anyhow::Error::from)
+    }
+
     pub fn broker(&self) -> Arc<dyn Broker> {
         Arc::new(self.core.clone())
     }

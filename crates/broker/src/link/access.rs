@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 const TOPICS: &str = "amq.topic";
 
-/// The last exchange that was asked about, and whether this connection may publish to it.
-pub(super) type WriteMemo = Option<Box<(Box<[u8]>, bool)>>;
+/// The last exchange that was asked about, and whether this connection may publish to it, as who it was then.
+pub(super) type WriteMemo = Option<Box<(Box<[u8]>, bool, Arc<Principal>)>>;
 
 /// The rules speak of topics. A user whom rules confine, and for whom there are no permissions, reaches queues and exchanges by name only
 /// as an administrator, so that no name leads around a rule.
@@ -176,7 +176,7 @@ fn topic_of(key: &[u8]) -> Option<Vec<u8>> {
 impl Link {
     /// May whoever is logged in do anything in here? The first time it is asked, there is one connection more.
     pub(super) fn check_entry(&mut self) -> Result<(), Refusal> {
-        let Some(principal) = self.principal.load_full() else { return Err(Refusal::AccessRefused("not logged in".into())) };
+        let Some(principal) = self.outbox.principal.load_full() else { return Err(Refusal::AccessRefused("not logged in".into())) };
         may_enter(&principal, &self.vhost.name)?;
         if principal.is_operator() || self.entered.as_ref().is_some_and(|entered| Arc::ptr_eq(&entered.1, &self.vhost)) {
             return Ok(());
@@ -224,7 +224,7 @@ impl Link {
 
     /// May this user give this command? (A topic filter is looked at where it is parsed.)
     pub(super) fn check_access(&self, control: &Control) -> Result<(), Refusal> {
-        let principal = self.principal.load();
+        let principal = self.outbox.principal.load();
         // Who is nobody yet is told so elsewhere.
         let Some(principal) = principal.as_deref() else { return Ok(()) };
         if principal.has_topic_permissions() {
@@ -243,8 +243,8 @@ impl Link {
 
     /// May this user publish this?
     pub(super) fn check_publish(&mut self, batch: &Batch, head: &Head) -> Result<(), Refusal> {
-        let principal = self.principal.load();
-        let Some(principal) = principal.as_deref() else { return Err(Refusal::AccessRefused("not logged in".into())) };
+        let principal = self.outbox.principal.load();
+        let Some(principal) = principal.as_ref() else { return Err(Refusal::AccessRefused("not logged in".into())) };
         let client = self.client.as_str();
         let forbidden = || Refusal::AccessRefused(format!("{} may not publish here", principal.name()));
         if head.topic && !principal.may_publish(batch.key(head), client) {
@@ -265,11 +265,11 @@ impl Link {
             return if head.topic { Ok(()) } else { may_use_names(principal) };
         }
         let exchange = if head.topic { TOPICS.as_bytes() } else { batch.bytes(head.exchange) };
-        let known = self.write_memo.as_ref().filter(|memo| *memo.0 == *exchange).map(|memo| memo.1);
+        let known = self.write_memo.as_ref().filter(|memo| *memo.0 == *exchange && Arc::ptr_eq(&memo.2, principal)).map(|memo| memo.1);
         if known != Some(true) {
             let name = String::from_utf8_lossy(exchange);
             let may = Asked { principal, vhost: self.vhost.name.as_str() }.may(Operation::Write, "exchange", &name);
-            self.write_memo = Some(Box::new((exchange.into(), may.is_ok())));
+            self.write_memo = Some(Box::new((exchange.into(), may.is_ok(), principal.clone())));
             may?;
         }
         let confined = !head.topic && exchange == TOPICS.as_bytes() && !principal.unrestricted() && !principal.administrator();

@@ -149,7 +149,7 @@ impl Link {
     }
 
     fn user(&self) -> String {
-        self.principal.load().as_ref().map_or_else(String::new, |p| p.name().to_owned())
+        self.outbox.principal.load().as_ref().map_or_else(String::new, |p| p.name().to_owned())
     }
 
     /// Writes the session down. Answers the ticket that the reply waits for.

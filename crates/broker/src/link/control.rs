@@ -42,7 +42,7 @@ impl Link {
         let refused = self.check_access(&control).err();
         let answer = match control {
             Control::Login(login) => return self.login(token, login),
-            _ if self.principal.load().is_none() => Err(Refusal::AccessRefused("not logged in".into())),
+            _ if self.outbox.principal.load().is_none() => Err(Refusal::AccessRefused("not logged in".into())),
             _ if refused.is_some() => refused.map_or_else(|| done(Reply::Ok), Err),
             Control::Attach(attach) => match self.check_entry() {
                 Ok(()) => return self.attach(token, attach),
@@ -106,7 +106,7 @@ impl Link {
     }
 
     fn login(&mut self, token: Token, login: Login) {
-        if matches!(login.step, LoginStep::Enter) && self.principal.load().is_none() {
+        if matches!(login.step, LoginStep::Enter) && self.outbox.principal.load().is_none() {
             return self.outbox.reply_at(None, token, Err(Refusal::AccessRefused("not logged in".into())), None);
         }
         if let Some(Err(refusal)) = login.vhost.as_ref().map(|name| self.enter(name)) {
@@ -121,16 +121,18 @@ impl Link {
         let vhost = login.vhost.is_some().then(|| self.vhost.name.clone());
         let state = self.login.get_or_insert_with(Box::default);
         let outbox = self.outbox.clone();
-        let principal = self.principal.clone();
+        let core = self.core.clone();
         let done = Box::new(move |outcome: LoginOutcome| {
             let reply = match outcome {
                 LoginOutcome::LoggedIn { principal: who, last } => {
                     let may = vhost.map_or(Ok(()), |vhost| may_enter(&who, &vhost));
                     let info = who.info();
                     // Again on a live connection: what it holds, and what is counted for it, is the first user's.
-                    let same = principal.load().as_ref().is_none_or(|before| before.name() == who.name());
+                    let same = outbox.principal.load().as_ref().is_none_or(|before| before.name() == who.name());
                     may.and(same.then_some(()).ok_or(Refusal::LoginRefused)).map(|()| {
-                        principal.store(Some(who));
+                        outbox.principal.store(Some(who));
+                        // The users may have been read again since the password was looked at.
+                        core.refresh_principal(&outbox);
                         Reply::LoggedIn { principal: info, last }
                     })
                 }
@@ -151,7 +153,7 @@ impl Link {
         let Filter { pattern: text, separator } = &subscribe.filter;
         let pattern = Pattern::parse(syntax(*separator), text.as_bytes())
             .map_err(|error| Refusal::Invalid { what: "topic filter", why: error.to_string() })?;
-        let allowed = self.principal.load().as_ref().is_some_and(|p| p.may_subscribe(text, &self.client));
+        let allowed = self.outbox.principal.load().as_ref().is_some_and(|p| p.may_subscribe(text, &self.client));
         if !allowed {
             return Err(Refusal::AccessRefused(format!("{} may not subscribe to '{text}'", self.client)));
         }

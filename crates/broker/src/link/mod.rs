@@ -37,7 +37,6 @@ use crate::queue::{Follow, Group, Queue};
 use crate::route::RouteCache;
 use crate::session::{Live, Session};
 use crate::vhost::Vhost;
-use arc_swap::ArcSwapOption;
 use broker_api::{
     Batch, ConnectionInfo, ConsumerIx, CoreSession, Entry, EventBatch, GroupIx, OwnerIx, QueueId, Refusal, Serial, SessionName, StateEdit,
     Turn, TxIx,
@@ -89,7 +88,6 @@ pub(crate) struct Link {
     outbox: Arc<Outbox>,
     info: ConnectionInfo,
     vhost: Arc<Vhost>,
-    principal: Arc<ArcSwapOption<Principal>>,
     /// As whom and where it is counted; and while this is traced, who asked for single messages.
     entered: Option<Box<Entered>>,
     login: Option<Box<LoginState>>,
@@ -156,7 +154,7 @@ impl Link {
 
     /// With an administrator behind it whom no rule confines.
     pub fn trusted(self) -> Link {
-        self.principal.store(Some(Arc::new(Principal::trusted())));
+        self.outbox.principal.store(Some(Arc::new(Principal::trusted())));
         self
     }
 
@@ -166,7 +164,6 @@ impl Link {
             outbox,
             info,
             vhost,
-            principal: Arc::default(),
             entered: None,
             login: None,
             owners: Vec::new(),

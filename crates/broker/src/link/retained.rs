@@ -191,7 +191,7 @@ impl Link {
         if subscription.selector.as_ref().is_some_and(|selector| !selector.matches(&subject)) {
             return;
         }
-        let may_read = self.principal.load().as_ref().is_some_and(|p| p.may_read(topic, &self.client));
+        let may_read = self.outbox.principal.load().as_ref().is_some_and(|p| p.may_read(topic, &self.client));
         if !may_read {
             return;
         }

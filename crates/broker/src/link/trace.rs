@@ -69,7 +69,7 @@ impl Link {
         let tracer = self.core.config.tracer.clone()?;
         let (connection, user) = match self.is_internal() {
             true => (String::new(), String::new()),
-            false => (self.info.name(), self.principal.load().as_ref().map_or_else(String::new, |p| p.name().to_owned())),
+            false => (self.info.name(), self.outbox.principal.load().as_ref().map_or_else(String::new, |p| p.name().to_owned())),
         };
         Some(Teller { tracer, connection, user, turn: Turn::default() })
     }

@@ -298,3 +298,36 @@ fn who_authenticates_again_stays_who_he_is() {
     assert!(matches!(c.ask(&rig, again("u", b"wrong")), Err(Refusal::LoginRefused)));
     assert!(matches!(c.ask(&rig, again("u", b"pw")), Ok(Reply::LoggedIn { principal, .. }) if principal.user == "u"));
 }
+
+#[test]
+fn users_that_are_read_again_count_for_who_is_connected() {
+    let all = ["u", "/", ".*", ".*", ".*"];
+    let rig = Rig::with(SimStorage::new(7), with(&[all, ["v", "/", ".*", ".*", ".*"]], &[]));
+    let (mut u, mut v) = (as_user(&rig, "u"), as_user(&rig, "v"));
+    u.queue(&rig, "a", durable());
+    assert!(may_publish(&mut u, &rig, "", "a") && may_publish(&mut v, &rig, "", "a"));
+
+    let less = with(&[["u", "/", ".*", "^other$", ".*"], all_of("v")], &[]);
+    rig.core.reload_users(&less.auth).expect("right");
+    assert!(!may_publish(&mut u, &rig, "", "a"), "without a new login, whatever was remembered of the last answer");
+    assert!(may_publish(&mut v, &rig, "", "a"));
+    rig.core.reload_users(&with(&[all, all_of("v")], &[]).auth).expect("right");
+    assert!(may_publish(&mut u, &rig, "", "a"), "and back");
+
+    let mut wrong = with(&[], &[]).auth;
+    wrong.users.push(wrong.users[0].clone());
+    rig.core.reload_users(&wrong).expect_err("a user twice");
+    assert!(may_publish(&mut u, &rig, "", "a"), "nothing has changed");
+
+    let mut without = with(&[all], &[]).auth;
+    without.users.retain(|user| user.name != "v");
+    rig.core.reload_users(&without).expect("right");
+    assert!(v.all(&rig).contains(&Got::Kicked), "v is no user any more");
+    assert!(!u.all(&rig).contains(&Got::Kicked) && may_publish(&mut u, &rig, "", "a"));
+    let mut c = rig.stranger();
+    assert!(matches!(c.ask(&rig, login("v", "/")), Err(Refusal::LoginRefused)));
+}
+
+fn all_of(user: &str) -> [&str; 5] {
+    [user, "/", ".*", ".*", ".*"]
+}

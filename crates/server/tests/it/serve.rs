@@ -91,6 +91,44 @@ fn what_cannot_work_is_refused_before_anything_is_served() {
     }
 }
 
+fn connect_as(id: &str, user: &str, password: &str) -> Vec<u8> {
+    let mut body = b"\x00\x04MQTT\x04\xc2\x00\x3c".to_vec();
+    for text in [id, user, password] {
+        body.extend_from_slice(&(text.len() as u16).to_be_bytes());
+        body.extend_from_slice(text.as_bytes());
+    }
+    let mut connect = vec![0x10, body.len() as u8];
+    connect.extend_from_slice(&body);
+    connect
+}
+
+#[test]
+fn a_hangup_brings_new_users_and_sends_away_who_is_none_any_more() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let write = |text: &str| std::fs::write(dir.path().join("c.toml"), text).expect("written");
+    write("[[user]]\nname = 'ann'\npassword = 'old'\n[[user]]\nname = 'bob'\npassword = 'pw'\n");
+    let carrick = start(dir.path(), &["--config", "c.toml", "--listen", "mqtt://127.0.0.1:0"]);
+    let come = |id: &str, user: &str, password: &str| {
+        let mut stream = carrick.connect();
+        let code = login(&mut stream, &connect_as(id, user, password))[3];
+        (stream, code)
+    };
+    let hangup = || signal(&carrick.process, rustix::process::Signal::HUP);
+    let ((mut ann, _), (mut bob, _)) = (come("a", "ann", "old"), come("b", "bob", "pw"));
+    write("[[user]]\nname = 'ann'\npassword = 'new'\n");
+    hangup();
+    assert_eq!(bob.read(&mut [0; 64]).expect("a good end"), 0, "3.1.1 has no word for it");
+    assert_eq!((come("c", "ann", "new").1, come("d", "ann", "old").1, come("e", "bob", "pw").1), (0, 4, 4));
+    ann.write_all(b"\xc0\0").expect("written");
+    let mut pong = [0; 2];
+    ann.read_exact(&mut pong).expect("answered");
+    assert_eq!(&pong, b"\xd0\0", "who still is a user stays");
+    write("[[user]]\nname = 'ann'\n");
+    hangup();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(come("c", "ann", "new").1, 0, "a wrong file changes nothing");
+}
+
 #[test]
 fn users_come_in_with_their_password_and_nobody_with_a_wrong_one() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -116,14 +154,7 @@ fn users_come_in_with_their_password_and_nobody_with_a_wrong_one() {
         ("guest", "guest", 4),
         ("bob", "secret", 4),
     ] {
-        let mut body = b"\x00\x04MQTT\x04\xc2\x00\x3c\x00\x01t".to_vec();
-        for text in [user, password] {
-            body.extend_from_slice(&(text.len() as u16).to_be_bytes());
-            body.extend_from_slice(text.as_bytes());
-        }
-        let mut connect = vec![0x10, body.len() as u8];
-        connect.extend_from_slice(&body);
-        let answer = login(&mut carrick.connect(), &connect);
+        let answer = login(&mut carrick.connect(), &connect_as("t", user, password));
         assert!(answer[3] == code || (code == 4 && answer[3] == 5), "{user}/{password}: {answer:?}");
     }
     assert_eq!(login(&mut carrick.connect(), CONNECT), CONNACK, "no credentials, from this machine");
