@@ -22,6 +22,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the broker (the default)
     Serve(Serve),
+    /// Run the third voter of a pair: it keeps no data and helps to decide which of the two is primary
+    Witness(Witness),
     /// Look into a data directory
     #[command(subcommand)]
     Journal(Journal),
@@ -67,6 +69,13 @@ pub enum Journal {
 pub enum Tls {
     /// Make a certificate authority, a certificate for this broker and one for a client, and print how to try them
     Dev(TlsDev),
+}
+
+#[derive(Args, Debug)]
+pub struct Witness {
+    /// Configuration file (TOML): node, listen, peers, data_dir, and secret, secret_file or tls
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
 }
 
 #[derive(Args, Debug)]

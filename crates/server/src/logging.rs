@@ -21,7 +21,11 @@ pub fn parse(text: &str) -> Result<Targets, String> {
 }
 
 pub fn init(text: &str) -> Result<(), String> {
-    let filter = parse(text)?;
+    let mut filter = parse(text)?;
+    // It says much, some of it as errors, of what its user knows and has said better: a voter that is out of reach, each heartbeat anew.
+    if !text.contains("openraft") {
+        filter = filter.with_target("openraft", tracing_subscriber::filter::LevelFilter::OFF);
+    }
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     tracing_subscriber::registry().with(filter).with(lines).init();
     Ok(())

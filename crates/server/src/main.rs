@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => serve::run(&cli.serve),
         Some(Command::Serve(flags)) => serve::run(&flags),
+        Some(Command::Witness(flags)) => commands::witness::run(&flags),
         Some(Command::Journal(command)) => commands::journal::run(&command),
         Some(Command::Bench(args)) => Ok(commands::bench::run(args)),
         Some(Command::Tls(Tls::Dev(arguments))) => commands::tls_dev::run(&arguments),

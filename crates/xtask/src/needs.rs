@@ -25,6 +25,7 @@ pub enum Need {
     Java,
     Maven,
     Go,
+    Etcd,
     /// For faults that only root can inject.
     #[allow(dead_code, reason = "no suite that is root's alone is registered yet")]
     Root,
@@ -75,6 +76,7 @@ impl Need {
             Need::Java => have("java") && have("javac"),
             Need::Maven => have("mvn"),
             Need::Go => go_is_new_enough(),
+            Need::Etcd => have("etcd"),
             Need::Root => rustix::process::geteuid().is_root(),
         }
     }
@@ -95,6 +97,7 @@ impl Need {
             Need::Java => Some(&["default-jdk-headless"]),
             Need::Maven => Some(&["maven"]),
             Need::Go => Some(&["golang-go"]),
+            Need::Etcd => Some(&["etcd-server"]),
             Need::Root => None,
         }
     }
@@ -115,6 +118,7 @@ impl Need {
             Need::Java => "needs a JDK (java and javac)".into(),
             Need::Maven => "needs mvn".into(),
             Need::Go => format!("needs go 1.{GO_MINOR} or newer"),
+            Need::Etcd => "needs etcd".into(),
             Need::Root => "needs root".into(),
         }
     }

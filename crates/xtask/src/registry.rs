@@ -39,6 +39,10 @@ pub const SUITES: &[Suite] = &[
         // The dev profile: test harnesses unwind and the release binary aborts, so a release build of the tests would share nothing
         // with it and take longer. Examples are for `check`, whose clippy compiles them.
         test: Some(|context| {
+            // Of the whole suite only the etcd adapter's tests want it: without it they say so and pass, except where CI=true.
+            if let Err(why) = Need::Etcd.ensure(context) {
+                println!("unit: the etcd adapter is not tested: {why}");
+            }
             let unit = context.cargo(&["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"]);
             Ok(vec![unit, context.cargo(&["test", "--workspace", "--no-fail-fast", "--doc"])])
         }),

@@ -7,6 +7,7 @@
 //! Safety of confirmed messages rests on the register and its epochs, never on clocks. The lease keeps apart what no log fences: the same
 //! message handed to consumers on two nodes.
 
+mod etcd;
 mod hex;
 mod memory;
 mod raft;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+pub use etcd::{Etcd, EtcdSettings, EtcdTls};
 pub use memory::{Call, Fault, Memory, MemoryCluster};
 pub use raft::{Fatal, Settings, Voter, VoterPeer};
 pub use register::{BadName, Member, NodeName, Refused, Register, TooLarge};

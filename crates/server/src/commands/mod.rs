@@ -4,3 +4,4 @@ pub mod bench;
 pub mod hash_password;
 pub mod journal;
 pub mod tls_dev;
+pub mod witness;

@@ -2,6 +2,7 @@
 
 pub mod file;
 mod units;
+pub mod witness;
 
 use crate::cli::Serve;
 use anyhow::{bail, Context, Result};
@@ -158,7 +159,7 @@ fn read(path: &Path) -> Result<File> {
     parse(&text).with_context(|| format!("in the configuration file {}", path.display()))
 }
 
-fn parse(text: &str) -> Result<File> {
+fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
     toml::from_str(text).map_err(|error| anyhow::Error::msg(error.to_string().trim_end().to_owned()))
 }
 

@@ -10,6 +10,7 @@ mod store_failure;
 mod sys;
 mod tls;
 mod web;
+mod witness;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -58,6 +58,8 @@ pub enum Response {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Hello {
     pub standing: Standing,
+    /// How long this node's promises last, in milliseconds: one that counts on longer ones than others make would be wrong.
+    pub lease: u64,
     /// What the other side has said before, as far as this one remembers.
     pub seen: Option<Standing>,
     /// The ids of the cluster, where this node knows of any.

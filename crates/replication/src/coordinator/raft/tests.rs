@@ -19,6 +19,7 @@ const NAMES: [&str; 3] = ["a", "b", "w"];
 struct Cluster {
     folder: tempfile::TempDir,
     addresses: Vec<String>,
+    lease: Duration,
     nodes: Vec<Option<(Arc<Voter>, JoinHandle<()>)>>,
 }
 
@@ -27,7 +28,7 @@ impl Cluster {
         let reserved: Vec<_> = NAMES.map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).into();
         let addresses = reserved.iter().map(|socket| socket.local_addr().unwrap().to_string()).collect();
         drop(reserved);
-        let mut cluster = Self { folder: tempfile::tempdir().unwrap(), addresses, nodes: vec![None, None, None] };
+        let mut cluster = Self { folder: tempfile::tempdir().unwrap(), addresses, lease: Settings::LEASE, nodes: vec![None, None, None] };
         for name in NAMES {
             cluster.boot(name).await;
         }
@@ -50,7 +51,7 @@ impl Cluster {
             witness: me == "w",
             peers: peers.map(peer).collect(),
             folder: self.folder(me),
-            lease: Settings::LEASE,
+            lease: self.lease,
             heartbeat: Settings::HEARTBEAT,
         };
         let identity = Identity::with_secret(name(me), Secret::new("the secret of the tests").unwrap());
@@ -337,6 +338,21 @@ async fn settings_are_checked_and_a_directory_has_one_owner() {
     drop(voter);
     let renamed = Settings { name: name("c"), ..good };
     assert!(start(renamed).await.err().unwrap().contains("belongs to the node a"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn voters_with_another_lease_stay_apart() {
+    let mut cluster = Cluster::start().await;
+    let (version, a, b) = reign(&cluster).await;
+    drop(b);
+    cluster.kill("b").await;
+    cluster.lease = Settings::LEASE * 2;
+    cluster.boot("b").await;
+    let b = cluster.voter("b");
+    sleep(Duration::from_secs(1)).await;
+    assert!(a.describe().contains("b (out of reach"), "{}", a.describe());
+    assert!(timeout(Duration::from_secs(1), b.vacant()).await.is_err());
+    write(&*a, Some(version), register(1, "a", &["a"])).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

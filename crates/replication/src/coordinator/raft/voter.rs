@@ -277,6 +277,15 @@ impl Shared {
             );
         }
         let said = hello.standing;
+        let lease = self.settings.lease.as_millis() as u64;
+        if hello.lease != lease {
+            let why = format!(
+                "the lease is {lease} ms on {}, and {} ms on {peer}: it has to be the same on all three",
+                self.settings.name, hello.lease
+            );
+            warn!(voter = %peer, why, "a voter is refused");
+            return Err(why);
+        }
         if let (Some(ours), Some(theirs)) = (own.cluster, said.cluster) {
             if ours != theirs {
                 return Err(format!("{} and {peer} are voters of different clusters", self.settings.name));
@@ -324,7 +333,7 @@ impl Shared {
 impl Greet for Shared {
     fn hello(&self, to: &NodeName) -> Hello {
         let seen = lock(&self.file).identity.seen.get(to).copied();
-        Hello { standing: self.standing(), seen, voters: self.voters() }
+        Hello { standing: self.standing(), lease: self.settings.lease.as_millis() as u64, seen, voters: self.voters() }
     }
 
     fn judge(&self, peer: &NodeName, hello: &Hello) -> Result<bool, String> {
