@@ -183,6 +183,8 @@ pub struct QueueSpec {
     pub single_active_consumer: bool,
     /// Whatever comes back counts as an attempt, also by a consumer that is lost, and deliveries say so ([`crate::DELIVERY_COUNTED`]).
     pub counts_attempts: bool,
+    /// What the connection that has it published is not put into it. Only of an exclusive queue.
+    pub no_local: bool,
     /// Only messages for which this holds are put into it; others are not routed here (see "Selectors" in the crate's documentation).
     pub selector: Option<String>,
     pub arguments: Vec<u8>,
@@ -234,6 +236,8 @@ pub struct Consume {
     pub credit: u32,
     pub mode: Mode,
     pub exclusive: bool,
+    /// While it is there no other consumer of the queue is handed anything; they stand by. Of several such, the first.
+    pub alone: bool,
     pub priority: i32,
     /// Only messages for which this holds; what it leaves stays for others, and holds nobody up (see "Selectors" in the crate's
     /// documentation).

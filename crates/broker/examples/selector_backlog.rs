@@ -138,6 +138,7 @@ fn drain(core: &Core, queue: &str, messages: u64, selector: Option<&str>) -> f64
         credit: PREFETCH,
         mode: Mode::Lease,
         exclusive: false,
+        alone: false,
         priority: 0,
         selector: selector.map(Into::into),
     };

@@ -130,6 +130,7 @@ fn drain(core: &Core, messages: u64) {
         credit: PREFETCH,
         mode: Mode::Lease,
         exclusive: false,
+        alone: false,
         priority: 0,
         selector: None,
     };

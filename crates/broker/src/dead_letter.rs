@@ -13,7 +13,7 @@ use crate::exchange::{Exchange, LazyHeaders};
 use crate::link::{append_one, number, one_run, targets_of, write_records, Bundle, Hidden, RouteRun, Target};
 use crate::mutants::{self, Mutant};
 use crate::queue::{Entry, Fill, Follow, Gone, Held, Leaving, Peek, Queue};
-use crate::route::{compute, syntax};
+use crate::route::{compute, syntax, Publisher};
 use crate::routing::exchange::Key;
 use crate::routing::topic::words_of;
 use crate::spill::is_spilled;
@@ -355,7 +355,7 @@ fn run_of(
     let by = |key: &[u8]| {
         let words = words_of(syntax(separator), key);
         let key = Key::read(syntax(separator), key, words.as_deref());
-        Arc::new(compute(vhost, exchange.clone(), &key, headers, None))
+        Arc::new(compute(vhost, exchange.clone(), &key, headers, Publisher::default()))
     };
     let mut route = by(key);
     if !replaced && !head.keys.is_empty() {

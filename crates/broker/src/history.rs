@@ -6,7 +6,7 @@ use crate::core::Shared;
 use crate::exchange::{Dest, Exchange};
 use crate::link::{copy_out, one_run, targets_of, Bundle};
 use crate::queue::Follow;
-use crate::route::{compute, syntax, Route};
+use crate::route::{compute, syntax, Publisher, Route};
 use crate::routing::exchange::{is_recent_history, Arguments, Key, Value};
 use crate::routing::topic::words_of;
 use crate::vhost::Vhost;
@@ -110,7 +110,7 @@ impl Shared {
                 let (text, headers) = (copy.key(&head), crate::exchange::LazyHeaders::of(self, &copy, &head));
                 let words = words_of(syntax(head.separator), text);
                 let key = Key::read(syntax(head.separator), text, words.as_deref());
-                compute(vhost, exchange.clone(), &key, &headers, None)
+                compute(vhost, exchange.clone(), &key, &headers, Publisher::default())
             }
         };
         self.remember(&route, &copy, 0);

@@ -10,6 +10,7 @@ use crate::vhost::{TopicTarget, Vhost};
 use ahash::RandomState;
 use broker_api::Side;
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 #[derive(Default)]
@@ -85,10 +86,24 @@ pub(crate) fn syntax(separator: u8) -> Syntax {
 /// A header by which a message asks not to be remembered.
 const NO_STORE: &[u8] = b"x-recent-history-no-store";
 
+/// Who publishes, for those who want nothing of their own.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Publisher {
+    pub session: Option<u64>,
+    /// 0: none.
+    pub connection: u64,
+}
+
+impl Publisher {
+    fn is_unwanted_in(&self, queue: &Queue) -> bool {
+        queue.spec.no_local && self.connection != 0 && queue.life.holder.load(Ordering::Acquire) == self.connection
+    }
+}
+
 /// A walk over exchanges: each is asked once, each queue gets one copy.
 struct Walk<'a> {
     vhost: &'a Vhost,
-    publisher: Option<u64>,
+    publisher: Publisher,
     headers: &'a dyn Headers,
     route: Route,
     matches: Vec<Arc<Subscription>>,
@@ -99,7 +114,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn topic(&mut self, target: TopicTarget) {
         match target {
-            TopicTarget::Subscription(s) if s.no_local && self.publisher == Some(s.session.id) => {}
+            TopicTarget::Subscription(s) if s.no_local && self.publisher.session == Some(s.session.id) => {}
             TopicTarget::Subscription(s) => {
                 self.route.volatile |= s.selector.is_some();
                 if s.selector.as_ref().is_none_or(|selector| self.headers.selects(selector)) {
@@ -161,6 +176,8 @@ impl Walk<'_> {
             let headers = self.headers;
             self.route.queues.retain(|queue| queue.selector.as_ref().is_none_or(|selector| headers.selects(selector)));
         }
+        // Routes are remembered by connections, each for itself.
+        self.route.queues.retain(|queue| !self.publisher.is_unwanted_in(queue));
         self.matches.sort_unstable_by_key(|s| (s.session.id, s.id));
         for s in self.matches {
             match self.route.sessions.last_mut() {
@@ -179,7 +196,7 @@ impl Walk<'_> {
 }
 
 /// Routes a topic for a publisher; subscriptions of `publisher` that want nothing of their own are left out.
-fn compute_topic(vhost: &Vhost, name: &Name<'_>, key: &Key<'_>, headers: &dyn Headers, publisher: Option<u64>) -> Route {
+fn compute_topic(vhost: &Vhost, name: &Name<'_>, key: &Key<'_>, headers: &dyn Headers, publisher: Publisher) -> Route {
     let mut walk = Walk { vhost, publisher, headers, route: Route::default(), matches: Vec::new(), next: Vec::new() };
     vhost.topics.matches(name, |_, target| walk.topic(target.clone()));
     walk.on(key, headers);
@@ -187,7 +204,7 @@ fn compute_topic(vhost: &Vhost, name: &Name<'_>, key: &Key<'_>, headers: &dyn He
 }
 
 /// Routes through any exchange.
-pub(crate) fn compute(vhost: &Vhost, exchange: Arc<Exchange>, key: &Key<'_>, headers: &dyn Headers, publisher: Option<u64>) -> Route {
+pub(crate) fn compute(vhost: &Vhost, exchange: Arc<Exchange>, key: &Key<'_>, headers: &dyn Headers, publisher: Publisher) -> Route {
     let mut walk = Walk { vhost, publisher, headers, route: Route::default(), matches: Vec::new(), next: vec![exchange] };
     walk.on(key, headers);
     walk.done()
@@ -239,7 +256,7 @@ impl RouteCache {
         separator: u8,
         key: &[u8],
         headers: &dyn Headers,
-        publisher: Option<u64>,
+        publisher: Publisher,
     ) -> Result<Arc<Route>, TopicError> {
         let words = words_of(syntax(separator), key);
         let name = Name::read(syntax(separator), key, words.as_deref())?;
@@ -283,7 +300,7 @@ impl RouteCache {
         separator: u8,
         text: &[u8],
         headers: &dyn Headers,
-        publisher: Option<u64>,
+        publisher: Publisher,
     ) -> Arc<Route> {
         let words = words_of(syntax(separator), text);
         let key = Key::read(syntax(separator), text, words.as_deref());

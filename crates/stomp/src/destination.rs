@@ -18,8 +18,13 @@ pub enum Destination {
     AmqQueue(String),
     ReplyQueue(String),
     Topic(String),
-    Exchange { name: String, key: Option<String> },
+    Exchange {
+        name: String,
+        key: Option<String>,
+    },
     TempQueue(String),
+    /// ActiveMQ's alone.
+    TempTopic(String),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -81,7 +86,7 @@ impl Destination {
         let names = match self {
             Destination::Exchange { name, key } => [name.as_str(), key.as_deref().unwrap_or("")],
             Destination::Queue(name) | Destination::AmqQueue(name) | Destination::ReplyQueue(name) => [name.as_str(), ""],
-            Destination::Topic(name) | Destination::TempQueue(name) => [name.as_str(), ""],
+            Destination::Topic(name) | Destination::TempQueue(name) | Destination::TempTopic(name) => [name.as_str(), ""],
         };
         names.into_iter().find(|name| name.len() > NAME_MAX).map_or(Ok(()), |long| Err(too_long(long)))
     }
@@ -92,7 +97,7 @@ impl Destination {
             Destination::Queue(name) | Destination::AmqQueue(name) | Destination::ReplyQueue(name) => Some(("", name)),
             Destination::Topic(key) => Some((TOPIC_EXCHANGE, key)),
             Destination::Exchange { name, key } => Some((name, key.as_deref().unwrap_or(""))),
-            Destination::TempQueue(_) => None,
+            Destination::TempQueue(_) | Destination::TempTopic(_) => None,
         }
     }
 }
@@ -113,9 +118,9 @@ impl BadDestination {
 }
 
 /// AMQP's short strings.
-const NAME_MAX: usize = 255;
+pub(crate) const NAME_MAX: usize = 255;
 
-fn too_long(name: &str) -> Fault {
+pub(crate) fn too_long(name: &str) -> Fault {
     let shown: String = name.chars().take(40).collect();
     Fault::new("Invalid destination", format!("'{shown}...' is {} bytes long, more than {NAME_MAX}\n", name.len()))
 }

@@ -6,7 +6,8 @@
 //! /queue/NAME   queue://NAME   or anything else   a shared queue; NAME is everything behind the prefix, slashes too
 //! /topic/NAME   topic://NAME                      the topic space, NAME being a routing key; `*` and `>` match words when subscribing
 //! /temp-queue/ID   temp-queue://ID                a queue of this connection
-//! /remote-temp-queue/NAME                         somebody else's, as consumers of its owner's messages see it
+//! /temp-topic/ID   temp-topic://ID                a topic that nobody else knows: `temp-topic.SESSION.ID`
+//! /remote-temp-queue/NAME   /remote-temp-topic/NAME   somebody else's, as consumers of its owner's messages see it
 //! ```
 //! Several, parted by commas, are a composite destination. A queue `Consumer.NAME.VirtualTopic.TOPIC` gets what is sent to the topic
 //! `VirtualTopic.TOPIC` from its first subscription on.
@@ -27,11 +28,14 @@ pub enum Dialect {
 /// Parts of a composite destination.
 const COMPOSITE_MAX: usize = 64;
 
+pub(crate) const TEMP_TOPIC: &str = "/temp-topic/";
+pub(crate) const REMOTE_TEMP_TOPIC: &str = "/remote-temp-topic/";
+/// What the names of temporary topics begin with in the topic space.
+pub(crate) const TEMP_TOPIC_KEY: &str = "temp-topic.";
 pub(crate) const REMOTE_TEMP_QUEUE: &str = "/remote-temp-queue/";
 
 /// What an ActiveMQ would do with a header and we cannot yet: better an error than a message that is not treated as asked.
 const NOT_YET_ON_SEND: [&str; 1] = ["AMQ_SCHEDULED_CRON"];
-const NOT_YET_ON_SUBSCRIBE: [&str; 2] = ["activemq.noLocal", "no-local"];
 
 impl Dialect {
     /// By its name in a listener's settings.
@@ -95,14 +99,13 @@ impl Dialect {
     }
 
     /// A header of this frame asks for something that is not there yet.
-    pub(crate) fn not_yet(self, headers: &crate::codec::Headers<'_>, subscribe: bool) -> Result<(), Fault> {
+    pub(crate) fn not_yet(self, headers: &crate::codec::Headers<'_>) -> Result<(), Fault> {
         if self == Dialect::RabbitMq {
             return Ok(());
         }
-        let names: &[&str] = if subscribe { &NOT_YET_ON_SUBSCRIBE } else { &NOT_YET_ON_SEND };
         for line in headers.raw() {
             let Ok((name, value)) = line else { continue };
-            if names.iter().any(|known| known.as_bytes() == name) && value != b"false" {
+            if NOT_YET_ON_SEND.iter().any(|known| known.as_bytes() == name) && value != b"false" {
                 return Err(Fault::plain(format!("The header {} is not supported yet", String::from_utf8_lossy(name))));
             }
         }
@@ -130,13 +133,19 @@ fn activemq_destination(text: &str) -> Result<Destination, Fault> {
         Destination::TempQueue(id.to_owned())
     } else if let Some(name) = behind([REMOTE_TEMP_QUEUE, "remote-temp-queue://"]) {
         Destination::ReplyQueue(name.to_owned())
-    } else if behind(["/temp-topic/", "temp-topic://"]).or_else(|| text.strip_prefix("/remote-temp-topic/")).is_some() {
-        return Err(not_yet("Temporary topics"));
+    } else if let Some(id) = behind(["/temp-topic/", "temp-topic://"]) {
+        Destination::TempTopic(id.to_owned())
+    } else if let Some(key) = behind([REMOTE_TEMP_TOPIC, "remote-temp-topic://"]) {
+        Destination::Topic(key.to_owned())
     } else {
         Destination::Queue(behind(["/queue/", "queue://"]).unwrap_or(text).to_owned())
     };
     match &destination {
-        Destination::Queue(name) | Destination::Topic(name) | Destination::TempQueue(name) | Destination::ReplyQueue(name) => {
+        Destination::Queue(name)
+        | Destination::Topic(name)
+        | Destination::TempQueue(name)
+        | Destination::TempTopic(name)
+        | Destination::ReplyQueue(name) => {
             if name.is_empty() {
                 return Err(Fault::plain(format!("Invalid destination name: '{text}'")));
             }
@@ -179,12 +188,14 @@ mod tests {
             ("/topic/a.>", Ok(Destination::Topic("a.>".into()))),
             ("topic://a", Ok(Destination::Topic("a".into()))),
             ("/temp-queue/r", Ok(Destination::TempQueue("r".into()))),
+            ("/temp-topic/t", Ok(Destination::TempTopic("t".into()))),
+            ("/remote-temp-topic/temp-topic.s.t", Ok(Destination::Topic("temp-topic.s.t".into()))),
             ("/remote-temp-queue/q", Ok(Destination::ReplyQueue("q".into()))),
         ];
         for (text, expected) in rows {
             assert_eq!(parse(text), expected, "{text}");
         }
-        for text in ["/queue/", "/queue/a.*", "/temp-topic/t", "queue://>"] {
+        for text in ["/queue/", "/queue/a.*", "/temp-topic/", "queue://>"] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

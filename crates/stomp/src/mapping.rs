@@ -8,7 +8,7 @@ use broker_api::{view_of, Batch, Delivery, Head, Moved, Neutral, QueueName, Valu
 
 use crate::codec::{escape, unescape, Version};
 use crate::destination::{self, has_prefix, REPLY_QUEUE, TEMP_QUEUE, TOPIC_EXCHANGE};
-use crate::dialect::{self, REMOTE_TEMP_QUEUE};
+use crate::dialect::{self, REMOTE_TEMP_QUEUE, REMOTE_TEMP_TOPIC, TEMP_TOPIC, TEMP_TOPIC_KEY};
 use crate::headers::{lines, put_lines_for, FORMAT, PROPERTIES};
 
 pub(crate) const SEPARATOR: u8 = b'.';
@@ -36,7 +36,7 @@ pub(crate) fn put_activemq_headers(
     batch: &Batch,
     head: &Head,
     delivery: &Delivery,
-    (version, views, replies): (Version, &Views, &HashMap<Box<str>, QueueName>),
+    (version, views, temporary): (Version, &Views, Temporary<'_>),
     out: &mut Vec<u8>,
 ) {
     let mut all = Vec::new();
@@ -49,7 +49,7 @@ pub(crate) fn put_activemq_headers(
             b"expires" | b"expiration" | b"timestamp" => {}
             b"reply-to" => {
                 let value = unescape(value, Version::V12).unwrap_or_default();
-                put(name, &activemq_reply_to(&value, replies), &mut said);
+                put(name, &activemq_reply_to(&value, temporary), &mut said);
             }
             name => {
                 said.extend_from_slice(name);
@@ -69,8 +69,24 @@ pub(crate) fn put_activemq_headers(
     put_lines_for(&said, version, out);
 }
 
-/// A temporary queue has the name that its owner gave it, for the owner; for others that of the queue behind it.
-fn activemq_reply_to(address: &[u8], replies: &HashMap<Box<str>, QueueName>) -> Vec<u8> {
+/// What a connection knows its temporary queues and topics by.
+#[derive(Clone, Copy)]
+pub(crate) struct Temporary<'a> {
+    pub queues: &'a HashMap<Box<str>, QueueName>,
+    /// Part of the names of its topics.
+    pub session_id: &'a str,
+}
+
+/// A temporary queue or topic has the name that its owner gave it, for the owner; for others that of what is behind it.
+fn activemq_reply_to(address: &[u8], Temporary { queues: replies, session_id }: Temporary<'_>) -> Vec<u8> {
+    let key = address.strip_prefix(b"/topic/").filter(|key| key.starts_with(TEMP_TOPIC_KEY.as_bytes()));
+    if let Some(key) = key {
+        let own = key[TEMP_TOPIC_KEY.len()..].strip_prefix(session_id.as_bytes()).and_then(|rest| rest.strip_prefix(b"."));
+        return match own {
+            Some(id) => [TEMP_TOPIC.as_bytes(), id].concat(),
+            None => [REMOTE_TEMP_TOPIC.as_bytes(), key].concat(),
+        };
+    }
     let Some(queue) = dialect::reply_queue(address) else { return address.to_vec() };
     match replies.iter().find(|(_, name)| name.as_str().as_bytes() == queue) {
         Some((id, _)) => [TEMP_QUEUE.as_bytes(), id.as_bytes()].concat(),

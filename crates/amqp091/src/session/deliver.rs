@@ -124,6 +124,7 @@ impl Session {
             credit,
             mode: if consumer.no_ack { Mode::Settled } else { Mode::Lease },
             exclusive: consumer.exclusive,
+            alone: false,
             priority: consumer.priority,
             selector: consumer.selector.clone(),
         })

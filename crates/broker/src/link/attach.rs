@@ -267,6 +267,7 @@ pub(crate) fn consumer_of(session: &Session, live: &Live, shared: Option<&Subscr
         active,
         priority: 0,
         exclusive: false,
+        alone: false,
         scan: None,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Link;
 use crate::exchange::LazyHeaders;
-use crate::route::Route;
+use crate::route::{Publisher, Route};
 use broker_api::{Batch, Head, Refusal};
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ impl Link {
     }
 
     fn find_route_by(&mut self, batch: &Batch, head: &Head, key: &[u8]) -> Result<Arc<Route>, Refusal> {
-        let publisher = self.publisher_session();
+        let publisher = Publisher { session: self.publisher_session(), connection: self.outbox.id };
         let is_internal = self.is_internal();
         let headers = LazyHeaders::of(&self.core, batch, head);
         let name = batch.bytes(head.exchange);

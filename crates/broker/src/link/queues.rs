@@ -128,6 +128,7 @@ impl Link {
             active: false,
             priority: consume.priority,
             exclusive: consume.exclusive,
+            alone: consume.alone,
             scan: None,
         };
         let views = &self.core.config.header_views;

@@ -26,6 +26,8 @@ pub(crate) struct Consumer {
     pub priority: i32,
     /// Nobody else may consume while it does.
     pub exclusive: bool,
+    /// While it is there nobody else is served.
+    pub alone: bool,
     /// It has a selector, or only looks: which scan of the queue it takes from.
     pub scan: Option<u32>,
 }
@@ -60,9 +62,16 @@ impl Queue {
     }
 
     /// Higher priority first, among equals in the order of coming. Where only one is served it stands first and stays there until it goes,
-    /// whoever comes (RabbitMQ 3.13; a switch to a later one of higher priority is 4.0's).
+    /// whoever comes (RabbitMQ 3.13; a switch to a later one of higher priority is 4.0's). Those that are to be alone come before all others.
     fn seat(&self, state: &mut State, consumer: Consumer) {
         let stays = usize::from(self.spec.single_active_consumer && !state.consumers.is_empty());
+        let alone = state.consumers.iter().take_while(|c| c.alone).count();
+        if consumer.alone {
+            // What was others' is this one's now.
+            state.end_groups();
+            return state.consumers.insert(stays.max(alone), consumer);
+        }
+        let stays = stays.max(alone);
         let after = state.consumers[stays..].partition_point(|c| c.priority >= consumer.priority);
         state.consumers.insert(stays + after, consumer);
     }

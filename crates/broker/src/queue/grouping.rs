@@ -214,6 +214,14 @@ impl State {
         self.ready > 0
     }
 
+    /// All groups are anybody's.
+    pub(super) fn end_groups(&mut self) {
+        let Some(grouping) = &self.grouping else { return };
+        let free = grouping.aside.keys().copied().collect();
+        self.put_back_in_place(free);
+        self.grouping = None;
+    }
+
     /// It does not wait any more, if it did.
     #[inline]
     pub(super) fn not_aside(&mut self, level: u8, position: u64) {

@@ -33,7 +33,7 @@ impl Queue {
         let mut from = 0;
         while state.ready > 0 && from < state.consumers.len() {
             let to = self.tier(state, from);
-            if !self.serve(state, from, to, log, now, follow) || self.spec.single_active_consumer {
+            if !self.serve(state, from, to, log, now, follow) || self.serves_one(state) {
                 break;
             }
             from = to;
@@ -41,6 +41,12 @@ impl Queue {
         if !state.fleeting.is_empty() {
             self.end_fleeting(state, log, follow);
         }
+    }
+
+    /// Is it only the first consumer that is served?
+    #[inline]
+    fn serves_one(&self, state: &State) -> bool {
+        self.spec.single_active_consumer || state.consumers.first().is_some_and(|c| c.alone)
     }
 
     /// A time to live of nothing is enough for a consumer that takes it at once, and for nobody else.
@@ -61,7 +67,7 @@ impl Queue {
     fn tier(&self, state: &State, from: usize) -> usize {
         let (consumers, priority) = (&state.consumers[from..], state.consumers[from].priority);
         match consumers.last() {
-            _ if self.spec.single_active_consumer => 1,
+            _ if self.serves_one(state) => 1,
             // Sorted, so that one look says that they are all equals, as they almost always are.
             Some(last) if last.priority == priority => state.consumers.len(),
             _ => from + consumers.partition_point(|c| c.priority == priority),

@@ -306,3 +306,58 @@ fn selectors_and_groups_go_together() {
     assert_eq!(got.len(), 1);
     rig.core.recount().expect("counted");
 }
+
+/// A consumer that is to be alone takes over what waits for others.
+#[test]
+fn one_that_is_alone_is_handed_everything_while_it_is_there() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    c.queue(&rig, "q", durable());
+    c.consume(&rig, "q", 1, 1);
+    c.consume(&rig, "q", 2, 100);
+    for n in 1..=3 {
+        put_in(&mut c, "g", &format!("g{n}"), false);
+    }
+    c.submit(&rig);
+    assert_eq!(bodies_to(&handed(&mut c, &rig), 1), ["g1"]);
+    c.ok(&rig, Control::Consume(Consume { alone: true, priority: -5, ..consume("q", 3, 3) }));
+    let got = handed(&mut c, &rig);
+    assert_eq!((bodies_to(&got, 3), got.len()), (vec!["g2", "g3"], 2));
+    // Of several the first, whatever their priority; and the others take nothing that it has no credit for.
+    c.ok(&rig, Control::Consume(Consume { alone: true, priority: 5, ..consume("q", 4, 100) }));
+    put_in(&mut c, "h", "h1", false);
+    c.put("", "q", "plain");
+    c.submit(&rig);
+    let got = handed(&mut c, &rig);
+    assert_eq!((bodies_to(&got, 3), got.len()), (vec!["h1"], 1));
+    c.ok(&rig, Control::Cancel { consumer: ConsumerIx(3) });
+    put_in(&mut c, "h", "h2", false);
+    c.submit(&rig);
+    let got = handed(&mut c, &rig);
+    assert_eq!((bodies_to(&got, 4), got.len()), (vec!["plain", "h2"], 2));
+    c.ok(&rig, Control::Cancel { consumer: ConsumerIx(4) });
+    put_in(&mut c, "h", "h3", false);
+    c.submit(&rig);
+    assert_eq!(bodies_to(&handed(&mut c, &rig), 2), ["h3"]);
+    rig.core.recount().expect("counted");
+}
+
+#[test]
+fn what_the_same_connection_publishes_can_be_left_out() {
+    let rig = Rig::new();
+    let (mut a, mut b) = (rig.client(), rig.client());
+    a.exchange(&rig, "t", "topic");
+    for (queue, no_local) in [("other", true), ("all", false)] {
+        a.queue(&rig, queue, QueueSpec { exclusive: true, no_local, ..QueueSpec::default() });
+        a.bind(&rig, "t", queue, "#");
+        a.consume(&rig, queue, 1 + u32::from(no_local), 100);
+    }
+    for round in 0..2 {
+        for c in [&mut a, &mut b] {
+            c.put("t", "x", &round.to_string());
+            c.submit(&rig);
+        }
+    }
+    let got = handed(&mut a, &rig);
+    assert_eq!((bodies_to(&got, 1), bodies_to(&got, 2)), (vec!["0", "0", "1", "1"], vec!["0", "1"]));
+}

@@ -77,6 +77,7 @@ fn a_declared_queue_drops_its_oldest_and_that_survives() {
         credit: 10,
         mode: Mode::Settled,
         exclusive: false,
+        alone: false,
         priority: 0,
         selector: None,
     }));
@@ -109,6 +110,7 @@ fn what_is_settled_as_it_leaves_does_not_come_back() {
         credit: 1000,
         mode: Mode::Settled,
         exclusive: false,
+        alone: false,
         priority: 0,
         selector: None,
     }));

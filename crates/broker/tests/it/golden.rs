@@ -75,6 +75,7 @@ fn consume(c: &mut Client, name: &str) -> Vec<Got> {
         credit: 100,
         mode: Mode::Lease,
         exclusive: false,
+        alone: false,
         priority: 0,
         selector: None,
     };

@@ -30,6 +30,7 @@ pub fn consume(queue: &str, ix: u32, credit: u32) -> Consume {
         credit,
         mode: Mode::Lease,
         exclusive: false,
+        alone: false,
         priority: 0,
         selector: None,
     }

@@ -82,6 +82,7 @@ fn nothing_comes_after_the_answer_to_cancel() {
         credit: 100,
         mode: Mode::Lease,
         exclusive: false,
+        alone: false,
         priority: 0,
         selector: None,
     }));

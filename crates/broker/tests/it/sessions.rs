@@ -197,6 +197,7 @@ fn a_session_s_queue_is_not_a_queue_for_others() {
         credit: 10,
         mode: Mode::Settled,
         exclusive: false,
+        alone: false,
         priority: 0,
         selector: None,
     }));

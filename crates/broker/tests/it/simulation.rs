@@ -202,6 +202,7 @@ impl Sim {
                 credit: u32::MAX,
                 mode: Mode::Settled,
                 exclusive: false,
+                alone: false,
                 priority: 0,
                 selector: None,
             }));

@@ -7,14 +7,21 @@ use super::subscribe::{ack_mode, durable_name, selector_of, tag_of, AckMode, Wan
 use super::{made_up_name, malformed, Handled, Session, Step};
 use crate::codec::{self, Frame, Version};
 use crate::destination::{Destination, TOPIC_EXCHANGE};
-use crate::dialect::{shown, virtual_topic, REMOTE_TEMP_QUEUE};
+use crate::dialect::{shown, virtual_topic, REMOTE_TEMP_QUEUE, TEMP_TOPIC};
 use crate::error::Fault;
 use crate::headers::FORMAT;
+
+/// Which messages a subscription is for.
+#[derive(Clone, Default)]
+struct Which {
+    selector: Option<Box<str>>,
+    /// Not what this connection sends, to a topic.
+    no_local: bool,
+}
 
 impl Session {
     pub(super) fn subscribe_activemq(&mut self, frame: &Frame<'_>, step: &mut Step<'_>) -> Handled {
         let get = |name: &str| frame.headers.get(name).map_err(malformed);
-        self.dialect().not_yet(&frame.headers, true)?;
         let id = get("id")?;
         if id.is_none() && self.version != Version::V10 {
             return Err(Fault::plain("SUBSCRIBE received without a subscription id!".to_owned()));
@@ -40,13 +47,19 @@ impl Session {
         if browses && self.version == Version::V10 {
             return Err(Fault::plain("Queue Browser feature only valid for Stomp v1.1+ clients!".to_owned()));
         }
-        let selector = selector_of(frame)?;
+        let is_true = |name: &str| -> Handled<bool> { Ok(get(name)?.as_deref() == Some(b"true")) };
+        let alone = is_true("activemq.exclusive")?;
+        let no_local = is_true("activemq.noLocal")? || is_true("no-local")?;
+        if no_local && name.is_some() {
+            return Err(Fault::plain("A durable subscription without what its own connection sends is not supported yet".to_owned()));
+        }
+        let which = Which { selector: selector_of(frame)?, no_local };
         for destination in &destinations {
             self.check_room()?;
-            let mut wanted = self.source(destination, name.clone(), selector.clone(), &frame.headers, step)?;
+            let mut wanted = self.source(destination, name.clone(), which.clone(), &frame.headers, step)?;
             // In a topic there is nothing to look at: ActiveMQ makes it a subscription like any other.
             let browses = browses && !wanted.topic;
-            wanted = Wanted { tag: tag.clone(), id: id.as_deref(), mode, priority, browses, ..wanted };
+            wanted = Wanted { tag: tag.clone(), id: id.as_deref(), mode, priority, browses, alone: alone && !wanted.topic, ..wanted };
             self.consume(wanted, step);
         }
         Ok(())
@@ -68,14 +81,18 @@ impl Session {
         &mut self,
         destination: &Destination,
         durable: Option<QueueName>,
-        mut selector: Option<Box<str>>,
+        mut which: Which,
         headers: &codec::Headers<'_>,
         step: &mut Step<'_>,
     ) -> Handled<Wanted<'static>> {
         let exclusive = durable.is_some() && matches!(destination, Destination::Topic(_));
         let mut feeds_it = None;
         let (queue, prefix) = match destination {
-            Destination::Topic(key) => (self.topic_queue(key, durable, selector.take(), step), None),
+            Destination::Topic(key) => (self.topic_queue(key, durable, std::mem::take(&mut which), step), None),
+            Destination::TempTopic(id) => {
+                let key = self.temp_topic(id)?;
+                (self.topic_queue(&key, None, std::mem::take(&mut which), step), Some(TEMP_TOPIC))
+            }
             Destination::TempQueue(id) => (self.temp_queue(id, step)?, Some("/temp-queue/")),
             Destination::ReplyQueue(name) => (QueueName::new(name), Some(REMOTE_TEMP_QUEUE)),
             Destination::Queue(name) => {
@@ -89,22 +106,24 @@ impl Session {
             self.bind(&queue, TOPIC_EXCHANGE, &pattern, step);
         }
         let shown = prefix.map(|prefix| {
-            let name = if let Destination::TempQueue(id) = destination { id } else { queue.as_str() };
+            let name = if let Destination::TempQueue(id) | Destination::TempTopic(id) = destination { id } else { queue.as_str() };
             let mut out = Vec::new();
             shown(prefix, name.as_bytes(), self.version, &mut out);
             out.into()
         });
-        let (topic, virtual_topic) = (prefix.is_none(), feeds_it.is_some());
+        let topic = matches!(destination, Destination::Topic(_) | Destination::TempTopic(_));
+        let (virtual_topic, selector) = (feeds_it.is_some(), which.selector);
         Ok(Wanted { topic, virtual_topic, exclusive, selector, shown, ..Wanted::all_of(queue) })
     }
 
     /// The queue of a subscription to a topic: for ever, under a name, or for as long as the connection.
-    fn topic_queue(&mut self, key: &str, name: Option<QueueName>, selector: Option<Box<str>>, step: &mut Step<'_>) -> QueueName {
+    fn topic_queue(&mut self, key: &str, name: Option<QueueName>, which: Which, step: &mut Step<'_>) -> QueueName {
         let durable = name.is_some();
         let queue = name.unwrap_or_else(|| QueueName::new(&made_up_name("stomp-subscription")));
         // What it does not want does not gather in its queue.
-        let selector = selector.map(String::from);
-        let spec = QueueSpec { durable, exclusive: !durable, auto_delete: !durable, selector, format: FORMAT, ..QueueSpec::default() };
+        let (selector, no_local) = (which.selector.map(String::from), which.no_local);
+        let transient = QueueSpec { exclusive: !durable, auto_delete: !durable, no_local, ..QueueSpec::default() };
+        let spec = QueueSpec { durable, selector, format: FORMAT, ..transient };
         self.declare_as(&queue, spec, step);
         let pattern = self.dialect().pattern(key);
         self.bind(&queue, TOPIC_EXCHANGE, &pattern, step);

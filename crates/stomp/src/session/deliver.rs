@@ -10,12 +10,13 @@ use super::{Session, Step};
 use crate::codec::put_number;
 use crate::destination::TOPIC_EXCHANGE;
 use crate::dialect::Dialect;
-use crate::mapping::{put_activemq_headers, put_destination, put_headers, put_topic};
+use crate::mapping::{put_activemq_headers, put_destination, put_headers, put_topic, Temporary};
 
 impl Session {
     /// A run of deliveries to one subscription. What needs no acknowledgement the core has settled as it left.
     pub(super) fn deliver(&mut self, to: u32, queue: QueueId, batch: &Arc<Batch>, run: &[Delivery], step: &mut Step<'_>) {
         let Some(subscription) = self.subscriptions.get_mut(&to) else { return };
+        let temporary = Temporary { queues: &self.replies, session_id: &self.session_id };
         let activemq = self.stomp.config.dialect == Dialect::ActiveMq;
         for delivery in run {
             let Some(head) = batch.heads.get(delivery.index as usize) else { continue };
@@ -51,7 +52,7 @@ impl Session {
             }
             match activemq {
                 false => put_headers(batch, head, delivery, self.version, &self.stomp.views, out),
-                true => put_activemq_headers(batch, head, delivery, (self.version, &self.stomp.views, &self.replies), out),
+                true => put_activemq_headers(batch, head, delivery, (self.version, &self.stomp.views, temporary), out),
             }
             if head.body.is_empty() {
                 out.extend_from_slice(b"\n\0\n");

@@ -5,8 +5,8 @@ use broker_api::{Control, Declare, Head, QueueName, QueueSpec, Span, HEAD_CONFIR
 use super::{made_up_name, malformed, Asked, Handled, Session, Step, MAKER, OWNER};
 use crate::arguments::{queue_spec, Kind};
 use crate::codec::{self, Frame};
-use crate::destination::{check_queue_name, Destination, TEMP_QUEUE};
-use crate::dialect::Dialect;
+use crate::destination::{check_queue_name, too_long, Destination, NAME_MAX, TEMP_QUEUE};
+use crate::dialect::{Dialect, TEMP_TOPIC_KEY};
 use crate::error::Fault;
 use crate::headers::{put_line, read_send, Sent, FORMAT};
 use crate::mapping::{self, SEPARATOR};
@@ -47,7 +47,7 @@ impl Session {
             return Err(Fault::new("Invalid header", "'message-id' is not allowed on 'SEND'.\n"));
         }
         let Some(destination) = &sent.destination else { return Err(self.dialect().missing_destination("SEND")) };
-        self.dialect().not_yet(&frame.headers, false)?;
+        self.dialect().not_yet(&frame.headers)?;
         let schedule = self.schedule(sent, from, step)?;
         let priority = match &sent.priority {
             None => 0,
@@ -146,6 +146,7 @@ impl Session {
                 Destination::TempQueue(id) if self.dialect() == Dialect::ActiveMq => {
                     Destination::ReplyQueue(self.temp_queue(&id, step)?.to_string())
                 }
+                Destination::TempTopic(id) => Destination::Topic(self.temp_topic(&id)?),
                 other => other,
             };
             let Some((exchange, key)) = destination.routing() else {
@@ -204,6 +205,9 @@ impl Session {
             return match self.dialect().destination(text, false) {
                 Ok(Destination::TempQueue(id)) => Ok(mapping::reply_to(self.temp_queue(&id, step)?.as_str().as_bytes())),
                 Ok(Destination::ReplyQueue(name)) => Ok(mapping::reply_to(name.as_bytes())),
+                // So others can answer to it, too.
+                Ok(Destination::TempTopic(id)) => Ok(format!("/topic/{}", self.temp_topic(&id)?).into_bytes()),
+                Ok(Destination::Topic(key)) if key.starts_with(TEMP_TOPIC_KEY) => Ok(format!("/topic/{key}").into_bytes()),
                 _ => Ok(address.to_vec()),
             };
         }
@@ -219,6 +223,15 @@ impl Session {
         self.subscribe_to_replies(id, &queue, step)?;
         self.replies.insert(id.into(), queue.clone());
         Ok(mapping::reply_to(queue.as_str().as_bytes()))
+    }
+
+    /// ActiveMQ's `/temp-topic/ID`: a name in the topic space that is this connection's alone. There is nothing to make, and nothing to clean up.
+    pub(super) fn temp_topic(&self, id: &str) -> Handled<String> {
+        let key = format!("{TEMP_TOPIC_KEY}{}.{id}", self.session_id);
+        if key.len() > NAME_MAX {
+            return Err(too_long(id));
+        }
+        Ok(key)
     }
 
     /// ActiveMQ's `/temp-queue/ID`: a queue that goes with this connection, and that others may send to by its name.

@@ -58,6 +58,8 @@ pub(super) struct Wanted<'a> {
     pub(super) mode: AckMode,
     pub(super) priority: i32,
     pub(super) exclusive: bool,
+    /// While it is there others get nothing.
+    pub(super) alone: bool,
     /// It only looks.
     pub(super) browses: bool,
     /// What it takes of its queue.
@@ -78,6 +80,7 @@ impl Wanted<'_> {
             mode: AckMode { auto: true, cumulative: false, prefetch: 0 },
             priority: 0,
             exclusive: false,
+            alone: false,
             browses: false,
             selector: None,
             shown: None,
@@ -186,7 +189,7 @@ impl Session {
     }
 
     pub(super) fn consume(&mut self, wanted: Wanted<'_>, step: &mut Step<'_>) {
-        let Wanted { tag, id, queue, topic, virtual_topic, mode, priority, exclusive, browses, selector, shown } = wanted;
+        let Wanted { tag, id, queue, topic, virtual_topic, mode, priority, exclusive, alone, browses, selector, shown } = wanted;
         self.numbers.consumer += 1;
         let ix = self.numbers.consumer;
         let limited = mode.prefetch != 0 && !mode.auto;
@@ -202,6 +205,7 @@ impl Session {
                 false => Mode::Lease,
             },
             exclusive,
+            alone,
             priority,
             selector,
         });
