@@ -8,7 +8,8 @@ use crate::{Config, Connection, Service, Spoken, Transport};
 use broker_api::{Broker, ConnectionInfo, Context, CoreSession, Peer, Protocol, Refusal};
 use rustix::io::Errno;
 use std::io;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
@@ -60,6 +61,7 @@ impl Gateway {
             task.abort();
             let _ = task.await;
         }
+        self.slots.ending().store(true, Release);
         self.openings.end_all();
     }
 
@@ -83,6 +85,11 @@ pub(crate) struct Door {
 }
 
 impl Door {
+    /// Set when the process goes down.
+    pub(crate) fn ending(&self) -> Arc<AtomicBool> {
+        self.slots.ending().clone()
+    }
+
     /// A client has connected: it gets its session at once, or after what the listener has in front of it.
     async fn admit(self: &Arc<Door>, stream: Transport, peer: Peer, slot: Slot) {
         match &self.service.spoken {

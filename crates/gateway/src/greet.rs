@@ -171,7 +171,8 @@ async fn settle(door: &Door, known: Known, guest: Guest, caller: &Caller, slot: 
                 Ok(Err(error)) => return Err((Lost::Gone(Some(error)), stream, slot)),
                 Err(_) => return Err((Lost::Late, stream, slot)),
             }
-            Transport::layered(WebSocket::new(stream.with_read_ahead(seen.freeze()), &web.stream, text))
+            let stream = WebSocket::new(stream.with_read_ahead(seen.freeze()), &web.stream, text);
+            Transport::layered(stream.going_away_with(door.ending()))
         }
     };
     door.seat(&known.protocol, core, stream, caller.clone(), slot);

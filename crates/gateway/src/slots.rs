@@ -1,6 +1,6 @@
 //! How many connections there are, and may be.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -23,13 +23,15 @@ pub struct Slots {
     live: AtomicUsize,
     max: usize,
     closed: Notify,
+    /// The process is going down: what layers say at their end depends on it.
+    ending: Arc<AtomicBool>,
     pub stats: Stats,
 }
 
 impl Slots {
     /// `max` = 0: no limit.
     pub fn new(max: usize) -> Arc<Slots> {
-        Arc::new(Slots { live: AtomicUsize::new(0), max, closed: Notify::new(), stats: Stats::default() })
+        Arc::new(Slots { live: AtomicUsize::new(0), max, closed: Notify::new(), ending: Arc::default(), stats: Stats::default() })
     }
 
     /// A place for one more connection, unless the pool is full.
@@ -43,6 +45,10 @@ impl Slots {
         slot.number = self.stats.connections_total.fetch_add(1, Relaxed) + 1;
         self.stats.connections_highest.fetch_max(live, Relaxed);
         Some(slot)
+    }
+
+    pub(crate) fn ending(&self) -> &Arc<AtomicBool> {
+        &self.ending
     }
 
     pub fn live(&self) -> usize {

@@ -10,6 +10,8 @@ use crate::Fault;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::task::{ready, Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,6 +23,8 @@ const SPINS: u32 = 16;
 const SLICES: usize = 65;
 /// RFC 6455, 7.4.1: the purpose has been fulfilled.
 const NORMAL: u16 = 1000;
+/// The same: the server goes down.
+const GOING_AWAY: u16 = 1001;
 
 /// What an operator can set about a stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,6 +49,8 @@ pub struct WebSocket<S> {
     speaks_text: bool,
     end: End,
     closing: bool,
+    /// Set where the server goes down.
+    going_away: Option<Arc<AtomicBool>>,
     pinger: Option<Box<Pinger>>,
 }
 
@@ -79,7 +85,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             speaks_text: text,
             end: End::Open,
             closing: false,
+            going_away: None,
             pinger,
+        }
+    }
+
+    /// Once this is set our close says that the server goes down.
+    #[must_use]
+    pub fn going_away_with(self, house: Arc<AtomicBool>) -> WebSocket<S> {
+        WebSocket { going_away: Some(house), ..self }
+    }
+
+    fn code(&self) -> u16 {
+        match self.going_away.as_ref().is_some_and(|house| house.load(Ordering::Acquire)) {
+            true => GOING_AWAY,
+            false => NORMAL,
         }
     }
 
@@ -118,8 +138,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             // What was announced of a frame will not come: a close frame would be taken for a piece of it.
             return;
         }
-        let payload = match &mut self.end {
-            End::Open => NORMAL.to_be_bytes().to_vec(),
+        let payload = match &self.end {
+            End::Open => self.code().to_be_bytes().to_vec(),
             // RFC 6455, 5.5.1: the code that came is the one that goes back; its reason need not.
             End::Closed(payload) => payload.iter().take(2).copied().collect(),
             End::Fault(fault, _) => [&fault.code().to_be_bytes()[..], fault.to_string().as_bytes()].concat(),

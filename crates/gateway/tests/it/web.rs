@@ -94,7 +94,7 @@ async fn the_end_of_the_house_is_told_in_frames() {
     house.gateway.stop_accepting().await;
     house.broker.shutdown();
     assert_eq!(timed(one.next()).await.expect("more").expect("right"), Message::binary(b"shutdown\n".to_vec()));
-    assert!(matches!(timed(one.next()).await, Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == 1000));
+    assert!(matches!(timed(one.next()).await, Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == 1001));
     let _ = one.flush().await;
     assert_eq!(timed(house.gateway.drained()).await, 0);
 }
