@@ -16,11 +16,11 @@ use tokio::io::AsyncReadExt;
 use tokio::time::{timeout_at, Instant};
 
 /// 2.1: "the longest possible line", with its end.
-const V1_MAX: usize = 107;
+pub(crate) const V1_MAX: usize = 107;
 const V2_SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const V2_HEAD: usize = 16;
 /// Addresses take at most 216 bytes; what follows them (certificates, names of services) is not read.
-const V2_MAX: usize = 4096;
+pub(crate) const V2_MAX: usize = 4096;
 
 /// Which headers are taken, and of whom.
 #[derive(Clone, Debug)]
@@ -75,7 +75,7 @@ impl<'de> Deserialize<'de> for Network {
 
 /// Whose connection it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Origin {
+pub(crate) enum Origin {
     /// The proxy's own, to see whether we are there.
     Own,
     Client(SocketAddr),
@@ -84,7 +84,7 @@ enum Origin {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Header {
+pub(crate) enum Header {
     Whole { len: usize, origin: Origin },
     Partial,
 }
@@ -130,7 +130,7 @@ fn peer_of(origin: Origin, sender: Peer) -> Peer {
     }
 }
 
-fn parse(version: ProxyVersion, bytes: &[u8]) -> Result<Header, &'static str> {
+pub(crate) fn parse(version: ProxyVersion, bytes: &[u8]) -> Result<Header, &'static str> {
     let is_v2 = bytes.starts_with(&V2_SIGNATURE[..bytes.len().min(V2_SIGNATURE.len())]);
     let is_v1 = bytes.starts_with(&b"PROXY "[..bytes.len().min(6)]);
     match version {

@@ -11,6 +11,7 @@ mod x509;
 
 pub use load::TlsError;
 pub use settings::{ClientAuth, MinVersion, TlsSettings, UserFrom};
+pub(crate) use x509::read as facts_of;
 
 use crate::Transport;
 use arc_swap::ArcSwap;

@@ -8,7 +8,7 @@ const NAMES_MAX: usize = 64;
 const NAME_LEN_MAX: usize = 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct Facts {
+pub(crate) struct Facts {
     /// Seconds since the Unix epoch, both included.
     pub not_before: i64,
     pub not_after: i64,
@@ -28,7 +28,7 @@ const COMMON_NAME: [u8; 3] = [0x55, 4, 3];
 /// 2.5.29.17
 const ALTERNATIVE_NAMES: [u8; 3] = [0x55, 0x1d, 17];
 
-pub(super) fn read(der: &[u8]) -> Option<Facts> {
+pub(crate) fn read(der: &[u8]) -> Option<Facts> {
     let certificate = Der(der).expect(SEQUENCE)?;
     let mut fields = Der(Der(certificate).expect(SEQUENCE)?);
     if fields.peek() == Some(0xa0) {
