@@ -14,6 +14,8 @@ from stomp.exception import ConnectFailedException
 
 HOST = os.environ.get("STOMP_HOST", "127.0.0.1")
 PORT = int(os.environ["STOMP_PORT"])
+# A listener of ActiveMQ's dialect, where there is one.
+ACTIVEMQ_PORT = int(os.environ.get("ACTIVEMQ_PORT", "0"))
 WAIT = 20
 VERSIONS = {"1.0": stomp.StompConnection10, "1.1": stomp.StompConnection11, "1.2": stomp.StompConnection12}
 
@@ -55,11 +57,11 @@ class Events(stomp.ConnectionListener):
 
 
 class Client:
-    def __init__(self, version="1.2", user="guest", password="guest", **more):
+    def __init__(self, version="1.2", user="guest", password="guest", port=PORT, **more):
         self.version = version
         if version != "1.0":
             more["vhost"] = "/"
-        self.conn = VERSIONS[version]([(HOST, PORT)], reconnect_attempts_max=1, timeout=WAIT, **more)
+        self.conn = VERSIONS[version]([(HOST, port)], reconnect_attempts_max=1, timeout=WAIT, **more)
         self.events = Events()
         self.conn.set_listener("", self.events)
         self.conn.connect(user, password, wait=True)
@@ -404,6 +406,98 @@ def tls():
     raise AssertionError("a certificate of an unknown authority was taken")
 
 
+def activemq_selector():
+    """Of a queue, where what it leaves stays for others, and of a topic."""
+    where, topic = name("selector"), name("selector").replace("/queue/", "/topic/")
+    with Client(port=ACTIVEMQ_PORT) as reds, Client(port=ACTIVEMQ_PORT) as rest:
+        reds.subscribe(where, id="1", selector="color = 'red' AND size IS NOT NULL")
+        reds.subscribe(topic, id="2", selector="convert_string_expressions:size > 15")
+        for n in range(20):
+            headers = {"color": "red" if n % 2 else "blue", "size": str(n)}
+            rest.send(where, f"queue {n}", **headers)
+            rest.send(topic, f"topic {n}", **headers)
+        expected = [f"queue {n}" for n in range(1, 20, 2)] + [f"topic {n}" for n in range(16, 20)]
+        assert sorted(reds.events.bodies(14)) == sorted(expected)
+        reds.events.nothing()
+        rest.subscribe(where, id="3")
+        assert rest.events.bodies(10) == [f"queue {n}" for n in range(0, 20, 2)]
+
+
+def activemq_browser():
+    where = name("browser")
+    with Client(port=ACTIVEMQ_PORT) as client, Client("1.1", port=ACTIVEMQ_PORT) as looks:
+        for n in range(500):
+            client.conn.send(where, str(n))
+        client.send(where, "500")
+        for attempt in "ab":
+            looks.conn.subscribe(where, id=attempt, ack="auto", browser="true")
+            frames = looks.events.take(502)
+            assert [frame.body for frame in frames[:-1]] == [str(n) for n in range(501)]
+            assert frames[-1].headers["browser"] == "end" and frames[-1].headers["subscription"] == attempt, frames[-1].headers
+        client.subscribe(where)
+        assert client.events.bodies(501) == [str(n) for n in range(501)]
+        looks.events.nothing()
+
+
+def activemq_groups():
+    """Three workers, of which one is slow: each group comes to one of them, in order, and goes to another when that one is cut."""
+    where = name("groups")
+    workers = [Client(port=ACTIVEMQ_PORT) for _ in range(3)]
+    for worker in workers:
+        worker.subscribe(where, ack="client-individual", **{"activemq.prefetchSize": "1000"})
+    with Client(port=ACTIVEMQ_PORT) as client:
+        for n in range(300):
+            client.conn.send(where, f"{n % 10} {n // 10}", JMSXGroupID=f"group-{n % 10}", persistent="true")
+        client.send(where, "last")
+        held = []
+        for worker in workers:
+            held.append([frame.body for frame in drain(worker, 1) if frame.body != "last"])
+        whose = {}
+        for at, bodies in enumerate(held):
+            for group in {body.split()[0] for body in bodies}:
+                assert whose.setdefault(group, at) == at, f"group {group} came to two"
+                assert [body for body in bodies if body.split()[0] == group] == [f"{group} {n}" for n in range(30)]
+        assert len(whose) == 10 and all(held), whose
+        workers[0].cut()
+        moved = [group for group, at in whose.items() if at == 0]
+        again = [frame.body for worker in workers[1:] for frame in drain(worker, 2)]
+        for group in moved:
+            assert [body for body in again if body.split()[0] == group] == [f"{group} {n}" for n in range(30)], again
+    for worker in workers[1:]:
+        worker.conn.disconnect()
+
+
+def drain(client, secs):
+    """What comes until nothing has for so long."""
+    frames = []
+    while True:
+        try:
+            frames.append(client.events.messages.get(timeout=secs))
+        except queue.Empty:
+            return frames
+
+
+def activemq_temporary():
+    """An answer by a temporary topic; an exclusive consumer and its successor."""
+    where = name("temporary")
+    with Client(port=ACTIVEMQ_PORT) as asks, Client(port=ACTIVEMQ_PORT) as answers:
+        asks.subscribe("/temp-topic/answers", id="a")
+        answers.subscribe(where)
+        asks.send(where, "question", **{"reply-to": "/temp-topic/answers", "correlation-id": "7"})
+        frame = answers.events.messages.get(timeout=WAIT)
+        answers.send(frame.headers["reply-to"], "answer", **{"correlation-id": frame.headers["correlation-id"]})
+        frame = asks.events.messages.get(timeout=WAIT)
+        assert (frame.body, frame.headers["destination"], frame.headers["correlation-id"]) == ("answer", "/temp-topic/answers", "7")
+        alone = Client(port=ACTIVEMQ_PORT)
+        alone.subscribe(where, **{"activemq.exclusive": "true"})
+        for n in range(20):
+            asks.send(where, str(n))
+        assert alone.events.bodies(20) == [str(n) for n in range(20)]
+        alone.conn.disconnect()
+        asks.send(where, "after")
+        assert answers.events.bodies(1) == ["after"]
+
+
 SCENARIOS = [
     ("versions", versions),
     ("receipts", receipts),
@@ -424,6 +518,10 @@ SCENARIOS = [
     ("disconnect-receipt", disconnect_receipt),
     ("receipt-kill9", receipt_kill9),
     ("tls", tls),
+    ("activemq-selector", activemq_selector),
+    ("activemq-browser", activemq_browser),
+    ("activemq-groups", activemq_groups),
+    ("activemq-temporary", activemq_temporary),
 ]
 
 

@@ -113,6 +113,8 @@ impl Kind {
         }
         if matches!(self, Kind::RabbitMq(_)) {
             return match (program, scenario) {
+                ("spring-stomp", "ws/errors") => Some("RabbitMQ's web-stomp does not close behind an ERROR"),
+                ("stomp-py", of_activemq) if of_activemq.starts_with("activemq-") => Some("it is no ActiveMQ"),
                 ("stompjs", "binary" | "frames") => Some("RabbitMQ's web-stomp sends text frames only"),
                 ("stompjs", "error-closes" | "wrong-password") => Some("RabbitMQ's web-stomp does not close behind an ERROR"),
                 _ => None,

@@ -59,6 +59,7 @@ pub const PROGRAMS: &[Program] = &[
     Program { name: "browser", needs: &[Need::Npm, Need::Chromium], speaks: Speaks::Web(BROWSER), prepare: npm },
     Program { name: "ruby-stomp", needs: &[Need::RubyStomp], speaks: Speaks::Stomp(RUBY_STOMP), prepare: ruby },
     Program { name: "net-stomp", needs: &[Need::NetStomp], speaks: Speaks::Stomp(NET_STOMP), prepare: perl },
+    Program { name: "spring-stomp", needs: JAVA, speaks: Speaks::Stomp(SPRING_STOMP), prepare: maven },
     Program { name: "pika-paho", needs: &[Need::Python], speaks: Speaks::All(PIKA_PAHO), prepare: python },
     Program { name: "spring-amqp", needs: JAVA, speaks: Speaks::Amqp { without: &[], more: SPRING_AMQP }, prepare: maven },
 ];
@@ -129,6 +130,26 @@ const STOMP_PY: &[&str] = &[
     "disconnect-receipt",
     "receipt-kill9",
     "tls",
+    "activemq-selector",
+    "activemq-browser",
+    "activemq-groups",
+    "activemq-temporary",
+];
+const SPRING_STOMP: &[&str] = &[
+    "tcp/receipts",
+    "tcp/acks",
+    "tcp/heart-beat",
+    "tcp/topics",
+    "tcp/large",
+    "tcp/errors",
+    "tcp/restart-kill9",
+    "ws/receipts",
+    "ws/acks",
+    "ws/heart-beat",
+    "ws/topics",
+    "ws/large",
+    "ws/errors",
+    "ws/restart-kill9",
 ];
 const STOMPJS: &[&str] = &[
     "versions",
