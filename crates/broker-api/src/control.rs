@@ -236,7 +236,8 @@ pub struct Consume {
     pub credit: u32,
     pub mode: Mode,
     pub exclusive: bool,
-    /// While it is there no other consumer of the queue is handed anything; they stand by. Of several such, the first.
+    /// While it is there no other consumer of the queue is handed anything; they stand by. Of several such it is the one of the highest priority,
+    /// and among equals the first.
     pub alone: bool,
     pub priority: i32,
     /// Only messages for which this holds; what it leaves stays for others, and holds nobody up (see "Selectors" in the crate's

@@ -493,9 +493,10 @@ def activemq_temporary():
         for n in range(20):
             asks.send(where, str(n))
         assert alone.events.bodies(20) == [str(n) for n in range(20)]
-        alone.conn.disconnect()
+        alone.confirmed(alone.conn.unsubscribe, "1")
         asks.send(where, "after")
         assert answers.events.bodies(1) == ["after"]
+        alone.conn.disconnect()
 
 
 SCENARIOS = [

@@ -69,7 +69,8 @@ impl Queue {
         if consumer.alone {
             // What was others' is this one's now.
             state.end_groups();
-            return state.consumers.insert(stays.max(alone), consumer);
+            let after = state.consumers[stays.min(alone)..alone].partition_point(|c| c.priority >= consumer.priority);
+            return state.consumers.insert(if alone < stays { stays } else { stays + after }, consumer);
         }
         let stays = stays.max(alone);
         let after = state.consumers[stays..].partition_point(|c| c.priority >= consumer.priority);

@@ -59,7 +59,8 @@ pub(crate) struct Grouping {
 
 /// Whether a consumer may be handed a message of a group.
 pub(super) enum Turn {
-    Mine(u64),
+    /// And whether it has just become this consumer's.
+    Mine(u64, bool),
     /// Its group is another's, who does not want this one.
     Free,
     /// Another's, for whom it was put aside.
@@ -152,10 +153,11 @@ impl State {
         let owner = grouping.whose(group).filter(|whose| *whose != me);
         let owner = owner.and_then(|whose| Some((whose, self.consumers.iter().find(|c| c.is(whose.outbox, whose.to))?.scan)));
         let Some((whose, scan)) = owner else {
-            if grouping.whose(group) != Some(me) {
+            let is_new = grouping.whose(group) != Some(me);
+            if is_new {
                 grouping.assign(group, me);
             }
-            return Turn::Mine(group);
+            return Turn::Mine(group, is_new);
         };
         // One with a selector need not want all of its group.
         if scan.is_some_and(|scan| !self.is_match(scan, &held, index)) {
@@ -281,15 +283,19 @@ impl Queue {
         follow: &mut Follow,
     ) -> Step {
         let turn = state.whose_turn(at, seq, may_put_aside);
-        giving.may_have = matches!(turn, Turn::Mine(_) | Turn::Free);
+        giving.may_have = matches!(turn, Turn::Mine(..) | Turn::Free);
         if !giving.may_have {
             return if matches!(turn, Turn::Aside) { Step::Aside } else { Step::NotMine };
         }
         let ends = state.lanes.get_mut(seq.lane()).and_then(|lane| lane.get_mut(seq.position())).map(|entry| entry.ends_group());
         let step = giving.one(self, state, seq.lane(), seq.position(), log, now, follow);
         giving.may_have = false;
-        if let (Step::Given, Turn::Mine(group), Some(true)) = (&step, turn, ends) {
-            state.end_group(group);
+        if let (Step::Given, Turn::Mine(group, is_new)) = (&step, turn) {
+            // The next new group is the next consumer's.
+            giving.had_its_turn |= is_new && state.consumers.len() > 1;
+            if ends == Some(true) {
+                state.end_group(group);
+            }
         }
         step
     }

@@ -131,7 +131,7 @@ impl Queue {
             return Given { given, left, starved: false };
         }
         let (mut starved, mut early) = (false, false);
-        while giving.may_go_on() && !starved && !early {
+        while giving.may_go_on() && !starved && !early && !giving.had_its_turn {
             let next = state.next();
             let aside = if state.grouping.is_some() { state.next_aside(at, next) } else { None };
             let step = match (aside, next) {
@@ -193,6 +193,8 @@ pub(super) struct Giving {
     browses: bool,
     /// Even what belongs to a group.
     pub may_have: bool,
+    /// It was given a new group: others come next, so that groups are spread.
+    pub had_its_turn: bool,
     cap: u8,
     extra: u8,
     side: Option<Arc<Side>>,
@@ -215,6 +217,7 @@ impl Giving {
             settled: to.settled,
             browses,
             may_have: browses,
+            had_its_turn: false,
             cap: to.level,
             extra: to.flags,
             side: to.side.clone(),

@@ -323,8 +323,8 @@ fn one_that_is_alone_is_handed_everything_while_it_is_there() {
     c.ok(&rig, Control::Consume(Consume { alone: true, priority: -5, ..consume("q", 3, 3) }));
     let got = handed(&mut c, &rig);
     assert_eq!((bodies_to(&got, 3), got.len()), (vec!["g2", "g3"], 2));
-    // Of several the first, whatever their priority; and the others take nothing that it has no credit for.
-    c.ok(&rig, Control::Consume(Consume { alone: true, priority: 5, ..consume("q", 4, 100) }));
+    // Of several the first; and the others take nothing that it has no credit for.
+    c.ok(&rig, Control::Consume(Consume { alone: true, priority: -5, ..consume("q", 4, 100) }));
     put_in(&mut c, "h", "h1", false);
     c.put("", "q", "plain");
     c.submit(&rig);
@@ -335,6 +335,13 @@ fn one_that_is_alone_is_handed_everything_while_it_is_there() {
     c.submit(&rig);
     let got = handed(&mut c, &rig);
     assert_eq!((bodies_to(&got, 4), got.len()), (vec!["plain", "h2"], 2));
+    // Unless one of a higher priority comes.
+    c.ok(&rig, Control::Consume(Consume { alone: true, ..consume("q", 5, 100) }));
+    put_in(&mut c, "h", "higher", false);
+    c.submit(&rig);
+    let got = handed(&mut c, &rig);
+    assert_eq!((bodies_to(&got, 5), got.len()), (vec!["higher"], 1));
+    c.ok(&rig, Control::Cancel { consumer: ConsumerIx(5) });
     c.ok(&rig, Control::Cancel { consumer: ConsumerIx(4) });
     put_in(&mut c, "h", "h3", false);
     c.submit(&rig);
@@ -360,4 +367,22 @@ fn what_the_same_connection_publishes_can_be_left_out() {
     }
     let got = handed(&mut a, &rig);
     assert_eq!((bodies_to(&got, 1), bodies_to(&got, 2)), (vec!["0", "0", "1", "1"], vec!["0", "1"]));
+}
+
+/// However many first messages of groups are ready at once.
+#[test]
+fn groups_are_spread_over_the_consumers() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    c.queue(&rig, "q", durable());
+    for ix in 1..=3 {
+        c.consume(&rig, "q", ix, 1000);
+    }
+    for n in 0..90 {
+        put_in(&mut c, &format!("g{}", n % 9), &n.to_string(), false);
+    }
+    c.submit(&rig);
+    let got = handed(&mut c, &rig);
+    assert_eq!([1, 2, 3].map(|ix| bodies_to(&got, ix).len()), [30, 30, 30]);
+    rig.core.recount().expect("counted");
 }

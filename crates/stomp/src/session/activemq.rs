@@ -47,6 +47,9 @@ impl Session {
         if browses && self.version == Version::V10 {
             return Err(Fault::plain("Queue Browser feature only valid for Stomp v1.1+ clients!".to_owned()));
         }
+        if browses && destinations.iter().any(|one| matches!(one, Destination::Topic(_) | Destination::TempTopic(_))) {
+            return Err(Fault::plain(format!("Only queues can be browsed: '{text}'")));
+        }
         let is_true = |name: &str| -> Handled<bool> { Ok(get(name)?.as_deref() == Some(b"true")) };
         let alone = is_true("activemq.exclusive")?;
         let no_local = is_true("activemq.noLocal")? || is_true("no-local")?;
@@ -57,8 +60,6 @@ impl Session {
         for destination in &destinations {
             self.check_room()?;
             let mut wanted = self.source(destination, name.clone(), which.clone(), &frame.headers, step)?;
-            // In a topic there is nothing to look at: ActiveMQ makes it a subscription like any other.
-            let browses = browses && !wanted.topic;
             wanted = Wanted { tag: tag.clone(), id: id.as_deref(), mode, priority, browses, alone: alone && !wanted.topic, ..wanted };
             self.consume(wanted, step);
         }
