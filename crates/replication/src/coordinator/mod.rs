@@ -8,7 +8,10 @@
 //! message handed to consumers on two nodes.
 
 mod etcd;
+mod file;
 mod hex;
+mod kept;
+mod manual;
 mod memory;
 mod raft;
 mod register;
@@ -24,6 +27,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 pub use etcd::{Etcd, EtcdSettings, EtcdTls};
+pub use file::Folder;
+pub use manual::Manual;
 pub use memory::{Call, Fault, Memory, MemoryCluster};
 pub use raft::{Fatal, Settings, Voter, VoterPeer};
 pub use register::{BadName, Member, NodeName, Refused, Register, TooLarge};

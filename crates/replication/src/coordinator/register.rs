@@ -116,6 +116,8 @@ pub enum Refused {
     BootInEpoch(NodeName),
     #[error("{0} is in sync and not a member")]
     NoMember(NodeName),
+    #[error("no operator has promoted {0} in epoch {1}")]
+    NotPromoted(NodeName, u64),
     #[error("it is too large: {0:?}")]
     TooLarge(TooLarge),
 }
