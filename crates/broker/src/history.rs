@@ -88,7 +88,12 @@ impl Shared {
     pub fn replay(&self, vhost: &Vhost, source: &Exchange, to: &Dest) {
         let Some(history) = &source.history else { return };
         let mut follow = Follow::default();
-        for message in history.all() {
+        let mut all = history.all();
+        if let Dest::Exchange(_) = to {
+            // As RabbitMQ's plug-in does it: the newest first where they go through another exchange.
+            all.reverse();
+        }
+        for message in all {
             self.replay_one(vhost, &message, to, &mut follow);
         }
         self.follow_up(follow);

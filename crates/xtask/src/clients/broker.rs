@@ -348,7 +348,7 @@ fn start_rabbitmq(binary: &Path, dir: &Path, log: &Path, ports: Ports, names: u1
         conf += &format!("load_definitions = {}\n", dir.join(DEFINITIONS).display());
     }
     fs::write(home.join("rabbitmq.conf"), conf)?;
-    fs::write(home.join("enabled_plugins"), "[rabbitmq_stomp,rabbitmq_web_stomp].\n")?;
+    fs::write(home.join("enabled_plugins"), "[rabbitmq_consistent_hash_exchange,rabbitmq_random_exchange,rabbitmq_recent_history_exchange,rabbitmq_sharding,rabbitmq_stomp,rabbitmq_web_stomp].\n")?;
     let mut command = Command::new(binary);
     command.env("HOME", &home).env("RABBITMQ_NODENAME", format!("client{port}@localhost"));
     command.env("RABBITMQ_CONFIG_FILE", home.join("rabbitmq")).env("RABBITMQ_ENABLED_PLUGINS_FILE", home.join("enabled_plugins"));

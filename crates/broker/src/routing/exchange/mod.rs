@@ -76,10 +76,18 @@ pub enum BindError {
     #[error("Invalid x-match field type; expected a string")]
     MatchKindType,
     /// The binding key of a consistent-hash exchange is a weight.
-    #[error("The binding key must be an integer: {0:?}")]
+    #[error("The binding key must be an integer: {}", as_erlang(.0))]
     Weight(String),
     #[error("The binding key must be greater than 0")]
     WeightTooSmall,
+}
+
+/// How RabbitMQ shows a text in its answers.
+fn as_erlang(text: &str) -> String {
+    match text {
+        "" => "<<>>".to_owned(),
+        text => format!("<<{text:?}>>"),
+    }
 }
 
 /// A binding key or topic filter and how it is spelled. Only a topic exchange reads more than bytes in it.
