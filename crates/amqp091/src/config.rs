@@ -42,6 +42,7 @@ impl Default for Config {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{what} is {value}; it must be between {min} and {max}")]
 pub struct ConfigError {
+    /// A setting; of a text its length in bytes counts.
     pub what: &'static str,
     pub value: u64,
     pub min: u64,
@@ -57,6 +58,10 @@ impl Config {
         };
         range("frame_max", self.frame_max.into(), FRAME_MIN_SIZE.into(), 16 << 20)?;
         range("channel_max", self.channel_max.into(), 1, 65_535)?;
+        // All three stand in connection.start, which must fit the smallest frame.
+        for (what, text) in [("product", &self.product), ("version", &self.version), ("cluster_name", &self.cluster_name)] {
+            range(what, text.len() as u64, 1, 128)?;
+        }
         range("max_message_size", self.max_message_size, 1, 512 << 20)?;
         range("handshake_timeout (ms)", self.handshake_timeout.as_millis() as u64, 100, 3_600_000)
     }

@@ -29,7 +29,9 @@ pub fn all(settings: &Settings) -> Result<List> {
     let config = mqtt_config(&settings.mqtt);
     config.check().context("in [mqtt]")?;
     let mqtt = mqtt::Mqtt::among(config, header_views());
-    let amqp: Arc<dyn Protocol> = amqp091::Amqp::new(amqp091::Config::default(), header_views());
+    let config = amqp_config(&settings.amqp);
+    config.check().context("in [amqp]")?;
+    let amqp: Arc<dyn Protocol> = amqp091::Amqp::new(config, header_views());
     let mut stomp = stomp_config(&settings.stomp);
     stomp.dead_letters = settings.dead_letter.default.is_some();
     stomp.check().context("in [stomp]")?;
@@ -100,6 +102,21 @@ fn websocket_config(file: &file::WebSocket) -> websocket::Config {
     websocket::Config {
         message_max: file.max_message_size.map_or(default.message_max, |bytes| bytes.0),
         ping: file.ping_secs.map_or(default.ping, |secs| ping(secs.0)),
+    }
+}
+
+/// `[amqp]` over the defaults of the crate. The file's bounds make the narrowing exact.
+fn amqp_config(file: &file::Amqp) -> amqp091::Config {
+    let default = amqp091::Config::default();
+    amqp091::Config {
+        product: file.product.clone().unwrap_or(default.product),
+        version: file.version.clone().unwrap_or(default.version),
+        cluster_name: file.cluster_name.clone().unwrap_or(default.cluster_name),
+        frame_max: file.frame_max.map_or(default.frame_max, |bytes| bytes.0 as u32),
+        channel_max: file.channel_max.map_or(default.channel_max, |n| n.0 as u16),
+        heartbeat_secs: file.heartbeat_secs.map_or(default.heartbeat_secs, |n| n.0 as u16),
+        handshake_timeout: file.handshake_timeout_secs.map_or(default.handshake_timeout, |n| Duration::from_secs(n.0)),
+        max_message_size: file.max_message_size.map_or(default.max_message_size, |bytes| bytes.0),
     }
 }
 

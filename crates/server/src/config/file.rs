@@ -30,6 +30,7 @@ pub struct File {
     pub broker: Broker,
     pub journal: Journal,
     pub mqtt: Mqtt,
+    pub amqp: Amqp,
     pub stomp: Stomp,
     pub websocket: WebSocket,
     pub dead_letter: DeadLetter,
@@ -263,6 +264,20 @@ pub enum Overrun {
 pub enum Unauthorized {
     Acknowledge,
     Disconnect,
+}
+
+/// `[amqp]`
+#[derive(Default, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Amqp {
+    pub product: Option<String>,
+    pub version: Option<String>,
+    pub cluster_name: Option<String>,
+    pub frame_max: Option<Bytes<4096, { 16 * MIB }>>,
+    pub channel_max: Option<Whole<1, 65_535>>,
+    pub heartbeat_secs: Option<Whole<0, 65_535>>,
+    pub handshake_timeout_secs: Option<Whole<1, 3_600>>,
+    pub max_message_size: Option<Bytes<1, { 512 * MIB }>>,
 }
 
 /// `[stomp]`

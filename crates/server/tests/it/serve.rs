@@ -233,3 +233,42 @@ fn stomp_is_spoken_as_the_file_says() {
         assert!(rabbitmq.contains(part), "no {part:?} in {rabbitmq}");
     }
 }
+
+#[test]
+fn what_amqp_announces_is_a_setting() {
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(
+        dir.path().join("c.toml"),
+        "[amqp]\nproduct = 'Some Broker'\nversion = '9.8.7'\nframe_max = 8192\nchannel_max = 17\nheartbeat_secs = 33\n",
+    )
+    .expect("written");
+    let carrick = start(dir.path(), &["--config", "c.toml", "--listen", "amqp://127.0.0.1:0"]);
+    let address = carrick.urls[0].strip_prefix("amqp://").expect("AMQP");
+    let stream = TcpStream::connect(address).expect("connected");
+    stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
+    let (mut reader, mut writer) = (&stream, &stream);
+    writer.write_all(b"AMQP\0\0\x09\x01").expect("written");
+    let mut frame = || {
+        let mut head = [0; 7];
+        reader.read_exact(&mut head).expect("a frame");
+        let mut rest = vec![0; u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize + 1];
+        reader.read_exact(&mut rest).expect("the rest of it");
+        rest
+    };
+    let started = frame();
+    for said in [&b"\x07productS\0\0\0\x0bSome Broker"[..], b"\x07versionS\0\0\0\x059.8.7"] {
+        assert!(started.windows(said.len()).any(|bytes| bytes == said), "{}", started.escape_ascii());
+    }
+    // start-ok: PLAIN, guest.
+    let arguments = b"\0\x0a\0\x0b\0\0\0\0\x05PLAIN\0\0\0\x0c\0guest\0guest\x05en_US";
+    let mut ok = vec![1, 0, 0];
+    ok.extend_from_slice(&(arguments.len() as u32).to_be_bytes());
+    ok.extend_from_slice(arguments);
+    ok.push(0xce);
+    writer.write_all(&ok).expect("written");
+    assert_eq!(&frame()[..12], b"\0\x0a\0\x1e\0\x11\0\0\x20\0\0\x21", "tune: 17 channels, 8192 bytes, 33 s");
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join("c.toml"), "[amqp]\nproduct = ''\n").expect("written");
+    let (code, why) = refused(dir.path(), &["--config", "c.toml", "--listen", "amqp://127.0.0.1:0"]);
+    assert!(code == Some(1) && why.contains("[amqp]") && why.contains("product"), "{why}");
+}
