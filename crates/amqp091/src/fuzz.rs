@@ -279,7 +279,7 @@ impl Core {
                 return Err(Refusal::LoginRefused);
             }
             Control::Login(_) => {
-                let principal = PrincipalInfo { user: "guest".to_owned(), administrator: false };
+                let principal = PrincipalInfo { user: "guest".to_owned(), administrator: false, impersonator: false };
                 return Ok(Reply::LoggedIn { principal, last: Vec::new() });
             }
             Control::EndOwner(end) => {

@@ -50,6 +50,8 @@ impl std::fmt::Debug for LoginStep {
 pub struct PrincipalInfo {
     pub user: String,
     pub administrator: bool,
+    /// May say of what it publishes that somebody else did (RabbitMQ's tag of this name).
+    pub impersonator: bool,
 }
 
 /// How long a session outlives its connection.

@@ -31,7 +31,7 @@ impl Bench {
         let mut connect = Vec::new();
         Packet::Connect(Box::new(Connect::new(version, "bench"))).encode(version, &mut connect).expect("encodes");
         bench.receive(&connect.into());
-        let principal = PrincipalInfo { user: "bench".into(), administrator: false };
+        let principal = PrincipalInfo { user: "bench".into(), administrator: false, impersonator: false };
         bench.reply(1, Reply::LoggedIn { principal, last: Vec::new() });
         bench.reply(2, Reply::Attached(Attached { present: false, queue: QueueId(1), state: Vec::new() }));
         assert!(!bench.out.is_empty(), "no CONNACK");

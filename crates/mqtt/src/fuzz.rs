@@ -156,9 +156,10 @@ impl Fuzz {
 
 fn yes(token: Token, control: &Control) -> Option<Event> {
     let reply = match control {
-        Control::Login(_) => {
-            Reply::LoggedIn { principal: PrincipalInfo { user: "fuzz".to_owned(), administrator: false }, last: Vec::new() }
-        }
+        Control::Login(_) => Reply::LoggedIn {
+            principal: PrincipalInfo { user: "fuzz".to_owned(), administrator: false, impersonator: false },
+            last: Vec::new(),
+        },
         Control::Attach(_) => Reply::Attached(Attached { present: false, queue: QueueId(1), state: Vec::new() }),
         Control::Subscribe(_) => Reply::Subscribed { existed: false },
         Control::Unsubscribe { .. } => Reply::Unsubscribed { existed: false },

@@ -32,6 +32,8 @@ pub(super) struct Peer {
     /// Its `connection_name`.
     pub(super) name: Option<Box<str>>,
     pub(super) user: Box<str>,
+    /// May set `user-id` to somebody else's name.
+    pub(super) impersonator: bool,
     pub(super) vhost: Box<str>,
     /// What a queue is there that is declared without a type.
     pub(super) default_queue_type: Option<Arc<str>>,
@@ -46,6 +48,7 @@ impl Peer {
             capabilities: Capabilities::default(),
             name: None,
             user: Box::default(),
+            impersonator: false,
             vhost: "/".into(),
             default_queue_type: None,
             mechanism: Box::default(),
@@ -174,6 +177,7 @@ impl Session {
                 if self.peer.user.is_empty() {
                     self.peer.user = principal.user.as_str().into();
                 }
+                self.peer.impersonator = principal.impersonator;
                 let config = &self.amqp.config;
                 let (channel_max, frame_max, heartbeat) = (config.channel_max, config.frame_max, config.heartbeat_secs);
                 step.say(0, &Method::ConnectionTune { channel_max, frame_max, heartbeat });

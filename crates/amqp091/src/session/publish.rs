@@ -204,7 +204,7 @@ impl Session {
             Err(error) => return Err(codec_failed(number, error, &[0, 60, 0, 40])),
         };
         let refused = |text: String| failed(number, Code::PreconditionFailed, text, PUBLISH);
-        if let Some(user) = properties.user_id.filter(|user| *user != self.peer.user.as_bytes()) {
+        if let Some(user) = properties.user_id.filter(|user| *user != self.peer.user.as_bytes() && !self.peer.impersonator) {
             let (given, user) = (String::from_utf8_lossy(user), &self.peer.user);
             return Err(refused(format!("user_id property set to '{given}' but authenticated user was '{user}'")));
         }

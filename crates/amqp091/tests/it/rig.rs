@@ -69,7 +69,7 @@ impl Rig {
                 .map(|(name, password)| broker::auth::User {
                     name: (*name).to_owned(),
                     credential: broker::auth::Credential::Plain((*password).to_owned()),
-                    tags: Vec::new(),
+                    tags: if *name == "max" { vec!["impersonator".to_owned()] } else { Vec::new() },
                     connections_max: (*name == "eve").then_some(1),
                     channels_max: (*name == "max").then_some(2),
                 })

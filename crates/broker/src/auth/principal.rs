@@ -71,7 +71,8 @@ impl Principal {
         self.anonymous
     }
     pub fn info(&self) -> PrincipalInfo {
-        PrincipalInfo { user: self.name.to_string(), administrator: self.administrator }
+        let impersonator = self.tags.iter().any(|tag| tag == "impersonator");
+        PrincipalInfo { user: self.name.to_string(), administrator: self.administrator, impersonator }
     }
 
     /// One more connection acts for this user, or would be one too many: how many may be. [`Principal::part`] undoes it.

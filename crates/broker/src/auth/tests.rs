@@ -97,7 +97,7 @@ fn with_users_there_is_no_guest() {
     expect_refused(login(&auth, &here(), password("guest", "guest")));
     let ann = expect_in(login(&auth, &away(), password("ann", "secret")), "ann");
     assert!(!ann.administrator() && !ann.is_anonymous() && ann.unrestricted());
-    assert_eq!(ann.info(), broker_api::PrincipalInfo { user: "ann".to_owned(), administrator: false });
+    assert_eq!(ann.info(), broker_api::PrincipalInfo { user: "ann".to_owned(), administrator: false, impersonator: false });
 }
 
 #[test]

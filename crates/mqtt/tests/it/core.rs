@@ -101,7 +101,7 @@ fn asked(control: &Control) -> Asked {
 }
 
 fn yes(asked: Asked) -> Result<Reply, Refusal> {
-    let principal = PrincipalInfo { user: "tester".into(), administrator: false };
+    let principal = PrincipalInfo { user: "tester".into(), administrator: false, impersonator: false };
     Ok(match asked {
         Asked::Login => Reply::LoggedIn { principal, last: Vec::new() },
         Asked::Attach => Reply::Attached(Attached { present: false, queue: QueueId(7), state: Vec::new() }),

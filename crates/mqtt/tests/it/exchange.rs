@@ -234,7 +234,7 @@ impl World {
         let mut bytes = Vec::new();
         Packet::Connect(Box::new(connect)).encode(Version::V311, &mut bytes).unwrap();
         self.receive(bytes);
-        let principal = PrincipalInfo { user: "u".into(), administrator: false };
+        let principal = PrincipalInfo { user: "u".into(), administrator: false, impersonator: false };
         self.reply(1, Reply::LoggedIn { principal, last: Vec::new() });
         self.resumed = self.core.pinned();
         let state = self.core.now.state.iter().map(|(key, (value, _))| (*key, value.clone())).collect();

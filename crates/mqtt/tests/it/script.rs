@@ -258,7 +258,7 @@ fn answer(words: &Words<'_>) -> Option<Result<Reply, Refusal>> {
         return Some(Ok(Reply::Challenge(data.as_bytes().to_vec())));
     }
     if let Some(last) = words.get("last") {
-        let principal = PrincipalInfo { user: "tester".into(), administrator: false };
+        let principal = PrincipalInfo { user: "tester".into(), administrator: false, impersonator: false };
         return Some(Ok(Reply::LoggedIn { principal, last: last.as_bytes().to_vec() }));
     }
     if words.has("nothing-existed") {

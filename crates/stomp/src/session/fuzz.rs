@@ -50,9 +50,10 @@ impl Yes {
     fn answer(&mut self, token: Token, control: Control) {
         self.contrary = self.contrary.wrapping_mul(1_103_515_245).wrapping_add(12_345);
         let reply = match control {
-            Control::Login(_) => {
-                Ok(Reply::LoggedIn { principal: PrincipalInfo { user: "guest".into(), administrator: false }, last: Vec::new() })
-            }
+            Control::Login(_) => Ok(Reply::LoggedIn {
+                principal: PrincipalInfo { user: "guest".into(), administrator: false, impersonator: false },
+                last: Vec::new(),
+            }),
             Control::Owner { .. } => Ok(Reply::Ok),
             _ if self.contrary >> 16 & 15 == 0 => Err(Refusal::NotFound { what: "queue", name: "q".into() }),
             Control::Consume(Consume { consumer, .. }) => {
