@@ -71,7 +71,8 @@ impl Coordinator for Voter {
     fn renew(&self, epoch: u64) -> BoxFuture<'_, Lease> {
         Box::pin(async move {
             let asked = Instant::now();
-            let round = self.shared.ask(self.shared.next_serial(), Some(epoch)).await;
+            let limit = grant(self.shared.settings.lease) / 2;
+            let round = self.shared.ask(self.shared.next_serial(), Some(epoch), limit).await;
             match round {
                 Round { not_primary: true, .. } => Lease::Refused,
                 Round { yes, .. } if yes >= MAJORITY => Lease::Granted { until: asked + grant(self.shared.settings.lease) },
@@ -85,7 +86,8 @@ impl Coordinator for Voter {
         Box::pin(async move {
             loop {
                 let serial = self.shared.next_serial();
-                let round = self.shared.ask(serial, None).await;
+                // Short, because a voter that is silent is likely the one whose promises are about to run out.
+                let round = self.shared.ask(serial, None, self.shared.settings.lease / 8).await;
                 if round.yes >= MAJORITY {
                     return;
                 }
@@ -147,10 +149,9 @@ impl Coordinator for Voter {
 
 impl Shared {
     /// Asks every voter for its word, this one first. Ends as soon as a majority has given it.
-    async fn ask(self: &Arc<Self>, serial: Serial, epoch: Option<u64>) -> Round {
+    async fn ask(self: &Arc<Self>, serial: Serial, epoch: Option<u64>, limit: Duration) -> Round {
         let mut round = Round::default();
         round.count(Some(self.promise(&self.settings.name, serial, epoch)));
-        let limit = grant(self.settings.lease) / 2;
         let mut calls = self.call_voters(limit, move || Request::Promise(serial, epoch));
         while let Some(answer) = calls.join_next().await {
             round.count(match answer {

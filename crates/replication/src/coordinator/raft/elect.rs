@@ -30,6 +30,7 @@ pub(super) async fn elect(shared: Arc<Shared>) {
     };
     loop {
         sleep(shared.settings.heartbeat / 4).await;
+        shared.must_run();
         let Some(running) = shared.running() else { continue };
         if shared.leads() {
             *lock(&shared.heard) = Instant::now();

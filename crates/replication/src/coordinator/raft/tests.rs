@@ -1,3 +1,6 @@
+mod faults;
+
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,20 +22,27 @@ const NAMES: [&str; 3] = ["a", "b", "w"];
 struct Cluster {
     folder: tempfile::TempDir,
     addresses: Vec<String>,
+    /// By what address a node reaches another one, where that is not its own.
+    routes: BTreeMap<(&'static str, &'static str), String>,
     lease: Duration,
     nodes: Vec<Option<(Arc<Voter>, JoinHandle<()>)>>,
 }
 
 impl Cluster {
     async fn start() -> Self {
-        let reserved: Vec<_> = NAMES.map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).into();
-        let addresses = reserved.iter().map(|socket| socket.local_addr().unwrap().to_string()).collect();
-        drop(reserved);
-        let mut cluster = Self { folder: tempfile::tempdir().unwrap(), addresses, lease: Settings::LEASE, nodes: vec![None, None, None] };
+        let mut cluster = Self::new();
         for name in NAMES {
             cluster.boot(name).await;
         }
         cluster
+    }
+
+    fn new() -> Self {
+        let reserved: Vec<_> = NAMES.map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).into();
+        let addresses = reserved.iter().map(|socket| socket.local_addr().unwrap().to_string()).collect();
+        drop(reserved);
+        let folder = tempfile::tempdir().unwrap();
+        Self { folder, addresses, routes: BTreeMap::new(), lease: Settings::LEASE, nodes: vec![None, None, None] }
     }
 
     fn at(name: &str) -> usize {
@@ -45,7 +55,11 @@ impl Cluster {
 
     async fn boot(&mut self, me: &str) {
         let peers = NAMES.iter().filter(|other| **other != me);
-        let peer = |other: &&str| VoterPeer { name: name(other), address: self.addresses[Self::at(other)].clone(), witness: *other == "w" };
+        let address = |other: &str| {
+            let route = self.routes.iter().find(|((from, to), _)| *from == me && *to == other);
+            route.map_or_else(|| self.addresses[Self::at(other)].clone(), |(_, route)| route.clone())
+        };
+        let peer = |other: &&str| VoterPeer { name: name(other), address: address(other), witness: *other == "w" };
         let settings = Settings {
             name: name(me),
             witness: me == "w",
@@ -56,7 +70,7 @@ impl Cluster {
         };
         let identity = Identity::with_secret(name(me), Secret::new("the secret of the tests").unwrap());
         let mut listener = Listener::bind(&self.addresses[Self::at(me)], identity.clone()).await.unwrap();
-        let voter = Voter::start(settings, identity, Arc::new(|why: &str| panic!("{why}"))).await.unwrap();
+        let voter = Voter::start(settings, identity, Arc::new(|why: &str| eprintln!("a voter has failed: {why}"))).await.unwrap();
         let served = voter.clone();
         let serving = tokio::spawn(async move {
             let mut links = tokio::task::JoinSet::new();
@@ -238,6 +252,32 @@ async fn two_of_three_are_enough_whichever_is_missing() {
     assert_ne!(timeout(LONG, a.cas(Some(version), register(1, "a", &["a"]))).await.unwrap(), Cas::Won(Version(version.0 + 1)));
     assert!(!matches!(timeout(LONG, a.renew(1)).await.unwrap(), Lease::Granted { .. }));
     assert!(timeout(Duration::from_millis(500), a.vacant()).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_that_start_without_the_witness_agree_who_comes_first() {
+    let mut cluster = Cluster::start().await;
+    let (version, a, b) = reign(&cluster).await;
+    drop((a, b));
+    for name in NAMES {
+        cluster.kill(name).await;
+    }
+    for name in ["b", "a"] {
+        cluster.boot(name).await;
+    }
+    let (a, b) = (cluster.voter("a"), cluster.voter("b"));
+    let (mut first, mut second) = (a.vacant(), b.vacant());
+    let waiting = async {
+        tokio::select! {
+            () = &mut first => "a",
+            () = &mut second => "b",
+        }
+    };
+    let winner = timeout(LONG, waiting).await.expect("one of them");
+    write(&*cluster.voter(winner), Some(version), register(2, winner, &["a", "b"])).await;
+    granted(&*cluster.voter(winner), 2).await;
+    let loser = cluster.voter(if winner == "a" { "b" } else { "a" });
+    assert_eq!(loser.renew(2).await, Lease::Refused);
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -91,6 +91,8 @@ pub(super) struct Shared {
     /// Others remember more of this directory than is in it.
     pub old: AtomicBool,
     pub stopped: AtomicBool,
+    /// Of this process, among those of its directory.
+    pub life: u64,
     pub number: AtomicU64,
     /// Raised when this voter becomes another one: those with links to it have to greet it again.
     pub generation: AtomicU64,
@@ -115,6 +117,7 @@ impl Voter {
             settings.peers.iter().map(|peer| Peer::new(peer.name.clone(), peer.address.clone())).unzip();
         let now = Instant::now();
         let shared = Arc::new(Shared {
+            life: file.identity.life,
             peers: Arc::new(peers.iter().map(|peer| (peer.name.clone(), peer.clone())).collect()),
             file: Mutex::new(file),
             running: Mutex::new(None),
@@ -211,8 +214,7 @@ impl Shared {
     }
 
     pub fn next_serial(&self) -> Serial {
-        let life = lock(&self.file).identity.life;
-        Serial { life, number: self.number.fetch_add(1, Ordering::Relaxed) + 1 }
+        Serial { life: self.life, number: self.number.fetch_add(1, Ordering::Relaxed) + 1 }
     }
 
     pub fn standing(&self) -> Standing {
@@ -257,6 +259,16 @@ impl Shared {
         self.must(file.change(|identity| {
             identity.seen.insert(peer, seen);
         }));
+    }
+
+    /// A raft that has stopped, for whatever reason, is a voter that cannot know what it promises on.
+    pub fn must_run(&self) {
+        let why = |running: Running| running.raft.metrics().borrow().running_state.as_ref().err().map(ToString::to_string);
+        let Some(why) = self.running().and_then(why) else { return };
+        // It is stopped on purpose when this voter ends or is made anew; then it is not there any more.
+        if lock(&self.running).is_some() {
+            self.must(Err(io::Error::other(format!("the voters' raft has stopped: {why}"))));
+        }
     }
 
     /// An error of the disk ends the voter.
@@ -314,7 +326,7 @@ impl Shared {
         if let Some(running) = running {
             let _ = running.raft.shutdown().await;
         }
-        let id = {
+        let id: u64 = {
             let mut file = lock(&self.file);
             file.begin_anew()?;
             file.change(|identity| identity.cluster = Some(cluster))?;
