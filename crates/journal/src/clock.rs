@@ -55,6 +55,13 @@ impl BrokerClock {
         }
     }
 
+    /// Begins again behind what the log has meanwhile: a standby has taken over.
+    pub fn restart(&self, clock: &dyn Clock, last_in_log_ms: u64) {
+        let now_ms = clock.wall_ms().max(last_in_log_ms).max(self.last_ms.load(Ordering::Relaxed));
+        *self.state.lock() = State { boot_ns: clock.boot_ns(), broker_ns: now_ms.saturating_mul(1_000_000), stepped: false };
+        self.last_ms.store(now_ms, Ordering::Relaxed);
+    }
+
     pub fn now_ms(&self, clock: &dyn Clock) -> u64 {
         let boot = clock.boot_ns();
         let ms = {

@@ -3,6 +3,7 @@
 //! One turn takes what has been filled since the last, builds one batch of it, writes it with one pwrite, syncs, moves the commit point and
 //! tells those who wait. What gathers during a sync is the next batch; there is no timer.
 
+use std::collections::VecDeque;
 use std::mem;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -44,16 +45,24 @@ pub(crate) struct Committer {
     unkicked: u64,
 }
 
-/// A batch between its building and its commit. The buffers are used again.
+/// What is to be done when the commit point passes a batch.
 #[derive(Default)]
-struct Built {
-    frame: Vec<u8>,
-    taken: Vec<Filled>,
+pub(crate) struct Waiting {
+    /// Where the batch ends.
+    end: u64,
     ticket_end: u64,
     staged: u64,
     pins: Vec<(u64, u32)>,
     releases: Vec<Release>,
     done: Vec<(Arc<dyn Committed>, u64)>,
+}
+
+/// A batch between its building and its writing. The buffers are used again.
+#[derive(Default)]
+struct Built {
+    frame: Vec<u8>,
+    taken: Vec<Filled>,
+    after: Waiting,
     count: u32,
     level: u8,
 }
@@ -106,7 +115,7 @@ impl Committer {
             return self.idle();
         }
         if self.built.count > 0 {
-            self.waiting = !self.make_room()?;
+            self.waiting = !self.make_room((self.built.frame.len() + FRAME_HEADER) as u64)?;
             if self.waiting {
                 count(&self.core.counters.stalls, 1);
                 return Ok(Step::Stalled);
@@ -125,7 +134,33 @@ impl Committer {
         }
     }
 
-    fn idle(&mut self) -> Result<Step, Failure> {
+    /// Where the next batch goes, and the chain before it.
+    pub fn end(&self) -> (u64, u32) {
+        (self.next_lsn, self.chain)
+    }
+
+    /// Writes a batch of another node as it is, under a frame of this one. `None`: there is no room on the disk.
+    pub fn append(&mut self, bytes: &[u8], inner: &BatchHead) -> Result<Option<(Arc<Segment>, u64)>, Failure> {
+        if !self.make_room((2 * FRAME_HEADER + bytes.len()) as u64)? {
+            return Ok(None);
+        }
+        let frame = &mut self.built.frame;
+        frame.clear();
+        frame.extend_from_slice(&batch::reframe(bytes, self.segment.head.salt, self.synced, inner.lsn));
+        frame.extend_from_slice(bytes);
+        let offset = self.offset;
+        self.put(inner.chain, inner.count)?;
+        Ok(Some((self.segment.clone(), offset)))
+    }
+
+    pub fn sync_appended(&mut self) -> Result<(), Failure> {
+        if self.synced < self.next_lsn {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    pub fn idle(&mut self) -> Result<Step, Failure> {
         let due = self.marker_due_ns.is_some_and(|due| due <= self.core.config.clock.boot_ns());
         if due {
             self.write_marker()?;
@@ -137,7 +172,7 @@ impl Committer {
     fn build(&mut self) -> bool {
         let built = &mut self.built;
         built.clear();
-        built.ticket_end = self.core.ring.take(&mut built.taken, BATCH_BYTES - BATCH_HEADER);
+        built.after.ticket_end = self.core.ring.take(&mut built.taken, BATCH_BYTES - BATCH_HEADER);
         if built.taken.is_empty() {
             return false;
         }
@@ -148,20 +183,19 @@ impl Committer {
         }
         built.taken = taken;
         if mutants::active(Mutant::LivenessFromMemory) {
-            count_live(&self.core, built, None);
+            count_live(&self.core, &mut built.after, None);
         }
         true
     }
 
     /// A segment with room for the frame and for a marker after it. `false`: the disk is full, the reserve included.
-    fn make_room(&mut self) -> Result<bool, Failure> {
-        let needed = (self.built.frame.len() + FRAME_HEADER) as u64;
+    fn make_room(&mut self, needed: u64) -> Result<bool, Failure> {
         if self.offset + needed <= self.segment.head.file_bytes {
             return Ok(true);
         }
         let head = SegmentHead {
             first_lsn: self.next_lsn,
-            epoch: self.core.epoch,
+            epoch: self.core.epoch.load(Ordering::Relaxed),
             salt: self.core.storage.random() as u32,
             chain: self.chain,
             synced_lsn: self.synced,
@@ -193,7 +227,7 @@ impl Committer {
             len: 0,
             count: self.built.count,
             lsn: self.next_lsn,
-            epoch: core.epoch,
+            epoch: core.epoch.load(Ordering::Relaxed),
             commit_lsn: core.committed_lsn.load(Ordering::Relaxed),
             wall_ms: core.clock.now_ms(core.config.clock.as_ref()),
             key_id: 0,
@@ -201,25 +235,14 @@ impl Committer {
         };
         let chain = batch::seal(&mut self.built.frame, self.segment.head.salt, self.synced, self.chain, head);
         if mutants::active(Mutant::ConfirmBeforeSync) {
-            tell(&mut self.built.done);
+            tell(&mut self.built.after.done);
         }
-        self.segment.note_frame(self.next_lsn, self.offset);
-        self.segment.file.write_at(&self.built.frame, self.offset).map_err(|error| core.fail("writing the log", &error))?;
-        self.chain = chain;
-        self.next_lsn += (self.built.frame.len() - FRAME_HEADER) as u64;
-        self.offset += self.built.frame.len() as u64;
-        core.written.store(self.next_lsn, Ordering::Release);
+        self.put(chain, self.built.count)?;
+        if let Some(progress) = self.core.progress.get() {
+            progress.written(crate::Lsn(self.next_lsn));
+        }
         self.sync()?;
         let core = &self.core;
-        count(&core.counters.batches, 1);
-        count(&core.counters.records, u64::from(self.built.count));
-        count(&core.counters.bytes, self.built.frame.len() as u64);
-        self.unkicked += self.built.frame.len() as u64;
-        if self.unkicked > core.config.checkpoint_bytes / 8 {
-            self.unkicked = 0;
-            core.kick.now();
-        }
-        self.marker_due_ns = Some(core.config.clock.boot_ns() + core.config.marker_delay.as_nanos() as u64);
         *core.tip.lock() = Tip {
             lsn: self.synced,
             chain,
@@ -231,6 +254,27 @@ impl Committer {
         Ok(())
     }
 
+    /// Writes the frame that stands ready at the end of the log.
+    fn put(&mut self, chain: u32, records: u32) -> Result<(), Failure> {
+        let core = &self.core;
+        self.segment.note_frame(self.next_lsn, self.offset);
+        self.segment.file.write_at(&self.built.frame, self.offset).map_err(|error| core.fail("writing the log", &error))?;
+        self.chain = chain;
+        self.next_lsn += (self.built.frame.len() - FRAME_HEADER) as u64;
+        self.offset += self.built.frame.len() as u64;
+        core.written.store(self.next_lsn, Ordering::Release);
+        count(&core.counters.batches, 1);
+        count(&core.counters.records, u64::from(records));
+        count(&core.counters.bytes, self.built.frame.len() as u64);
+        self.unkicked += self.built.frame.len() as u64;
+        if self.unkicked > core.config.checkpoint_bytes / 8 {
+            self.unkicked = 0;
+            core.kick.now();
+        }
+        self.marker_due_ns = Some(core.config.clock.boot_ns() + core.config.marker_delay.as_nanos() as u64);
+        Ok(())
+    }
+
     fn sync(&mut self) -> Result<(), Failure> {
         let core = &self.core;
         let before = core.config.clock.boot_ns();
@@ -238,6 +282,10 @@ impl Committer {
         count(&core.counters.syncs, 1);
         count(&core.counters.sync_ns, core.config.clock.boot_ns().saturating_sub(before));
         self.synced = self.next_lsn;
+        core.synced.store(self.synced, Ordering::Release);
+        if let Some(progress) = core.progress.get() {
+            progress.synced(crate::Lsn(self.synced));
+        }
         Ok(())
     }
 
@@ -248,23 +296,60 @@ impl Committer {
         self.segment.file.write_at(&marker, self.offset).map_err(|error| core.fail("writing the sync marker", &error))?;
         self.offset += marker.len() as u64;
         self.marker_due_ns = None;
-        self.core.tip.lock().offset = self.offset;
+        {
+            // Of a store that follows, it stands where the state machine is.
+            let mut tip = self.core.tip.lock();
+            if tip.lsn == self.synced {
+                tip.offset = self.offset;
+            }
+        }
         count(&self.core.counters.markers, 1);
         self.sync()
     }
 
-    /// The commit point passes the batch: single node, so the local sync is the commit point.
+    /// The batch is synced here. Where nobody else is asked, the commit point passes it now; otherwise it waits for the others, and this thread
+    /// goes on with the next one.
     fn commit(&mut self) {
-        let core = &self.core;
+        let core = self.core.clone();
+        let mut waiting = core.waiting.lock();
+        if waiting.is_empty() && core.permitted.load(Ordering::Acquire) >= self.synced {
+            core.pass(self.built.ends(self.synced));
+            return;
+        }
+        waiting.push_back(mem::take(self.built.ends(self.synced)));
+        core.advance_to(&mut waiting);
+    }
+}
+
+impl Core {
+    /// The commit point goes on as far as this node has synced and the others permit.
+    pub fn advance(&self) {
+        self.advance_to(&mut self.waiting.lock());
+    }
+
+    fn advance_to(&self, waiting: &mut VecDeque<Waiting>) {
+        let point = self.synced.load(Ordering::Acquire).min(self.permitted.load(Ordering::Acquire));
+        while waiting.front().is_some_and(|batch| batch.end <= point) {
+            if let Some(mut batch) = waiting.pop_front() {
+                self.pass(&mut batch);
+            }
+        }
+    }
+
+    /// The commit point passes a batch. In order: whoever calls holds `waiting`.
+    fn pass(&self, batch: &mut Waiting) {
         // First: a checkpoint may be finished as soon as the commit point has passed its begin, and a restart counts nothing below that.
-        count_live(core, &mut self.built, Some(self.synced));
-        core.committed_lsn.store(self.synced, Ordering::Release);
-        core.committed_ticket.store(self.built.ticket_end, Ordering::Release);
-        tell(&mut self.built.done);
-        if core.ring.give_back(self.built.staged) {
-            if let Some(hooks) = core.hooks.get() {
+        count_live(self, batch, Some(batch.end));
+        self.committed_lsn.store(batch.end, Ordering::Release);
+        self.committed_ticket.store(batch.ticket_end, Ordering::Release);
+        tell(&mut batch.done);
+        if self.ring.give_back(batch.staged) {
+            if let Some(hooks) = self.hooks.get() {
                 hooks.resumed();
             }
+        }
+        if let Some(progress) = self.progress.get() {
+            progress.committed(crate::Lsn(batch.end));
         }
     }
 }
@@ -275,10 +360,16 @@ impl Built {
         if self.frame.capacity() > 2 * BATCH_BYTES {
             self.frame = Vec::new();
         }
-        self.pins.clear();
-        self.releases.clear();
-        self.done.clear();
-        (self.staged, self.count, self.level) = (0, 0, 0);
+        let after = &mut self.after;
+        after.pins.clear();
+        after.releases.clear();
+        after.done.clear();
+        (after.staged, self.count, self.level) = (0, 0, 0);
+    }
+
+    fn ends(&mut self, at: u64) -> &mut Waiting {
+        self.after.end = at;
+        &mut self.after
     }
 
     fn add(&mut self, filled: Filled, batch_lsn: u64) {
@@ -288,7 +379,7 @@ impl Built {
             place.set(lsn);
         }
         if records.pins() > 0 {
-            let pins = &mut self.pins;
+            let pins = &mut self.after.pins;
             let walked = record::walk(records.bytes(), lsn, |lsn, head, _| {
                 if head.pins > 0 {
                     pins.push((lsn.0, head.pins));
@@ -297,17 +388,17 @@ impl Built {
             debug_assert!(walked.is_ok());
         }
         self.frame.extend_from_slice(records.bytes());
-        self.staged += records.bytes().len() as u64;
+        self.after.staged += records.bytes().len() as u64;
         self.count += records.count();
         self.level = self.level.max(records.level());
-        self.releases.extend_from_slice(&filled.releases.known);
+        self.after.releases.extend_from_slice(&filled.releases.known);
         for (place, offset, ordinal) in &filled.releases.pending {
             // The ticket of the publish is lower, so its place was set in this batch or an earlier one; a void publish has none.
             if let Some(lsn) = place.get() {
-                self.releases.push(Release { lsn: crate::Lsn(lsn.0 + u64::from(*offset)), ordinal: *ordinal });
+                self.after.releases.push(Release { lsn: crate::Lsn(lsn.0 + u64::from(*offset)), ordinal: *ordinal });
             }
         }
-        self.done.extend(filled.done);
+        self.after.done.extend(filled.done);
     }
 }
 
@@ -319,7 +410,7 @@ fn tell(done: &mut Vec<(Arc<dyn Committed>, u64)>) {
 
 /// Counts the references of a committed batch, and those it gave up.
 /// One guard for both, so that a checkpoint never sees references without the position that says they are counted.
-fn count_live(core: &Core, built: &mut Built, up_to: Option<u64>) {
+fn count_live(core: &Core, built: &mut Waiting, up_to: Option<u64>) {
     let mut live = core.live.lock();
     for (lsn, pins) in built.pins.drain(..) {
         live.pin(lsn, pins);

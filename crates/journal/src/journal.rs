@@ -1,5 +1,6 @@
 //! The handle, and what the state machine above implements.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -8,7 +9,8 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::catalog::Catalog;
 use crate::clock::BrokerClock;
-use crate::commit::{Committer, Step};
+use crate::commit::{Committer, Step, Waiting};
+use crate::follow::Follower;
 use crate::live::{Audit, Liveness};
 use crate::maintain::{Inherited, Maintainer};
 use crate::meta::Meta;
@@ -18,7 +20,7 @@ use crate::ring::Ring;
 use crate::segment::Ids;
 use crate::spare::Spares;
 use crate::storage::{Lock, Storage};
-use crate::{recover, ApplyError, CloseError, Config, Failure, Filled, Held, Lsn, ObjectError, ObjectKey, ObjectPlace, OpenError};
+use crate::{ApplyError, CloseError, Config, Failure, Filled, Held, Lsn, ObjectError, ObjectKey, ObjectPlace, OpenError};
 use crate::{RecordRef, Records, Release, Slot, SnapshotError, Ticket};
 
 /// What the state machine above does at start.
@@ -78,6 +80,16 @@ pub trait Hooks: Send + Sync {
     fn held(&self, _why: Held) {}
     /// Nothing is confirmed any more. The server gives up its role and exits with 75.
     fn failed(&self, _failure: &Failure) {}
+}
+
+/// Told by the commit thread how far this node's log has come, so that it can be sent to a peer while it is synced here. Must not block.
+pub trait Progress: Send + Sync {
+    /// Everything below is in the file, and not yet synced.
+    fn written(&self, lsn: Lsn);
+    /// Everything below is synced here.
+    fn synced(&self, _lsn: Lsn) {}
+    /// The commit point has moved.
+    fn committed(&self, _lsn: Lsn) {}
 }
 
 /// The state of the disk as publishers should see it.
@@ -164,8 +176,8 @@ pub(crate) struct Core {
     pub config: Config,
     pub ids: Ids,
     pub boot_id: u64,
-    pub was_clean: bool,
-    pub epoch: u64,
+    pub was_clean: AtomicBool,
+    pub epoch: AtomicU64,
     pub ring: Arc<Ring>,
     pub catalog: RwLock<Catalog>,
     pub live: Mutex<Liveness>,
@@ -177,6 +189,13 @@ pub(crate) struct Core {
     /// Tickets below are committed.
     pub committed_ticket: AtomicU64,
     pub committed_lsn: AtomicU64,
+    /// Everything below is synced here.
+    pub synced: AtomicU64,
+    /// Up to where others let this node commit: `u64::MAX` where nobody else is asked.
+    pub permitted: AtomicU64,
+    /// Batches that are written and not committed, in order.
+    pub waiting: Mutex<VecDeque<Waiting>>,
+    pub progress: OnceLock<Arc<dyn Progress>>,
     pub hooks: OnceLock<Arc<dyn Hooks>>,
     pub failure: OnceLock<Failure>,
     pub counters: Counters,
@@ -252,15 +271,36 @@ impl Journal {
     /// The last call of `apply` is this reign's own EpochStart, which `start` writes: the application skips its sequence numbers for it
     /// exactly as for those of former reigns.
     pub fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Apply) -> Result<Journal, OpenError> {
-        let config = config.checked()?;
-        let recovered = recover::open(storage, config, apply)?;
-        Ok(Journal {
-            core: recovered.core,
-            committer: Mutex::new(Some(recovered.committer)),
+        let follower = Follower::recover(storage, config, apply)?;
+        let epoch = follower.receiver.promised() + 1;
+        follower.lead(epoch, Lsn(u64::MAX), apply)
+    }
+
+    pub(crate) fn new(core: Arc<Core>, committer: Committer, inherited: Inherited) -> Journal {
+        Journal {
+            core,
+            committer: Mutex::new(Some(committer)),
             maintainer: Mutex::default(),
-            inherited: Mutex::new(Some(recovered.inherited)),
+            inherited: Mutex::new(Some(inherited)),
             threads: Mutex::default(),
-        })
+        }
+    }
+
+    /// Who wants to hear how far the log has come. Before [`Journal::start`]; the first one counts.
+    pub fn set_progress(&self, progress: Arc<dyn Progress>) {
+        self.core.progress.set(progress).ok();
+    }
+
+    /// Others have this log synced up to `lsn`: the commit point may move there as far as this node has it too. `u64::MAX`: nobody else is
+    /// asked. It may be lowered: what has been committed stays so.
+    pub fn permit(&self, lsn: Lsn) {
+        self.core.permitted.store(lsn.0, Ordering::Release);
+        self.core.advance();
+    }
+
+    /// Everything below is in this node's file; and synced there.
+    pub fn written_and_synced(&self) -> (Lsn, Lsn) {
+        (Lsn(self.core.written.load(Ordering::Acquire)), Lsn(self.core.synced.load(Ordering::Acquire)))
     }
 
     /// Who wants to hear of held publishers and of failure. Before [`Journal::start`]; the first one counts.
@@ -293,7 +333,7 @@ impl Journal {
             *self.maintainer.lock() = Some(Maintainer::new(self.core.clone(), snapshot, inherited));
         }
         let mut records = Records::new();
-        records.push(KIND_EPOCH_START, 1, 0, 0, |out| out.extend_from_slice(&epoch_fields(self.core.epoch, self.core.boot_id)));
+        records.push(KIND_EPOCH_START, 1, 0, 0, |out| out.extend_from_slice(&epoch_fields(self.epoch(), self.core.boot_id)));
         if self.level() == 0 {
             records.push(KIND_SET_LEVEL, 1, 0, 0, |out| out.push(KNOWN_LEVEL));
             self.core.level.store(KNOWN_LEVEL, Ordering::Relaxed);
@@ -367,12 +407,12 @@ impl Journal {
     }
 
     pub fn epoch(&self) -> u64 {
-        self.core.epoch
+        self.core.epoch.load(Ordering::Relaxed)
     }
 
     /// Whether the reign before this one ended by [`Journal::close`]. A new store counts as clean.
     pub fn was_clean(&self) -> bool {
-        self.core.was_clean
+        self.core.was_clean.load(Ordering::Relaxed)
     }
 
     /// The highest level of records that may be written now.

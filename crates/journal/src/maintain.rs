@@ -40,6 +40,7 @@ pub(crate) struct Maintainer {
 }
 
 /// What recovery hands over.
+#[derive(Default)]
 pub(crate) struct Inherited {
     pub roots: Vec<Kept>,
     pub next_root: u64,
@@ -72,6 +73,11 @@ impl Maintainer {
             retry_after_ns: 0,
             core,
         }
+    }
+
+    /// For who goes on with another snapshot.
+    pub fn into_inherited(self) -> Inherited {
+        Inherited { roots: self.roots, next_root: self.next_root, next_cold: self.next_cold, retired: self.retired }
     }
 
     pub fn run(&mut self) {
@@ -203,7 +209,7 @@ impl Maintainer {
             number: self.next_root,
             begin: pending.begin,
             counted,
-            epoch: core.epoch,
+            epoch: core.epoch.load(Ordering::Relaxed),
             level: core.level.load(Ordering::Relaxed),
             ranges,
             objects: pending.table,
@@ -226,12 +232,14 @@ impl Maintainer {
     fn take_liveness(&self) -> (u64, Vec<u64>, Changed) {
         let mut live = self.core.live.lock();
         let mut changed = Vec::new();
-        for (first, range) in &mut live.ranges {
+        // One that begins above may still be cut off, and a root must not name what never was.
+        let counted = live.applied;
+        for (first, range) in live.ranges.range_mut(..=counted) {
             if std::mem::take(&mut range.dirty) {
                 changed.push((*first, range.encode()));
             }
         }
-        (live.applied, live.ranges.keys().copied().collect(), changed)
+        (counted, live.ranges.range(..=counted).map(|(first, _)| *first).collect(), changed)
     }
 
     fn drop_old_roots(&mut self) -> Result<(), ObjectError> {

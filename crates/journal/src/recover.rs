@@ -31,10 +31,15 @@ use crate::segment::{self, file_name, parse_name, Ids, Segment, SegmentHead, Win
 use crate::storage::{File, Lock, Storage};
 use crate::{segment_files, Apply, Config, Lsn, ObjectError, ObjectKey, ObjectRef, OpenError, RecordRef};
 
+/// A store that is read and belongs to no reign yet.
 pub(crate) struct Recovered {
     pub core: Arc<Core>,
     pub committer: Committer,
     pub inherited: Inherited,
+    pub meta: Meta,
+    /// The epoch of the log's last batch, and the time in it.
+    pub epoch: u64,
+    pub wall_ms: u64,
 }
 
 pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Apply) -> Result<Recovered, OpenError> {
@@ -67,11 +72,10 @@ pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Ap
     let begun = begin_segment(storage.as_ref(), &config, &meta, &segments, scan)?;
     let homes = find_homes(&segments, &begun, cold)?;
 
-    meta.epoch = meta.epoch.max(end.epoch) + 1;
+    meta.epoch = meta.epoch.max(end.epoch);
     meta.boot_id = storage.random();
+    // Written by who begins a reign or follows one.
     let was_clean = std::mem::replace(&mut meta.clean, false);
-    meta.update(storage.as_ref()).map_err(OpenError::io("writing meta"))?;
-    announce(apply, &meta, begun.tip.lsn)?;
 
     let counters = Counters::default();
     counters.recovered_batches.store(end.batches, Ordering::Relaxed);
@@ -82,8 +86,8 @@ pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Ap
         ring: Arc::new(Ring::new(config.staging_bytes)),
         ids: meta.ids,
         boot_id: meta.boot_id,
-        was_clean,
-        epoch: meta.epoch,
+        was_clean: was_clean.into(),
+        epoch: AtomicU64::new(meta.epoch),
         catalog: RwLock::new(homes.catalog),
         live: Mutex::new(homes.live),
         clock: BrokerClock::start(config.clock.as_ref(), end.wall_ms),
@@ -92,6 +96,10 @@ pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Ap
         tip: Mutex::new(tip),
         committed_ticket: AtomicU64::new(0),
         committed_lsn: AtomicU64::new(tip.lsn),
+        synced: AtomicU64::new(tip.lsn),
+        permitted: AtomicU64::new(u64::MAX),
+        waiting: Default::default(),
+        progress: OnceLock::new(),
         hooks: OnceLock::new(),
         failure: OnceLock::new(),
         counters,
@@ -110,7 +118,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Ap
         next_cold: homes.next_cold,
         retired: homes.retired,
     };
-    Ok(Recovered { core, committer, inherited })
+    Ok(Recovered { core, committer, inherited, meta, epoch: end.epoch, wall_ms: end.wall_ms })
 }
 
 /// Hands the checkpoint's objects to the state machine and takes the journal's own.
@@ -214,7 +222,7 @@ fn find_homes(segments: &Segments, begun: &Begun, cold: Vec<ColdFile>) -> Result
     Ok(Homes { catalog, live, retired, next_cold })
 }
 
-fn lock(storage: &dyn Storage) -> Result<Box<dyn Lock>, OpenError> {
+pub(crate) fn lock(storage: &dyn Storage) -> Result<Box<dyn Lock>, OpenError> {
     storage.lock("lock").map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => OpenError::Locked { pid: error.to_string().parse().ok() },
         _ => OpenError::io("locking the data directory")(error),
@@ -222,7 +230,7 @@ fn lock(storage: &dyn Storage) -> Result<Box<dyn Lock>, OpenError> {
 }
 
 /// `None`: there is no store yet.
-fn read_meta(storage: &dyn Storage, config: &Config) -> Result<Option<Meta>, OpenError> {
+pub(crate) fn read_meta(storage: &dyn Storage, config: &Config) -> Result<Option<Meta>, OpenError> {
     if let Some(meta) = Meta::read(storage)? {
         if meta.ids.shard != config.shard {
             return Err(OpenError::Foreign { file: "meta".into() });
@@ -357,7 +365,7 @@ fn copy_frame(old: &Segment, tail: &TailFrame, into: &dyn File, head: &SegmentHe
 }
 
 /// Tells the state machine of the reign that begins.
-fn announce(apply: &mut dyn Apply, meta: &Meta, end: u64) -> Result<(), OpenError> {
+pub(crate) fn announce(apply: &mut dyn Apply, meta: &Meta, end: u64) -> Result<(), OpenError> {
     let lsn = Lsn(end + BATCH_HEADER as u64);
     let fields = epoch_fields(meta.epoch, meta.boot_id);
     let record = RecordRef { kind: KIND_EPOCH_START, level: 1, flags: 0, pins: 0, fields: &fields };

@@ -118,6 +118,11 @@ impl Scan {
         if let Some(open) = open {
             self.live.seal_range(open, first);
         }
+        // Where a tail was cut off, the segment before had been sealed further on.
+        let before = self.live.ranges.range(..first).next_back().filter(|(_, range)| range.end.is_some_and(|end| end > first));
+        if let Some(longer) = before.map(|(first, _)| *first) {
+            self.live.seal_range(longer, first);
+        }
     }
 
     fn segment(&mut self, segment: &Segment, limit: Option<u64>, apply: &mut dyn Apply) -> Result<(), OpenError> {
@@ -196,29 +201,9 @@ impl Scan {
             pins: Vec::new(),
             releases: Vec::new(),
         };
-        let mut result = Ok(());
-        let level = &mut self.end.level;
-        let walked = record::walk(&bytes[BATCH_HEADER..], inner.lsn + BATCH_HEADER as u64, |lsn, head, encoded| {
-            if result.is_ok() {
-                result = record::check_known(lsn, &head);
-            }
-            if result.is_err() {
-                return;
-            }
-            if head.pins > 0 {
-                frame.pins.push((lsn.0, head.pins));
-            }
-            let fields = &encoded[head.head_len as usize..];
-            *level = level_of(head.kind, fields).unwrap_or(*level);
-            let record = RecordRef { kind: head.kind, level: head.level, flags: head.flags, pins: head.pins, fields };
-            result = apply.apply(lsn, record, &mut frame.releases).map_err(|source| refused(lsn, head.kind, source));
-        });
-        result?;
-        let count = walked.map_err(|what| OpenError::corrupt(file_name(segment.head.first_lsn), what))?;
-        if count != inner.count {
-            let what = format!("the batch at {} holds {count} records and says {}", inner.lsn, inner.count);
-            return Err(OpenError::corrupt(file_name(segment.head.first_lsn), what));
-        }
+        let redone = redo(inner, bytes, apply).map_err(|error| error.at(segment.head.first_lsn))?;
+        (frame.pins, frame.releases) = (redone.pins, redone.releases);
+        self.end.level = redone.level.unwrap_or(self.end.level);
         self.tail.push(frame);
         self.end = ScanEnd {
             lsn: inner.end(),
@@ -226,7 +211,7 @@ impl Scan {
             epoch: inner.epoch,
             wall_ms: self.end.wall_ms.max(inner.wall_ms),
             batches: self.end.batches + 1,
-            records: self.end.records + u64::from(count),
+            records: self.end.records + u64::from(inner.count),
             ..self.end
         };
         self.mark(self.end.marker);
@@ -285,6 +270,57 @@ fn count_live(live: &mut Liveness, frame: &TailFrame) {
         live.release(*release);
     }
     live.advance(frame.lsn + u64::from(frame.len));
+}
+
+/// What a batch adds to what is counted.
+pub(crate) struct Redone {
+    pub pins: Vec<(u64, u32)>,
+    pub releases: Vec<Release>,
+    /// Set by a SetLevel record in it.
+    pub level: Option<u8>,
+}
+
+/// Why a batch could not be redone.
+pub(crate) enum RedoError {
+    Open(OpenError),
+    /// Its chain was right, and yet it is no batch.
+    Malformed(String),
+}
+
+impl RedoError {
+    pub fn at(self, segment: u64) -> OpenError {
+        match self {
+            RedoError::Open(error) => error,
+            RedoError::Malformed(what) => OpenError::corrupt(file_name(segment), what),
+        }
+    }
+}
+
+/// Hands every record of a batch to the state machine.
+pub(crate) fn redo(inner: &BatchHead, bytes: &[u8], apply: &mut dyn Apply) -> Result<Redone, RedoError> {
+    let mut redone = Redone { pins: Vec::new(), releases: Vec::new(), level: None };
+    let mut result = Ok(());
+    let walked = record::walk(&bytes[BATCH_HEADER..], inner.lsn + BATCH_HEADER as u64, |lsn, head, encoded| {
+        if result.is_ok() {
+            result = record::check_known(lsn, &head);
+        }
+        if result.is_err() {
+            return;
+        }
+        if head.pins > 0 {
+            redone.pins.push((lsn.0, head.pins));
+        }
+        let fields = &encoded[head.head_len as usize..];
+        redone.level = level_of(head.kind, fields).or(redone.level);
+        let record = RecordRef { kind: head.kind, level: head.level, flags: head.flags, pins: head.pins, fields };
+        result = apply.apply(lsn, record, &mut redone.releases).map_err(|source| refused(lsn, head.kind, source));
+    });
+    result.map_err(RedoError::Open)?;
+    match walked {
+        Ok(count) if count == inner.count => Ok(redone),
+        Ok(count) => Err(RedoError::Malformed(format!("the batch at {} holds {count} records and says {}", inner.lsn, inner.count))),
+        Err(what) => Err(RedoError::Malformed(what.to_string())),
+    }
 }
 
 fn refused(lsn: Lsn, kind: u8, source: crate::ApplyError) -> OpenError {

@@ -2,6 +2,7 @@
 
 mod basics;
 mod damage;
+mod pair;
 mod simulation;
 mod support;
 mod whole;
