@@ -359,6 +359,16 @@ impl Core {
         self.0.spill.stats()
     }
 
+    /// Others have the log synced up to here: see [`journal::Journal::permit`].
+    pub fn permit(&self, lsn: journal::Lsn) {
+        self.0.log.journal().permit(lsn);
+    }
+
+    /// The log, for who sends it to another node.
+    pub fn with_journal<R>(&self, ask: impl FnOnce(&journal::Journal) -> R) -> R {
+        ask(self.0.log.journal())
+    }
+
     /// The log's counters, for metrics.
     pub fn journal_stats(&self) -> journal::Stats {
         self.0.log.journal().stats()

@@ -41,7 +41,7 @@ mod users;
 
 pub use crate::core::{Config, Core, DeliveryPoint, VhostLimits};
 pub use delay::Delayed;
-pub use open::CoreError;
+pub use open::{CoreError, Standby};
 pub use policy::{check_policy, known_policy_setting, ApplyTo, Policy, PolicyKind, PolicyValue};
 pub use spill::SpillStats;
 pub use sys::Traffic;

@@ -193,6 +193,10 @@ impl Committer {
         if self.offset + needed <= self.segment.head.file_bytes {
             return Ok(true);
         }
+        // A store that follows writes several batches between two syncs, and a sync reaches one file.
+        if self.synced < self.next_lsn {
+            self.sync()?;
+        }
         let head = SegmentHead {
             first_lsn: self.next_lsn,
             epoch: self.core.epoch.load(Ordering::Relaxed),

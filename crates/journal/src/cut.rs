@@ -58,7 +58,9 @@ fn find(segment: &Segment, to: u64) -> Result<Option<(u64, u32, u64)>, OpenError
     let (mut lsn, mut offset) = (segment.head.first_lsn, SEGMENT_HEADER);
     let (mut chain, mut epoch) = (segment.head.chain, segment.head.epoch);
     while lsn < to {
-        let Some(frame) = window.frame(segment.head.salt, offset).map_err(reading())?.filter(|frame| frame.lsn == lsn) else { return Ok(None) };
+        let Some(frame) = window.frame(segment.head.salt, offset).map_err(reading())?.filter(|frame| frame.lsn == lsn) else {
+            return Ok(None);
+        };
         if frame.batch_len > 0 {
             let head = window.bytes(offset + FRAME_HEADER as u64, BATCH_HEADER).map_err(reading())?;
             let Some(head) = BatchHead::decode(head) else { return Ok(None) };

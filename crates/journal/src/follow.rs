@@ -41,8 +41,10 @@ pub enum Refused {
     Gap { expected: Lsn, got: Lsn },
     #[error("the batch at {0} does not continue this log")]
     Chain(Lsn),
-    #[error("the batch has epoch {got}, and this node has promised {promised}")]
+    #[error("it comes from a reign of epoch {got}, and this node has promised {promised}")]
     Epoch { promised: u64, got: u64 },
+    #[error("a batch of epoch {epoch} cannot follow one of epoch {after} in the reign of {reign}")]
+    Order { epoch: u64, after: u64, reign: u64 },
     #[error("the batch has records of level {got}; this program understands levels up to {known}")]
     Level { got: u8, known: u8 },
     #[error("the disk is full")]
@@ -104,8 +106,13 @@ impl Follower {
         let recovered = recover::open(storage, config.checked()?, apply)?;
         let core = recovered.core;
         let line = Line::default();
-        let receiver =
-            Receiver { core: core.clone(), committer: recovered.committer, meta: recovered.meta, epoch: recovered.epoch, line: line.clone() };
+        let receiver = Receiver {
+            core: core.clone(),
+            committer: recovered.committer,
+            meta: recovered.meta,
+            epoch: recovered.epoch,
+            line: line.clone(),
+        };
         let replayer = Replayer {
             recovered: core.written.load(Ordering::Acquire),
             core,
@@ -129,6 +136,7 @@ impl Follower {
         meta.epoch = epoch;
         meta.update(core.storage.as_ref()).map_err(OpenError::io("writing meta"))?;
         core.epoch.store(epoch, Ordering::Relaxed);
+        core.log_epoch.store(epoch, Ordering::Relaxed);
         core.permitted.store(permitted.0, Ordering::Release);
         core.clock.restart(core.config.clock.as_ref(), self.replayer.wall_ms);
         recover::announce(apply, &meta, core.written.load(Ordering::Acquire))?;
@@ -181,13 +189,17 @@ impl Receiver {
         self.core.failure.get().cloned()
     }
 
-    /// Writes one batch, not synced yet. It must be exactly what follows.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+    /// Writes one batch, not synced yet. It must be exactly what follows. `reign`: the epoch of who sends it, which may well send what earlier
+    /// reigns wrote.
+    pub fn append(&mut self, reign: u64, bytes: &[u8]) -> Result<(), Refused> {
         self.core.check()?;
         let inner = BatchHead::decode(bytes).filter(|inner| inner.len as usize == bytes.len()).ok_or(Refused::Malformed)?;
         let at = self.position();
-        if inner.epoch < self.meta.epoch || inner.epoch < at.epoch {
-            return Err(Refused::Epoch { promised: self.meta.epoch.max(at.epoch), got: inner.epoch });
+        if reign < self.meta.epoch {
+            return Err(Refused::Epoch { promised: self.meta.epoch, got: reign });
+        }
+        if inner.epoch < at.epoch || inner.epoch > reign {
+            return Err(Refused::Order { epoch: inner.epoch, after: at.epoch, reign });
         }
         if inner.lsn != at.lsn.0 {
             return Err(Refused::Gap { expected: at.lsn, got: Lsn(inner.lsn) });
@@ -198,7 +210,7 @@ impl Receiver {
         if inner.level > KNOWN_LEVEL {
             return Err(Refused::Level { got: inner.level, known: KNOWN_LEVEL });
         }
-        self.promise(inner.epoch)?;
+        self.promise(reign)?;
         let Some((segment, offset)) = self.committer.append(bytes, &inner)? else { return Err(Refused::Full) };
         self.epoch = inner.epoch;
         self.core.was_clean.store(false, Ordering::Relaxed);
@@ -238,14 +250,16 @@ impl Replayer {
         }
     }
 
-    /// Hands whole batches below `commit` to the state machine.
+    /// Hands whole batches below `commit` to the state machine, as far as they are synced here: what a checkpoint says is committed has to be in
+    /// this log whatever happens.
     pub fn redo_up_to(&mut self, commit: Lsn, apply: &mut dyn Apply) -> Result<Lsn, OpenError> {
         self.commit = self.commit.max(commit.0);
+        let limit = self.commit.min(self.core.synced.load(Ordering::Acquire));
         loop {
             let next = {
                 let mut line = self.line.lock();
                 match line.front() {
-                    Some(placed) if placed.lsn + u64::from(placed.len) <= self.commit => line.pop_front(),
+                    Some(placed) if placed.lsn + u64::from(placed.len) <= limit => line.pop_front(),
                     _ => None,
                 }
             };
@@ -276,6 +290,7 @@ impl Replayer {
         self.wall_ms = self.wall_ms.max(inner.wall_ms);
         count(&core.counters.recovered_batches, 1);
         count(&core.counters.recovered_records, u64::from(inner.count));
+        core.log_epoch.store(inner.epoch, Ordering::Relaxed);
         *core.tip.lock() = Tip {
             lsn: inner.end(),
             chain: inner.chain,

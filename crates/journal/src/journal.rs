@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{mpsc, Arc, OnceLock};
 use std::thread;
 
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -20,7 +20,7 @@ use crate::ring::Ring;
 use crate::segment::Ids;
 use crate::spare::Spares;
 use crate::storage::{Lock, Storage};
-use crate::{ApplyError, CloseError, Config, Failure, Filled, Held, Lsn, ObjectError, ObjectKey, ObjectPlace, OpenError};
+use crate::{ApplyError, CloseError, Config, Copy, Failure, Filled, Held, Lsn, ObjectError, ObjectKey, ObjectPlace, OpenError};
 use crate::{RecordRef, Records, Release, Slot, SnapshotError, Ticket};
 
 /// What the state machine above does at start.
@@ -40,6 +40,8 @@ pub trait Apply {
 pub trait Objects: Send + Sync {
     /// The object replaces `into`.
     fn read(&self, key: ObjectKey, into: &mut Vec<u8>) -> Result<(), ObjectError>;
+    /// Those of a class with this first part, in order.
+    fn keys(&self, class: u8, a: u64) -> Vec<ObjectKey>;
 }
 
 /// An object of the checkpoint, not read yet.
@@ -177,7 +179,10 @@ pub(crate) struct Core {
     pub ids: Ids,
     pub boot_id: u64,
     pub was_clean: AtomicBool,
+    /// Of this node's reign, or the one that it has promised to follow.
     pub epoch: AtomicU64,
+    /// Of the batches that the state machine has got to. Of a store that follows it is behind the promise while it catches up.
+    pub log_epoch: AtomicU64,
     pub ring: Arc<Ring>,
     pub catalog: RwLock<Catalog>,
     pub live: Mutex<Liveness>,
@@ -196,6 +201,8 @@ pub(crate) struct Core {
     /// Batches that are written and not committed, in order.
     pub waiting: Mutex<VecDeque<Waiting>>,
     pub progress: OnceLock<Arc<dyn Progress>>,
+    /// Who waits for a copy of the store.
+    pub copies: Mutex<Vec<mpsc::Sender<std::io::Result<Copy>>>>,
     pub hooks: OnceLock<Arc<dyn Hooks>>,
     pub failure: OnceLock<Failure>,
     pub counters: Counters,
@@ -296,6 +303,14 @@ impl Journal {
     pub fn permit(&self, lsn: Lsn) {
         self.core.permitted.store(lsn.0, Ordering::Release);
         self.core.advance();
+    }
+
+    /// Asks the maintenance thread for a copy of the store. It makes a checkpoint before, if there is none.
+    pub fn copy(&self) -> mpsc::Receiver<std::io::Result<Copy>> {
+        let (sender, receiver) = mpsc::channel();
+        self.core.copies.lock().push(sender);
+        self.core.kick.now();
+        receiver
     }
 
     /// Everything below is in this node's file; and synced there.
@@ -404,6 +419,15 @@ impl Journal {
 
     pub fn failed(&self) -> Option<Failure> {
         self.core.failure.get().cloned()
+    }
+
+    /// Which stores can follow this one, or be followed by it.
+    pub fn cluster(&self) -> u128 {
+        self.core.ids.cluster
+    }
+
+    pub fn boot_id(&self) -> u64 {
+        self.core.boot_id
     }
 
     pub fn epoch(&self) -> u64 {

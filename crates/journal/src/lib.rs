@@ -20,6 +20,7 @@ mod clock;
 mod cold;
 mod commit;
 mod config;
+mod copy;
 mod cut;
 mod error;
 mod evacuate;
@@ -50,6 +51,7 @@ mod wire;
 
 pub use clock::{Clock, SystemClock};
 pub use config::{Config, SegmentFill};
+pub use copy::{end_of, start_over, Copy, CopyFile, Incoming};
 pub use cut::{cut, Cut};
 pub use error::{ApplyError, CloseError, Failure, Held, ObjectError, OpenError, ReadError, SnapshotError};
 pub use follow::{Follower, Position, Receiver, Refused, Replayer};
@@ -57,5 +59,5 @@ pub use journal::{Apply, Hooks, Journal, ObjectRef, ObjectSink, Objects, Progres
 pub use live::Audit;
 pub use position::{Lsn, ObjectKey, ObjectPlace, Ticket};
 pub use record::{RecordHead, RecordRef, Records};
-pub use ship::{LogReader, Meeting};
 pub use ring::{Committed, Filled, Place, Release, Releases, Slot};
+pub use ship::{LogReader, Meeting};

@@ -16,7 +16,7 @@ use crate::journal::{count, Core, Snapshot, Tip};
 use crate::mutants::{self, Mutant};
 use crate::pages::Table;
 use crate::segment::{self, Segment};
-use crate::{ObjectError, ObjectKey, ObjectSink};
+use crate::{Copy, ObjectError, ObjectKey, ObjectSink};
 
 /// While the disk is full, how often room is looked for.
 const FULL_RETRY_NS: u64 = 20_000_000;
@@ -115,7 +115,19 @@ impl Maintainer {
         }
         worked |= self.evacuate();
         worked |= self.sweep();
+        worked |= self.copies();
         worked
+    }
+
+    /// Between two removals, so that everything the newest checkpoint needs is there.
+    fn copies(&mut self) -> bool {
+        let Some(root) = self.roots.last() else { return false };
+        let waiting = std::mem::take(&mut *self.core.copies.lock());
+        for asked in &waiting {
+            // Who asked may have gone.
+            asked.send(Copy::of(&self.core, root.number, &root.page_files)).ok();
+        }
+        !waiting.is_empty()
     }
 
     /// Keeps the reserve and the spare full; holds publishers while that is impossible.
@@ -142,6 +154,9 @@ impl Maintainer {
         let newest = self.roots.last().map_or(0, |root| root.begin);
         let moved = tip > newest;
         let aged = now.saturating_sub(self.last_checkpoint_ns) >= self.core.config.checkpoint_interval.as_nanos() as u64;
+        if self.roots.is_empty() && moved && !self.core.copies.lock().is_empty() {
+            return true;
+        }
         let full = self.core.ring.disk_full() && now.saturating_sub(self.last_checkpoint_ns) >= FULL_RETRY_NS;
         tip - newest >= self.core.config.checkpoint_bytes || (moved && aged) || (full && (moved || self.older_begin() < newest))
     }
@@ -209,7 +224,7 @@ impl Maintainer {
             number: self.next_root,
             begin: pending.begin,
             counted,
-            epoch: core.epoch.load(Ordering::Relaxed),
+            epoch: core.log_epoch.load(Ordering::Relaxed),
             level: core.level.load(Ordering::Relaxed),
             ranges,
             objects: pending.table,

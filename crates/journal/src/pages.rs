@@ -73,6 +73,10 @@ impl Objects for Pages {
     fn read(&self, key: ObjectKey, into: &mut Vec<u8>) -> Result<(), ObjectError> {
         self.get(key, into)
     }
+
+    fn keys(&self, class: u8, a: u64) -> Vec<ObjectKey> {
+        Pages::keys(self, class, a)
+    }
 }
 
 impl Pages {

@@ -44,6 +44,7 @@ pub(crate) struct Recovered {
 
 pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Apply) -> Result<Recovered, OpenError> {
     let lock = lock(storage.as_ref())?;
+    crate::copy::install(storage.as_ref(), &config)?;
     for dir in ["j", "c", "p", "x"] {
         storage.make_dir(dir).map_err(OpenError::io(format!("making the directory {dir}")))?;
     }
@@ -88,6 +89,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Ap
         boot_id: meta.boot_id,
         was_clean: was_clean.into(),
         epoch: AtomicU64::new(meta.epoch),
+        log_epoch: AtomicU64::new(end.epoch),
         catalog: RwLock::new(homes.catalog),
         live: Mutex::new(homes.live),
         clock: BrokerClock::start(config.clock.as_ref(), end.wall_ms),
@@ -100,6 +102,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Ap
         permitted: AtomicU64::new(u64::MAX),
         waiting: Default::default(),
         progress: OnceLock::new(),
+        copies: Default::default(),
         hooks: OnceLock::new(),
         failure: OnceLock::new(),
         counters,

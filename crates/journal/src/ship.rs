@@ -147,6 +147,16 @@ fn first_above(segments: &BTreeMap<u64, Arc<Segment>>, written: u64, epoch: u64)
 }
 
 impl LogReader {
+    /// From a frame of the segment that is written now.
+    pub(crate) fn at(core: Arc<Core>, segment: u64, offset: u64, lsn: u64) -> LogReader {
+        let held = core.catalog.read().ranges.get(&segment).and_then(|entry| match &entry.home {
+            Home::Hot(found) => Some((segment, found.clone())),
+            Home::Cold(_) => None,
+        });
+        let segments = held.into_iter().collect();
+        LogReader { core, segments, lsn, offset, chunk: Vec::new() }
+    }
+
     /// Where the next batch begins.
     pub fn position(&self) -> Lsn {
         Lsn(self.lsn)

@@ -185,6 +185,11 @@ impl SimStorage {
         self.clock.clone()
     }
 
+    /// Another disk, on the same clock.
+    pub fn beside(&self, seed: u64) -> SimStorage {
+        SimStorage { clock: self.clock.clone(), ..SimStorage::new(seed) }
+    }
+
     /// After this many more operations every operation fails, until [`SimStorage::crash`].
     pub fn crash_after(&self, operations: u64) {
         self.state.lock().crash_after = Some(operations);

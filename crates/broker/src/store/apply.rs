@@ -36,7 +36,8 @@ pub(crate) struct Recovery {
     pub vhosts: Vec<Arc<Vhost>>,
     pub queues: AHashMap<u64, Arc<Queue>>,
     pub sessions: AHashMap<u64, Arc<Session>>,
-    pub subscriptions: AHashMap<(u64, SubscriptionKey), Recovered>,
+    /// By session.
+    pub subscriptions: AHashMap<u64, AHashMap<SubscriptionKey, Recovered>>,
     pub exchanges: super::exchanges::RecoveredExchanges,
     /// References to queues that are not there any more: their end follows in the log and releases them, unless they moved on before.
     ownerless: AHashMap<u64, Vec<Release>>,
@@ -57,7 +58,7 @@ pub(crate) struct Recovery {
     /// Virtual hosts whose policies changed since what holds for their queues was worked out.
     stale_rules: BTreeSet<u32>,
     pub touched_policies: BTreeSet<u32>,
-    reader: Option<Arc<dyn Objects>>,
+    pub(super) reader: Option<Arc<dyn Objects>>,
     buffer: Vec<u8>,
 }
 
@@ -99,7 +100,7 @@ impl Recovery {
         }
     }
 
-    fn vhost(&self, id: u32) -> Option<&Arc<Vhost>> {
+    pub(super) fn vhost(&self, id: u32) -> Option<&Arc<Vhost>> {
         self.vhosts.iter().find(|v| v.id == id)
     }
 
@@ -170,6 +171,11 @@ impl Recovery {
             self.held_back(id, &name, vhost);
         }
         Some(id)
+    }
+
+    /// Why a checkpoint would not be whole now: what is half there is in no object, and its rest would not be understood behind the checkpoint.
+    pub(super) fn half_done(&self) -> (bool, bool) {
+        (!self.fan_outs.is_empty(), !self.ownerless.is_empty())
     }
 
     /// Before anything is redone that depends on what holds for queues, and at the end.
@@ -262,7 +268,7 @@ impl Recovery {
                 vhost.sessions.remove_if(&session.name, |_, s| Arc::ptr_eq(s, &session));
             }
         }
-        self.subscriptions.retain(|(session, _), _| *session != id);
+        self.subscriptions.remove(&id);
         self.queue_gone(id, releases);
     }
 
@@ -290,7 +296,7 @@ impl Recovery {
         self.saw_id(id);
         if let Some(owner) = self.sessions.get(&session) {
             let found = Recovered { session: owner.clone(), id, level, identifier, no_local, flags, selector };
-            self.subscriptions.insert((session, key), found);
+            self.subscriptions.entry(session).or_default().insert(key, found);
         }
         Some(())
     }
@@ -380,7 +386,9 @@ impl Recovery {
                 let session = r.u64()?;
                 self.touched_sessions.insert(session);
                 let key = read_key(&mut r)?;
-                self.subscriptions.remove(&(session, key));
+                if let Some(own) = self.subscriptions.get_mut(&session) {
+                    own.remove(&key);
+                }
             }
             kind::RETAIN => self.retain(&mut r, fields, None)?,
             kind::VHOST => self.add_vhost(&mut r)?,

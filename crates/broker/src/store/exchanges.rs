@@ -2,14 +2,13 @@
 //! bindings from one source to one destination (class 7).
 
 use super::records::{kind, LEVEL};
-use super::snapshot::class;
 use super::wire::{Reader, Writer};
 use crate::core::Shared;
 use crate::exchange::{Binding, Dest, DestId, Exchange};
 use crate::routing::exchange::DELAYED;
 use crate::vhost::Vhost;
 use broker_api::{ExchangeName, ExchangeSpec};
-use journal::{ObjectKey, Records};
+use journal::Records;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,11 +17,10 @@ fn push(records: &mut Records, kind: u8, write: impl FnOnce(&mut Writer<'_>)) {
     records.push(kind, LEVEL, 0, 0, |out| write(&mut Writer(out)));
 }
 
-pub(crate) fn write_exchange(w: &mut Writer<'_>, vhost: u32, exchange: &Exchange) {
-    let spec = &exchange.spec;
-    w.u64(exchange.id);
+fn write_exchange(w: &mut Writer<'_>, vhost: u32, id: u64, name: &ExchangeName, spec: &ExchangeSpec) {
+    w.u64(id);
     w.u32(vhost);
-    w.bytes(exchange.name.as_str().as_bytes());
+    w.bytes(name.as_str().as_bytes());
     w.bytes(spec.kind.as_bytes());
     w.u8(u8::from(spec.durable) | u8::from(spec.auto_delete) << 1 | u8::from(spec.internal) << 2);
     w.opt_text(spec.alternate.as_ref().map(ExchangeName::as_str));
@@ -72,7 +70,7 @@ fn read_binding(r: &mut Reader<'_>) -> Option<Binding> {
 
 pub(crate) fn exchange_record(vhost: u32, exchange: &Exchange) -> Records {
     let mut records = Records::new();
-    push(&mut records, kind::EXCHANGE, |w| write_exchange(w, vhost, exchange));
+    push(&mut records, kind::EXCHANGE, |w| write_exchange(w, vhost, exchange.id, &exchange.name, &exchange.spec));
     records
 }
 
@@ -106,8 +104,8 @@ pub(crate) struct DirtyExchanges(Mutex<Changes>);
 
 #[derive(Default, Clone)]
 pub(crate) struct Changes {
-    exchanges: BTreeSet<(u32, u64)>,
-    pairs: BTreeSet<(u32, u64, DestId)>,
+    pub(super) exchanges: BTreeSet<(u32, u64)>,
+    pub(super) pairs: BTreeSet<(u32, u64, DestId)>,
 }
 
 impl DirtyExchanges {
@@ -128,34 +126,23 @@ impl DirtyExchanges {
     }
 }
 
-/// An object to put, or with no bytes to delete.
-pub(super) fn changed_objects(core: &Shared, changes: &Changes, mut each: impl FnMut(ObjectKey, Option<Vec<u8>>) -> bool) {
-    for (vhost, id) in &changes.exchanges {
-        let found = core.vhost_by_id(*vhost).and_then(|v| v.exchange_by_id(*id));
-        let bytes = found.map(|exchange| {
-            let mut bytes = Vec::new();
-            write_exchange(&mut Writer(&mut bytes), *vhost, &exchange);
-            bytes
-        });
-        if !each(ObjectKey::new(class::EXCHANGE, *id, 0), bytes) {
-            return;
-        }
-    }
-    for (vhost, source, to) in &changes.pairs {
-        let bytes = core.vhost_by_id(*vhost).and_then(|v| pair_object(&v, *source, *to));
-        if !each(ObjectKey::new(class::BINDINGS, to.number(), *source), bytes) {
-            return;
-        }
-    }
+pub(super) fn exchange_object(core: &Shared, vhost: u32, id: u64) -> Option<Vec<u8>> {
+    let exchange = core.vhost_by_id(vhost)?.exchange_by_id(id)?;
+    let mut bytes = Vec::new();
+    write_exchange(&mut Writer(&mut bytes), vhost, exchange.id, &exchange.name, &exchange.spec);
+    Some(bytes)
 }
 
-fn pair_object(vhost: &Vhost, source: u64, to: DestId) -> Option<Vec<u8>> {
-    let bindings = vhost.bindings.lock();
+pub(super) fn pair_object(vhost: &Vhost, source: u64, to: DestId) -> Option<Vec<u8>> {
+    write_pair(vhost.id, vhost.bindings.lock().between(source, to))
+}
+
+fn write_pair<'a>(vhost: u32, bindings: impl Iterator<Item = &'a Binding>) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut w = Writer(&mut bytes);
-    w.u32(vhost.id);
+    w.u32(vhost);
     let mut any = false;
-    for binding in bindings.between(source, to) {
+    for binding in bindings {
         any = true;
         w.u8(1);
         write_binding(&mut w, binding);
@@ -177,10 +164,22 @@ pub(crate) struct RecoveredExchanges {
     /// By destination, so that a queue that goes finds its own.
     bindings: BTreeMap<DestId, BTreeSet<(u32, Binding)>>,
     /// What records changed: the next checkpoint begins behind them, so it has to hold this.
-    touched: Changes,
+    pub(super) touched: Changes,
 }
 
 impl RecoveredExchanges {
+    pub(super) fn exchange_object(&self, vhost: u32, id: u64) -> Option<Vec<u8>> {
+        let found = self.exchanges.get(&id)?;
+        let mut bytes = Vec::new();
+        write_exchange(&mut Writer(&mut bytes), vhost, id, &found.name, &found.spec);
+        Some(bytes)
+    }
+
+    pub(super) fn pair_object(&self, vhost: u32, source: u64, to: DestId) -> Option<Vec<u8>> {
+        let here = self.bindings.get(&to)?.iter().filter(|(of, binding)| *of == vhost && binding.source == source);
+        write_pair(vhost, here.map(|(_, binding)| binding))
+    }
+
     /// Answers the id, which no new one may take.
     pub(super) fn exchange(&mut self, r: &mut Reader<'_>) -> Option<u64> {
         let (id, exchange) = read_exchange(r)?;

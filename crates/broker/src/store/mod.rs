@@ -6,10 +6,12 @@ mod page;
 pub(crate) mod policies;
 pub(crate) mod records;
 mod snapshot;
+mod warm;
 pub(crate) mod wire;
 
 pub(crate) use apply::{Limits as RecoveryLimits, Recovery};
 pub(crate) use snapshot::{CoreSnapshot, Dirty};
+pub(crate) use warm::Warm;
 
 use crate::mutants::{self, Mutant};
 use crate::outbox::{Outbox, Work};
@@ -357,15 +359,40 @@ pub(crate) fn session_gone_record(id: u64) -> Records {
     one(kind::SESSION_GONE, |w| w.u64(id))
 }
 
-pub(crate) fn write_subscription(w: &mut Writer<'_>, key: &SubscriptionKey, subscription: &Subscription) {
+/// What the log keeps of a subscription.
+pub(crate) struct Kept<'a> {
+    id: u64,
+    level: u8,
+    identifier: u32,
+    no_local: bool,
+    selector: Option<&'a crate::selector::Selector>,
+    flags: u8,
+}
+
+impl<'a> From<&'a Subscription> for Kept<'a> {
+    fn from(of: &'a Subscription) -> Kept<'a> {
+        let Subscription { id, level, identifier, no_local, flags, .. } = *of;
+        Kept { id, level, identifier, no_local, selector: of.selector.as_deref(), flags }
+    }
+}
+
+impl<'a> From<&'a apply::Recovered> for Kept<'a> {
+    fn from(of: &'a apply::Recovered) -> Kept<'a> {
+        let apply::Recovered { id, level, identifier, no_local, flags, .. } = *of;
+        Kept { id, level, identifier, no_local, selector: of.selector.as_deref(), flags }
+    }
+}
+
+pub(crate) fn write_subscription<'a>(w: &mut Writer<'_>, key: &SubscriptionKey, subscription: impl Into<Kept<'a>>) {
+    let kept: Kept<'a> = subscription.into();
     write_key(w, key);
-    w.u64(subscription.id);
-    w.u8(subscription.level);
-    w.u32(subscription.identifier);
-    let selects = if subscription.selector.is_some() { records::SELECTOR_FOLLOWS } else { 0 };
-    w.u8(u8::from(subscription.no_local) | selects);
-    w.u8(subscription.flags);
-    if let Some(selector) = &subscription.selector {
+    w.u64(kept.id);
+    w.u8(kept.level);
+    w.u32(kept.identifier);
+    let selects = if kept.selector.is_some() { records::SELECTOR_FOLLOWS } else { 0 };
+    w.u8(u8::from(kept.no_local) | selects);
+    w.u8(kept.flags);
+    if let Some(selector) = kept.selector {
         w.bytes(selector.text().as_bytes());
     }
 }

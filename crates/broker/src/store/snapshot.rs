@@ -3,14 +3,17 @@
 //! Classes: 1 counters and virtual hosts, 2 queues, 3 pages of references, 4 sessions, 5 retained messages, 6 exchanges, 7 the
 //! bindings between two ends, 8 the policies of a virtual host. An object is copied under its own lock; what
 //! happens meanwhile is redone from the log, and redoing what an object already contains changes nothing.
+//!
+//! Two can be written: a core that serves, and a recovery that follows another node's log ([`super::warm`]).
 
 use super::page::{page_before, page_key, write_page, Front};
 use super::wire::Writer;
 use super::{records, write_queue, write_session, write_subscription};
 use crate::core::Shared;
+use crate::exchange::DestId;
 use crate::mutants::{self, Mutant};
 use crate::queue::{Page, Queue, State};
-use crate::session::Session;
+use crate::session::{Session, SessionState};
 use crate::vhost::Vhost;
 use journal::{ObjectError, ObjectKey, ObjectSink, Snapshot, SnapshotError};
 use parking_lot::Mutex;
@@ -34,18 +37,7 @@ pub(super) mod class {
 #[derive(Default)]
 pub(crate) struct Dirty {
     exchanges: super::exchanges::DirtyExchanges,
-    lists: Mutex<Lists>,
-}
-
-#[derive(Default)]
-struct Lists {
-    queues: Vec<Arc<Queue>>,
-    sessions: Vec<Arc<Session>>,
-    gone_queues: Vec<u64>,
-    gone_sessions: Vec<u64>,
-    gone_vhosts: Vec<u32>,
-    /// Virtual hosts whose policies changed.
-    policies: BTreeSet<u32>,
+    lists: Mutex<Changed>,
 }
 
 impl Dirty {
@@ -112,30 +104,34 @@ impl Snapshot for CoreSnapshot {
         if !core.fans.wait_for_none(patience) {
             return Err(SnapshotError("fan-outs are under way".into()));
         }
-        let lists = std::mem::take(&mut *core.checkpoint.lists.lock());
+        let mut changed = std::mem::take(&mut *core.checkpoint.lists.lock());
+        changed.exchanges = core.checkpoint.exchanges.take();
         let sending = resident(&core) > core.config.index_bytes;
-        let mut pass = Pass { core: &core, sink, bytes: Vec::new(), sending };
-        let exchanges = core.checkpoint.exchanges.take();
-        let result = pass.all(&lists).and_then(|()| pass.exchanges(&exchanges));
+        for queue in &changed.queues {
+            // Off the list before it is copied: a change during the copy lists it again.
+            queue.listed.store(false, Ordering::Release);
+        }
+        for session in &changed.sessions {
+            session.listed.store(false, Ordering::Release);
+        }
+        let result = write(&*core, sink, &changed, sending);
         if result.is_ok() {
             send_pages_away(&core);
         } else {
             // Everything taken off the lists has to be looked at again.
-            for queue in &lists.queues {
-                queue.listed.store(false, Ordering::Release);
+            for queue in &changed.queues {
                 core.checkpoint.queue(queue);
                 queue.mark_all_dirty();
             }
-            for session in &lists.sessions {
-                session.listed.store(false, Ordering::Release);
+            for session in &changed.sessions {
                 core.checkpoint.session(session);
             }
-            core.checkpoint.exchanges.give_back(exchanges);
+            core.checkpoint.exchanges.give_back(changed.exchanges);
             let mut now = core.checkpoint.lists.lock();
-            now.gone_queues.extend(&lists.gone_queues);
-            now.gone_sessions.extend(&lists.gone_sessions);
-            now.gone_vhosts.extend(&lists.gone_vhosts);
-            now.policies.extend(&lists.policies);
+            now.gone_queues.extend(&changed.gone_queues);
+            now.gone_sessions.extend(&changed.gone_sessions);
+            now.gone_vhosts.extend(&changed.gone_vhosts);
+            now.policies.extend(&changed.policies);
             drop(now);
             for vhost in core.vhosts.iter() {
                 vhost.retained.all_changed([]);
@@ -176,8 +172,104 @@ fn send_pages_away(core: &Shared) {
     }
 }
 
+/// What a checkpoint is made of.
+pub(super) trait Stock {
+    /// The id that is given out next.
+    fn next_id(&self) -> u64;
+    /// The number of the next virtual host, and those that are there.
+    fn vhosts(&self) -> (u32, Vec<Arc<Vhost>>);
+    fn vhost(&self, id: u32) -> Option<Arc<Vhost>>;
+    fn is_session(&self, queue: u64) -> bool;
+    /// How many, and each: under the lock of the session's state, which has them where the core serves.
+    fn write_subscriptions(&self, session: u64, state: &SessionState, w: &mut Writer<'_>);
+    /// References below this position are committed.
+    fn committed(&self) -> u64;
+    fn object_keys(&self, class: u8, a: u64) -> Vec<ObjectKey>;
+    fn get_object(&self, key: ObjectKey, into: &mut Vec<u8>) -> Result<(), ObjectError>;
+    /// Not all of it could be written: the next checkpoint does it.
+    fn again(&self, queue: &Arc<Queue>);
+    /// A page was read to be written again with what came behind it.
+    fn merged(&self);
+    /// An exchange, or nothing when it is gone; and all bindings between two ends.
+    fn exchange_object(&self, vhost: u32, id: u64) -> Option<Vec<u8>>;
+    fn pair_object(&self, vhost: u32, source: u64, to: DestId) -> Option<Vec<u8>>;
+}
+
+impl Stock for Shared {
+    fn next_id(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed)
+    }
+
+    fn vhosts(&self) -> (u32, Vec<Arc<Vhost>>) {
+        let next = self.next_vhost.lock();
+        (*next, self.vhosts.iter().map(|v| v.clone()).collect())
+    }
+
+    fn vhost(&self, id: u32) -> Option<Arc<Vhost>> {
+        self.vhost_by_id(id)
+    }
+
+    fn is_session(&self, queue: u64) -> bool {
+        self.sessions.contains_key(&queue)
+    }
+
+    fn write_subscriptions(&self, _: u64, state: &SessionState, w: &mut Writer<'_>) {
+        w.u32(state.subscriptions.len() as u32);
+        for (key, subscription) in &state.subscriptions {
+            write_subscription(w, key, &**subscription);
+        }
+    }
+
+    fn committed(&self) -> u64 {
+        self.log.committed_lsn()
+    }
+
+    fn object_keys(&self, class: u8, a: u64) -> Vec<ObjectKey> {
+        self.log.journal().object_keys(class, a)
+    }
+
+    fn get_object(&self, key: ObjectKey, into: &mut Vec<u8>) -> Result<(), ObjectError> {
+        self.log.journal().get_object(key, into)
+    }
+
+    fn again(&self, queue: &Arc<Queue>) {
+        self.checkpoint.queue(queue);
+    }
+
+    fn merged(&self) {
+        self.counters.pages_merged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn exchange_object(&self, vhost: u32, id: u64) -> Option<Vec<u8>> {
+        super::exchanges::exchange_object(self, vhost, id)
+    }
+
+    fn pair_object(&self, vhost: u32, source: u64, to: DestId) -> Option<Vec<u8>> {
+        super::exchanges::pair_object(&*self.vhost_by_id(vhost)?, source, to)
+    }
+}
+
+/// The queues, sessions and the rest that a checkpoint has to write.
+#[derive(Default)]
+pub(super) struct Changed {
+    pub queues: Vec<Arc<Queue>>,
+    pub sessions: Vec<Arc<Session>>,
+    pub gone_queues: Vec<u64>,
+    pub gone_sessions: Vec<u64>,
+    pub gone_vhosts: Vec<u32>,
+    pub policies: BTreeSet<u32>,
+    pub exchanges: super::exchanges::Changes,
+}
+
+/// Writes what has changed. `sending`: references of queues without consumers go out of memory as soon as they are written.
+pub(super) fn write(stock: &dyn Stock, sink: &mut dyn ObjectSink, changed: &Changed, sending: bool) -> Result<(), SnapshotError> {
+    let mut pass = Pass { core: stock, sink, bytes: Vec::new(), sending };
+    pass.all(changed)?;
+    pass.exchanges(&changed.exchanges)
+}
+
 struct Pass<'a> {
-    core: &'a Arc<Shared>,
+    core: &'a dyn Stock,
     sink: &'a mut dyn ObjectSink,
     bytes: Vec<u8>,
     /// References take more memory than they may: those of queues without consumers go as soon as they are written. Later there might be
@@ -187,10 +279,10 @@ struct Pass<'a> {
 
 /// How a queue is found again: by its name, by its session (which has its bound, and no name that others could use), or by the exchange that
 /// holds back what stands in it.
-fn of_what(core: &Shared, queue: &Queue) -> u8 {
+fn of_what(core: &dyn Stock, queue: &Queue) -> u8 {
     match queue.delays {
         true => OF_EXCHANGE,
-        false => u8::from(core.sessions.contains_key(&queue.id.0)),
+        false => u8::from(core.is_session(queue.id.0)),
     }
 }
 
@@ -203,65 +295,54 @@ type Fronts = Vec<((u8, u64), Option<Vec<u8>>)>;
 type PageLine = (u8, u64, u16, u64);
 
 impl Pass<'_> {
-    fn all(&mut self, lists: &Lists) -> Result<(), SnapshotError> {
+    fn all(&mut self, changed: &Changed) -> Result<(), SnapshotError> {
         self.bytes.clear();
         let mut w = Writer(&mut self.bytes);
-        w.u64(self.core.next_id.load(Ordering::Relaxed));
-        let vhosts: Vec<Arc<Vhost>> = {
-            let next = self.core.next_vhost.lock();
-            w.u32(*next);
-            self.core.vhosts.iter().map(|v| v.clone()).collect()
-        };
+        w.u64(self.core.next_id());
+        let (next, vhosts) = self.core.vhosts();
+        w.u32(next);
         w.u32(vhosts.len() as u32);
         vhosts.iter().for_each(|vhost| super::write_vhost(&mut w, vhost.id, vhost.name.as_str()));
         self.put(ObjectKey::new(class::COUNTERS, 0, 0))?;
-        for queue in &lists.queues {
-            // Off the list before it is copied: a change during the copy lists it again.
-            queue.listed.store(false, Ordering::Release);
-            self.queue(queue)?;
-        }
-        for session in &lists.sessions {
-            session.listed.store(false, Ordering::Release);
-            self.session(session)?;
-        }
-        for id in &lists.gone_queues {
+        changed.queues.iter().try_for_each(|queue| self.queue(queue))?;
+        changed.sessions.iter().try_for_each(|session| self.session(session))?;
+        for id in &changed.gone_queues {
             self.forget_queue(*id);
         }
-        for id in &lists.gone_sessions {
+        for id in &changed.gone_sessions {
             self.delete(ObjectKey::new(class::SESSION, *id, 0));
         }
-        for id in &lists.gone_vhosts {
+        for id in &changed.gone_vhosts {
             self.delete_all(class::RETAINED, u64::from(*id));
         }
-        for id in lists.policies.iter().chain(&lists.gone_vhosts) {
-            let key = ObjectKey::new(class::POLICIES, u64::from(*id), 0);
-            match self.core.vhost_by_id(*id).and_then(|vhost| super::policies::policies_object(&vhost)) {
-                Some(bytes) => {
-                    self.bytes = bytes;
-                    self.put(key)?;
-                }
-                None => self.delete(key),
-            }
+        for id in changed.policies.iter().chain(&changed.gone_vhosts) {
+            let object = self.core.vhost(*id).and_then(|vhost| super::policies::policies_object(&vhost));
+            self.put_or_delete(ObjectKey::new(class::POLICIES, u64::from(*id), 0), object)?;
         }
-        for vhost in vhosts {
-            self.retained(&vhost)?;
+        vhosts.iter().try_for_each(|vhost| self.retained(vhost))
+    }
+
+    fn exchanges(&mut self, changes: &super::exchanges::Changes) -> Result<(), SnapshotError> {
+        for (vhost, id) in &changes.exchanges {
+            self.put_or_delete(ObjectKey::new(class::EXCHANGE, *id, 0), self.core.exchange_object(*vhost, *id))?;
+        }
+        for (vhost, source, to) in &changes.pairs {
+            self.put_or_delete(ObjectKey::new(class::BINDINGS, to.number(), *source), self.core.pair_object(*vhost, *source, *to))?;
         }
         Ok(())
     }
 
-    fn exchanges(&mut self, changes: &super::exchanges::Changes) -> Result<(), SnapshotError> {
-        let mut result = Ok(());
-        super::exchanges::changed_objects(self.core, changes, |key, bytes| {
-            match bytes {
-                Some(bytes) => {
-                    self.bytes = bytes;
-                    result = self.put(key);
-                }
-                None => self.delete(key),
+    fn put_or_delete(&mut self, key: ObjectKey, object: Option<Vec<u8>>) -> Result<(), SnapshotError> {
+        match object {
+            Some(bytes) => {
+                self.bytes = bytes;
+                self.put(key)
             }
-            result.is_ok()
-        });
-        result
+            None => {
+                self.delete(key);
+                Ok(())
+            }
+        }
     }
 
     fn put(&mut self, key: ObjectKey) -> Result<(), SnapshotError> {
@@ -273,7 +354,7 @@ impl Pass<'_> {
     }
 
     fn delete_all(&mut self, class: u8, a: u64) {
-        for key in self.core.log.journal().object_keys(class, a) {
+        for key in self.core.object_keys(class, a) {
             self.delete(key);
         }
     }
@@ -319,11 +400,11 @@ impl Pass<'_> {
         }
         self.put(ObjectKey::new(class::QUEUE, queue.id.0, 0))?;
         if self.sending && state.consumers.is_empty() {
-            state.send_away(self.core.log.committed_lsn());
+            state.send_away(self.core.committed());
         }
         drop(state);
         if !complete {
-            self.core.checkpoint.queue(queue);
+            self.core.again(queue);
         }
         Ok(())
     }
@@ -382,7 +463,7 @@ impl Pass<'_> {
             (n == page.away).then(|| Front { entries: n, bytes: front.to_vec() })
         });
         match front {
-            Some(_) => self.core.counters.pages_merged.fetch_add(1, Ordering::Relaxed),
+            Some(_) => self.core.merged(),
             None => {
                 let (number, messages) = (page.number, page.away);
                 tracing::error!(queue = %queue.name, level, number, messages, "a page of references is damaged: these messages are lost");
@@ -395,7 +476,7 @@ impl Pass<'_> {
     /// `None`: it is damaged. A disk that cannot read now may later, and so may the checkpoint.
     fn read_page(&self, queue: &Queue, level: u8, number: u64) -> Result<Option<Vec<u8>>, SnapshotError> {
         let mut bytes = Vec::new();
-        match self.core.log.journal().get_object(page_key(queue.id, level, number), &mut bytes) {
+        match self.core.get_object(page_key(queue.id, level, number), &mut bytes) {
             Ok(()) => Ok(Some(bytes)),
             Err(error @ (ObjectError::Io(_) | ObjectError::Failed(_))) => Err(error.into()),
             Err(_) => Ok(None),
@@ -413,10 +494,7 @@ impl Pass<'_> {
         let mut w = Writer(&mut self.bytes);
         write_session(&mut w, session);
         let state = session.state.lock();
-        w.u32(state.subscriptions.len() as u32);
-        for (key, subscription) in &state.subscriptions {
-            write_subscription(&mut w, key, subscription);
-        }
+        self.core.write_subscriptions(session.id, &state, &mut w);
         w.u32(state.map.len() as u32);
         for (key, entry) in &state.map {
             let edit =

@@ -14,6 +14,7 @@ mod named;
 mod order;
 mod pace;
 mod pages;
+mod pair;
 mod retained;
 mod routing;
 mod sessions;

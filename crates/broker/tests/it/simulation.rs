@@ -3,6 +3,7 @@
 //! the state map and what it is in one record with agree, retained values never go back.
 
 use crate::model::{Edit, Id, Line, Map, Retained, Settled, Transaction};
+use crate::pair::{Pair, PairTally};
 use crate::support::*;
 use broker_api::*;
 use journal::sim::{Crash, Injected, Rng};
@@ -66,6 +67,7 @@ struct Tally {
     rotations: u64,
     pages_merged: u64,
     injected: Injected,
+    pair: PairTally,
 }
 
 /// A delivery found after a crash: line, message, delivery.
@@ -117,9 +119,16 @@ struct Sim {
     next_value: u64,
     next_key: u64,
     tally: Tally,
+    pair: Option<Pair>,
 }
 
 impl Sim {
+    fn paired(seed: u64) -> Sim {
+        let mut sim = Sim::new(seed);
+        sim.pair = Some(Pair::new(seed, &sim.setup));
+        sim
+    }
+
     fn new(seed: u64) -> Sim {
         let names = ["s0", "s1", "s2", "share", "auto", "held"];
         let mut setup = Setup::seeded(seed).tiny();
@@ -138,6 +147,7 @@ impl Sim {
             next_value: 1,
             next_key: 1,
             tally: Tally { seeds: 1, ..Tally::default() },
+            pair: None,
         }
     }
 
@@ -155,6 +165,7 @@ impl Sim {
             self.examine(&node).map_err(|e| format!("reign {reign}: {e}"))?;
         }
         self.tally.injected = self.setup.storage.injected();
+        self.tally.pair = self.pair.map(|pair| pair.tally).unwrap_or_default();
         Ok(self.tally)
     }
 
@@ -221,6 +232,11 @@ impl Sim {
                 break;
             }
             self.tally.operations += 1;
+            if let Some(pair) = &mut self.pair {
+                for _ in 0..self.rng.below(3) {
+                    pair.step(node).map_err(|e| format!("reign {reign}, operation {n}: {e}"))?;
+                }
+            }
             self.operation(node).map_err(|e| format!("reign {reign}, operation {n}: {e}"))?;
         }
         Ok(())
@@ -254,8 +270,14 @@ impl Sim {
             }
             _ => {
                 node.clock().pass_ms(self.rng.below(400));
-                node.settle();
-                if !node.failed.load(Ordering::Acquire) {
+                let rests = match &mut self.pair {
+                    Some(pair) => pair.settle(node)?,
+                    None => {
+                        node.settle();
+                        !node.failed.load(Ordering::Acquire)
+                    }
+                };
+                if rests {
                     self.hear()?;
                     [AUTO, HELD].into_iter().for_each(|line| self.lines[line].all_sure());
                     node.core.recount()?;
@@ -359,7 +381,8 @@ impl Sim {
 
     fn publish_retained(&mut self) {
         let p = self.rng.below(PRODUCERS as u64) as usize;
-        let topic = self.rng.below(2) as usize;
+        // While a standby is behind, publishes are held, and which of two producers comes first is not known.
+        let topic = if self.pair.is_some() { p } else { self.rng.below(2) as usize };
         let value = if self.rng.chance(20) { 0 } else { self.next_value };
         self.next_value += 1;
         let text = if value == 0 { String::new() } else { value.to_string() };
@@ -500,7 +523,14 @@ impl Sim {
                     }
                     producer.map.done(*through);
                 }
-                Seen::Refused(_, _, Refusal::StoreFailed) | Seen::Reply(..) | Seen::Signal(_) => {}
+                // They never were; what is done behind them says nothing of them.
+                Seen::Refused(first, last, Refusal::StoreFailed) => {
+                    let refused = |serial: u64| (*first..=*last).contains(&serial);
+                    producer.waiting.retain(|(serial, _)| !refused(*serial));
+                    producer.retained.retain(|(serial, _, _)| !refused(*serial));
+                    producer.map.edits.retain(|edit| !refused(edit.serial));
+                }
+                Seen::Reply(..) | Seen::Signal(_) => {}
                 other => return Err(format!("a producer heard {other:?}")),
             }
         }
@@ -578,6 +608,11 @@ impl Sim {
             }
         }
         drop(node);
+        if let Some(pair) = &mut self.pair {
+            if let Some(node) = pair.take_over(&mut self.setup)? {
+                return Ok(node);
+            }
+        }
         let node = self.setup.try_start().map_err(|e| format!("it does not start again: {e}"))?;
         self.tally.torn_tails += u64::from(node.core.journal_stats().recovered_tail_bytes > 0);
         Ok(node)
@@ -792,6 +827,8 @@ fn add(into: &mut Tally, t: &Tally) {
     );
     macro_rules! injected { ($($field:ident),*) => { $(into.injected.$field += t.injected.$field;)* } }
     injected!(kills, power_cuts, sectors_lost, sectors_kept, names_lost, cut_short);
+    macro_rules! pair { ($($field:ident),*) => { $(into.pair.$field += t.pair.$field;)* } }
+    pair!(takeovers, shipped, cuts, copies, starts_over, crashes, joins, checkpoints);
 }
 
 fn seeds() -> u64 {
@@ -799,7 +836,7 @@ fn seeds() -> u64 {
 }
 
 /// All seeds on two threads; the first that fails, with why.
-fn run(seeds: u64) -> Result<Tally, String> {
+fn run(seeds: u64, paired: bool) -> Result<Tally, String> {
     let next = AtomicU64::new(std::env::var("CARRICK_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(0));
     let end = next.load(Ordering::Relaxed) + seeds;
     let work = || {
@@ -809,7 +846,8 @@ fn run(seeds: u64) -> Result<Tally, String> {
             if seed >= end {
                 return Ok(tally);
             }
-            match Sim::new(seed).run(4, 90) {
+            let sim = if paired { Sim::paired(seed) } else { Sim::new(seed) };
+            match sim.run(4, 90) {
                 Ok(t) => add(&mut tally, &t),
                 Err(error) => {
                     next.store(u64::MAX / 2, Ordering::Relaxed);
@@ -846,7 +884,7 @@ fn a_day_s_step_expires_nothing() -> Result<(), String> {
 #[test]
 fn crashes_at_random_points() {
     let started = std::time::Instant::now();
-    let tally = run(seeds()).unwrap_or_else(|error| panic!("{error}"));
+    let tally = run(seeds(), false).unwrap_or_else(|error| panic!("{error}"));
     println!("{:.1} s: {tally:?}", started.elapsed().as_secs_f64());
     let Tally { crashes, confirmed, settled, in_flight, resumed, torn_tails, checkpoints, evacuations, rotations, injected, .. } = tally;
     let counts = [crashes, confirmed, settled, in_flight, resumed, torn_tails, checkpoints, evacuations, rotations];
@@ -854,6 +892,19 @@ fn crashes_at_random_points() {
     let faults = [injected.kills, injected.power_cuts, injected.sectors_lost, injected.sectors_kept, injected.cut_short];
     assert!(counts.chain(faults).all(|n| n > 0), "something never happened: {tally:?}");
     assert!(confirmed > 1000 && settled > 1000);
+}
+
+/// The same work and the same model, while a second node follows and takes over.
+#[test]
+fn a_standby_takes_over_at_random_points() {
+    let started = std::time::Instant::now();
+    let tally = run(seeds(), true).unwrap_or_else(|error| panic!("{error}"));
+    println!("{:.1} s: {tally:?}", started.elapsed().as_secs_f64());
+    let PairTally { takeovers, shipped, cuts, copies, starts_over, crashes, joins, checkpoints } = tally.pair;
+    let happened =
+        [takeovers, shipped, cuts, copies, starts_over, crashes, joins, checkpoints, tally.confirmed, tally.settled, tally.in_flight];
+    assert!(happened.into_iter().all(|n| n > 0), "something never happened: {tally:?}");
+    assert!(tally.confirmed > 1000 && tally.settled > 1000);
 }
 
 #[test]

@@ -39,11 +39,11 @@ fn batches(mut bytes: &[u8]) -> Vec<&[u8]> {
 }
 
 /// Ships what there is; answers up to where the follower is synced.
-fn ship(reader: &mut LogReader, follower: &mut Follower) -> Lsn {
+fn ship(reign: u64, reader: &mut LogReader, follower: &mut Follower) -> Lsn {
     let mut bytes = Vec::new();
     while reader.read(&mut bytes, 64 << 10).unwrap() {
         for batch in batches(&bytes) {
-            follower.receiver.append(batch).unwrap();
+            follower.receiver.append(reign, batch).unwrap();
         }
         bytes.clear();
     }
@@ -80,7 +80,7 @@ fn a_confirm_waits_for_the_follower_and_the_follower_can_lead() {
         publish(&journal, &body, 1, &confirms, n);
         let end = wait_written(&journal, follower.receiver.position().lsn);
         assert_eq!(confirms.0.lock().len() as u64, n, "nothing is confirmed that the follower does not have");
-        let synced = ship(&mut reader, &mut follower);
+        let synced = ship(1, &mut reader, &mut follower);
         assert!(synced >= end);
         journal.permit(synced);
         confirms.wait_for(n as usize + 1);
@@ -124,15 +124,15 @@ fn what_does_not_continue_the_log_is_refused() {
     reader(&journal, Position::default()).read(&mut bytes, usize::MAX).unwrap();
     let batches = batches(&bytes);
     let (mut follower, _) = follow(b.path());
-    assert!(matches!(follower.receiver.append(batches[1]), Err(Refused::Gap { .. })));
+    assert!(matches!(follower.receiver.append(1, batches[1]), Err(Refused::Gap { .. })));
     for bit in (0..batches[0].len() * 8).step_by(7) {
         let mut bad = batches[0].to_vec();
         bad[bit / 8] ^= 1 << (bit % 8);
-        assert!(follower.receiver.append(&bad).is_err(), "bit {bit} went unnoticed");
+        assert!(follower.receiver.append(1, &bad).is_err(), "bit {bit} went unnoticed");
     }
-    follower.receiver.append(batches[0]).unwrap();
+    follower.receiver.append(1, batches[0]).unwrap();
     follower.receiver.promise(9).unwrap();
-    assert!(matches!(follower.receiver.append(batches[1]), Err(Refused::Epoch { promised: 9, got: 1 })));
+    assert!(matches!(follower.receiver.append(1, batches[1]), Err(Refused::Epoch { promised: 9, got: 1 })));
     drop(follower);
     let (follower, _) = follow(b.path());
     assert_eq!(follower.receiver.promised(), 9, "a promise outlives the process");
@@ -151,7 +151,7 @@ fn a_tail_that_the_other_never_had_is_cut_and_kept_aside() {
     let mut shipped = Lsn(0);
     let mut link = reader(&old, follower.receiver.position());
     while follower.replayer.behind() < 2 && shipped < old.written_and_synced().1 || confirms.0.lock().is_empty() {
-        shipped = ship(&mut link, &mut follower);
+        shipped = ship(1, &mut link, &mut follower);
         old.permit(shipped);
     }
     for n in 2..30 {
@@ -181,7 +181,7 @@ fn a_tail_that_the_other_never_had_is_cut_and_kept_aside() {
     }
     let (mut back, mut kept) = follow(a.path());
     assert_eq!((back.receiver.position().lsn, kept.records.len()), (to, 1));
-    ship(&mut reader(&new, back.receiver.position()), &mut back);
+    ship(epoch, &mut reader(&new, back.receiver.position()), &mut back);
     back.replayer.redo_up_to(new.committed_lsn(), &mut kept).unwrap();
     assert_eq!(kept.records.last().unwrap().1, b"the new one's");
     assert_eq!(back.receiver.position().lsn, new.written_and_synced().0);
