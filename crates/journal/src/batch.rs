@@ -88,6 +88,12 @@ impl BatchHead {
     }
 }
 
+/// The first batch of bytes that are batches back to back, and the rest. `None`: none stands there whole.
+pub fn next_batch(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let head = BatchHead::decode(bytes)?;
+    bytes.split_at_checked(head.len as usize)
+}
+
 /// The chain CRC of `batch` (whole: header and records) after `previous`.
 pub fn chain_of(previous: u32, batch: &[u8]) -> u32 {
     crc_of(previous, &[&batch[..CHAIN_AT], &batch[BATCH_HEADER..]])

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use crate::catalog::Home;
@@ -14,7 +15,7 @@ use crate::meta::Meta;
 use crate::segment::{self, Ids};
 use crate::storage::{File, Storage};
 use crate::wire::{crc_of, put_varint, Reader};
-use crate::{checkpoint, cold, mutants, pages, Config, LogReader, Lsn, OpenError};
+use crate::{checkpoint, cold, mutants, pages, Config, LogReader, Lsn, OpenError, Position};
 
 /// Where a copy arrives, one file beside the other.
 const DIR: &str = "incoming";
@@ -47,7 +48,8 @@ impl CopyFile {
 pub struct Copy {
     pub cluster: u128,
     pub files: Vec<CopyFile>,
-    /// The log goes on here.
+    /// Where its log ends, and what follows there.
+    pub end: Position,
     pub rest: LogReader,
 }
 
@@ -84,7 +86,8 @@ impl Copy {
             files.push(CopyFile { name: segment::file_name(*first), used, len, file: segment.file.clone() });
         }
         drop(catalog);
-        Ok(Copy { cluster: core.ids.cluster, files, rest: LogReader::at(core.clone(), tip.segment, tip.offset, tip.lsn) })
+        let end = Position { epoch: core.log_epoch.load(Ordering::Relaxed), lsn: Lsn(tip.lsn), chain: tip.chain };
+        Ok(Copy { cluster: core.ids.cluster, files, end, rest: LogReader::at(core.clone(), tip.segment, tip.offset, tip.lsn) })
     }
 }
 
@@ -253,9 +256,4 @@ fn read_list(storage: &dyn Storage) -> Result<(u128, BTreeSet<String>), OpenErro
 /// Empties a store that nobody has open, for one that is to begin at the beginning of another's log. Who it is stays.
 pub fn start_over(storage: Arc<dyn Storage>, cluster: u128, config: &Config) -> Result<(), OpenError> {
     Incoming::begin(storage).map_err(OpenError::io("emptying a store"))?.finish(cluster, config)
-}
-
-/// Where the log of a copy ends: for the message that says so.
-pub fn end_of(copy: &Copy) -> Lsn {
-    copy.rest.position()
 }

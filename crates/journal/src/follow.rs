@@ -180,6 +180,11 @@ impl Receiver {
         self.meta.ids.cluster
     }
 
+    /// Of this store, for as long as its directory lives.
+    pub fn store_id(&self) -> u64 {
+        self.meta.ids.node
+    }
+
     /// New at each start.
     pub fn boot_id(&self) -> u64 {
         self.meta.boot_id

@@ -49,9 +49,10 @@ mod sys;
 pub mod verify;
 mod wire;
 
+pub use batch::next_batch;
 pub use clock::{Clock, SystemClock};
 pub use config::{Config, SegmentFill};
-pub use copy::{end_of, start_over, Copy, CopyFile, Incoming};
+pub use copy::{start_over, Copy, CopyFile, Incoming};
 pub use cut::{cut, Cut};
 pub use error::{ApplyError, CloseError, Failure, Held, ObjectError, OpenError, ReadError, SnapshotError};
 pub use follow::{Follower, Position, Receiver, Refused, Replayer};

@@ -1,0 +1,10 @@
+//! The link between a standby and its primary. The standby dials, says where its log ends, and is told what to do: go on from there, cut off what
+//! the primary never had, begin at the beginning, or take a copy of the store first. Then the log flows one way and acks the other.
+
+mod receive;
+mod send;
+mod wire;
+
+pub use receive::{follow, Followed, Following};
+pub use send::{serve, Peers};
+pub use wire::{fuzz, Hello, NO};
