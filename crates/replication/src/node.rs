@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::coordinator::{Cas, Coordinator, Lease, Member, NodeName, Read, Register, Version};
-use crate::house::{Begin, Follows, House, Leads};
+use crate::house::{Begin, House, Leads};
 use crate::net::{Identity, Link, Purpose};
 use crate::disk::Pulse;
 use crate::peer::{follow, serve, Followed, Following, Hello, Peers};

@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod dead_letter;
 mod definitions;
+mod ha;
 mod limits;
 mod listeners;
 mod logging;

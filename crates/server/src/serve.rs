@@ -8,6 +8,7 @@
 use crate::cli::Serve;
 use crate::config::Settings;
 use crate::tls::{self, Certificates};
+use crate::ha::Node;
 use crate::wiring::House;
 use crate::{banner, limits, listeners, logging, protocols, wiring};
 use anyhow::{Context, Result};
@@ -36,7 +37,11 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
     limits::keep_freed_blocks();
     // Before the store is touched: a wrong file should not cost a recovery.
     let certificates = Certificates::of(&settings)?;
-    let house = wiring::open(&settings)?;
+    let (house, node) = match standing_by(&settings)? {
+        Opened::Alone(house) => (house, None),
+        Opened::Primary(house, node) => (house, Some(node)),
+        Opened::Stopped => return Ok(ExitCode::SUCCESS),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.worker_threads)
         .thread_name("carrick")
@@ -53,7 +58,12 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
             return Err(error);
         }
     };
-    match (end, house.close()) {
+    let closed = house.close();
+    // The other node may take over once everything is in the log.
+    if let Some(node) = node {
+        node.stop();
+    }
+    match (end, closed) {
         (End::Asked, Ok(())) => {
             info!("stopped");
             Ok(ExitCode::SUCCESS)
@@ -62,6 +72,44 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
         (End::Asked, Err(failure)) => {
             error!(%failure, "the store could not be closed");
             Ok(ExitCode::from(STORE_FAILED))
+        }
+    }
+}
+
+enum Opened {
+    Alone(House),
+    Primary(House, Node),
+    /// Asked to stop before this node's turn came.
+    Stopped,
+}
+
+/// Opens the store. Of a pair, this waits until it is this node that serves.
+fn standing_by(settings: &Settings) -> Result<Opened> {
+    let Some(ha) = &settings.ha else { return Ok(Opened::Alone(wiring::open(settings)?)) };
+    let pair = ha.check(&wiring::absolute(&settings.data_dir))?;
+    let (node, house) = Node::start(wiring::plan(settings)?, pair)?;
+    let waiting = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start threads")?;
+    let house = waiting.block_on(async {
+        let mut signals = Signals::new()?;
+        say("standby\n");
+        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("standby")]);
+        tokio::select! {
+            name = signals.next() => {
+                info!(signal = name, "stopping");
+                Ok(None)
+            }
+            house = house => house.context("the node has ended")?.map(Some),
+        }
+    });
+    match house {
+        Ok(Some(house)) => Ok(Opened::Primary(house, node)),
+        Ok(None) => {
+            node.stop();
+            Ok(Opened::Stopped)
+        }
+        Err(error) => {
+            node.stop();
+            Err(error)
         }
     }
 }
@@ -152,9 +200,13 @@ fn reload_users(flags: &Serve, house: &House) {
 fn announce(urls: &[ListenUrl]) {
     let mut lines: String = urls.iter().map(|url| format!("listening {url}\n")).collect();
     lines.push_str("ready\n");
+    say(&lines);
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+}
+
+fn say(lines: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush());
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
 }
 
 struct Signals {

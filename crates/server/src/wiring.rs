@@ -23,18 +23,43 @@ pub struct House {
     failed: watch::Receiver<Option<Failure>>,
 }
 
+/// What a core is made with: everything that can be wrong with the settings has been looked at.
+pub struct Plan {
+    pub storage: Arc<DirStorage>,
+    pub journal: journal::Config,
+    pub config: broker::Config,
+    dir: PathBuf,
+    definitions: Definitions,
+    dead_letter: file::DeadLetter,
+}
+
 /// Locks the data directory, recovers what is in it, and starts the core.
 pub fn open(settings: &Settings) -> Result<House> {
+    let plan = plan(settings)?;
+    let (on_failure, failed) = failure_watch();
+    let core = Core::open(plan.storage.clone(), plan.journal.clone(), plan.config.clone(), on_failure)
+        .with_context(|| format!("cannot open the data directory {}", plan.dir.display()))?;
+    plan.settle(core, failed)
+}
+
+type OnFailure = Box<dyn Fn(&Failure) + Send + Sync>;
+
+/// For a core, and for who waits for its failure.
+pub fn failure_watch() -> (OnFailure, watch::Receiver<Option<Failure>>) {
+    let (tell, failed) = watch::channel(None);
+    let on_failure = Box::new(move |failure: &Failure| {
+        tell.send_replace(Some(failure.clone()));
+    });
+    (on_failure, failed)
+}
+
+pub fn plan(settings: &Settings) -> Result<Plan> {
     // Before the store is touched: a user's typing error should not cost a recovery.
     let mut definitions = settings.definitions.as_deref().map(Definitions::load).transpose()?.unwrap_or_default();
     let mut auth = users(settings, &mut definitions)?;
     let dir = absolute(&settings.data_dir);
     let storage = DirStorage::new(&dir).with_context(|| format!("cannot make the data directory {}", dir.display()))?;
     auth.salt_secret = Some(salt_secret(&dir.join("salt")).with_context(|| format!("in the data directory {}", dir.display()))?);
-    let (tell, failed) = watch::channel(None);
-    let on_failure = Box::new(move |failure: &Failure| {
-        tell.send_replace(Some(failure.clone()));
-    });
     let vhosts = settings.vhosts.iter().map(|vhost| vhost.name.clone()).filter(|name| name != "/");
     let vhosts = vhosts.chain(definitions.vhosts.drain(..)).collect();
     let traced = settings.vhosts.iter().filter(|vhost| vhost.trace).map(|vhost| vhost.name.clone());
@@ -47,13 +72,21 @@ pub fn open(settings: &Settings) -> Result<House> {
     // The last one holds: the configuration file's.
     let vhost_limits = definitions.vhost_limits.drain(..).chain(limits.filter(|(_, limits)| *limits != VhostLimits::default())).collect();
     let config = broker::Config { vhosts, default_queue_types, vhost_limits, traced_vhosts, ..broker_config(&settings.broker, auth) };
-    let core = Core::open(Arc::new(storage), journal_config(&settings.journal), config, on_failure)
-        .with_context(|| format!("cannot open the data directory {}", dir.display()))?;
-    crate::dead_letter::prepare(&settings.dead_letter, &core, &mut definitions)?;
-    let mut notes = std::mem::take(&mut definitions.notes);
-    notes.extend(definitions::apply(definitions, &core).context("the definitions cannot be made")?);
-    definitions::tell(&notes);
-    Ok(House { core, failed })
+    let journal = journal_config(&settings.journal);
+    let dead_letter = settings.dead_letter.clone();
+    Ok(Plan { storage: Arc::new(storage), journal, config, dir, definitions, dead_letter })
+}
+
+impl Plan {
+    /// What the settings say is to be there is made in a core that has begun to serve.
+    pub fn settle(self, core: Core, failed: watch::Receiver<Option<Failure>>) -> Result<House> {
+        let Plan { mut definitions, dead_letter, .. } = self;
+        crate::dead_letter::prepare(&dead_letter, &core, &mut definitions)?;
+        let mut notes = std::mem::take(&mut definitions.notes);
+        notes.extend(definitions::apply(definitions, &core).context("the definitions cannot be made")?);
+        definitions::tell(&notes);
+        Ok(House { core, failed })
+    }
 }
 
 /// Of the configuration file and of the definitions, checked.

@@ -22,7 +22,6 @@ const SYNC_BYTES: usize = 16 << 20;
 const REST: Duration = Duration::from_millis(50);
 
 /// What the primary said, after which the link is over.
-#[derive(Debug)]
 pub enum Followed {
     /// It broke, or the primary was silent for too long.
     Lost(String),
@@ -95,10 +94,6 @@ impl<F: Follows> Following<F> {
     /// Synced and redone so far.
     pub fn progress(&self) -> (Lsn, Lsn) {
         (Lsn(self.state.synced.load(Ordering::Acquire)), Lsn(self.state.redone.load(Ordering::Acquire)))
-    }
-
-    pub fn failed(&self) -> bool {
-        self.state.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 }
 

@@ -34,6 +34,7 @@ pub struct File {
     pub stomp: Stomp,
     pub websocket: WebSocket,
     pub dead_letter: DeadLetter,
+    pub ha: Option<super::ha::Ha>,
 }
 
 /// `[[user]]`
@@ -318,7 +319,7 @@ pub struct WebSocket {
 }
 
 /// `[dead_letter]`: for queues that have no other word about it.
-#[derive(Default, Debug, Deserialize)]
+#[derive(Clone, Default, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeadLetter {
     /// The queue, in each virtual host.

@@ -1,6 +1,7 @@
 //! From file, environment and flags to what the broker runs with. Later ones win: defaults, file, `CARRICK_*`, flags.
 
 pub mod file;
+pub mod ha;
 mod units;
 pub mod witness;
 
@@ -38,6 +39,8 @@ pub struct Settings {
     pub stomp: file::Stomp,
     pub websocket: file::WebSocket,
     pub dead_letter: file::DeadLetter,
+    /// This node is one of a pair.
+    pub ha: Option<ha::Ha>,
 }
 
 impl Settings {
@@ -88,6 +91,7 @@ impl Settings {
             stomp: file.stomp,
             websocket: file.websocket,
             dead_letter: file.dead_letter,
+            ha: file.ha,
         };
         settings.check()?;
         Ok(settings)
