@@ -29,6 +29,8 @@ use crate::status::{Role, Status};
 
 /// Between two looks at the register, and two attempts to reach somebody.
 const RETRY: Duration = Duration::from_millis(50);
+/// A node with an empty store lets another one be the first.
+const AFTER_YOU: Duration = Duration::from_secs(1);
 /// How often the primary looks after its standby.
 const TICK: Duration = Duration::from_millis(20);
 /// A standby is put in once what it lacks is at most this much log.
@@ -138,6 +140,7 @@ impl<H: House> Node<H> {
         let house = self.house.clone();
         let (mut follows, mut receiver) = blocking(move || house.open()).await?;
         let mut me = self.opened(&receiver);
+        let mut waited = false;
         loop {
             let known = match self.coordinator.read().await {
                 Read::Known(known) => known,
@@ -149,7 +152,12 @@ impl<H: House> Node<H> {
             };
             self.status.set_register(known.as_ref());
             let Some((version, register)) = known else {
-                // The first node of all. Whoever is second finds the register written.
+                // The first node of all. Whoever is second finds the register written. The voters become a cluster only when all of them are there,
+                // so a node that has messages is there too, and goes first.
+                if me.hello.end.lsn == Lsn(0) && !std::mem::replace(&mut waited, true) {
+                    tokio::time::sleep(AFTER_YOU).await;
+                    continue;
+                }
                 let epoch = receiver.promised() + 1;
                 match self.propose(None, &me, epoch, BTreeMap::new()).await {
                     Some((version, register)) => return Ok(promoted(follows, receiver, version, register)),

@@ -5,6 +5,7 @@ mod conversions;
 mod dead_letter;
 mod hostile;
 mod journal;
+mod pair;
 mod serve;
 mod store_failure;
 mod sys;

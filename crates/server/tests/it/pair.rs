@@ -1,0 +1,273 @@
+//! A pair and its witness as three processes: the one that serves is killed, frozen or stopped, and what was confirmed is there.
+
+use super::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{channel, Receiver};
+
+const SECRET: &str = "a secret of three nodes";
+const WINDOW: usize = 20;
+
+/// Free a moment ago; nobody else is told of it.
+fn port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port()
+}
+
+struct Node {
+    name: &'static str,
+    mqtt: u16,
+    process: Child,
+    lines: Receiver<String>,
+    serves: bool,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Node {
+    fn start(dir: &Path, name: &'static str, mqtt: u16) -> Node {
+        let file = format!("{name}.toml");
+        let mut process = command(dir, &["serve", "--config", &file]).stderr(Stdio::null()).spawn().expect("started");
+        let (tell, lines) = channel();
+        let out = BufReader::new(process.stdout.take().expect("piped"));
+        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line).ok()));
+        Node { name, mqtt, process, lines, serves: false }
+    }
+
+    fn serves(&mut self) -> bool {
+        self.serves |= self.lines.try_iter().any(|line| line == "ready");
+        self.serves
+    }
+
+    fn connect(&self, id: &str) -> Option<TcpStream> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.mqtt)).ok()?;
+        stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
+        let mut connect = b"\x10\x00\x00\x04MQTT\x04\x00\x00\x3c\x00".to_vec();
+        connect.push(id.len() as u8);
+        connect.extend_from_slice(id.as_bytes());
+        connect[1] = (connect.len() - 2) as u8;
+        stream.write_all(&connect).ok()?;
+        let mut connack = [0; 4];
+        stream.read_exact(&mut connack).ok()?;
+        (connack[0] == 0x20 && connack[3] == 0).then_some(stream)
+    }
+}
+
+struct Trio {
+    dir: tempfile::TempDir,
+    nodes: Vec<Node>,
+    _witness: Carrick,
+}
+
+impl Trio {
+    fn start() -> Trio {
+        let dir = tempfile::tempdir().expect("a folder");
+        let ports: BTreeMap<&str, u16> = ["a", "b", "w"].map(|name| (name, port())).into();
+        let at = |name: &str| format!("127.0.0.1:{}", ports[name]);
+        let text = format!(
+            "node = 'w'\nlisten = '{}'\ndata_dir = 'w'\nsecret = '{SECRET}'\npeers = {{ a = '{}', b = '{}' }}\n",
+            at("w"),
+            at("a"),
+            at("b")
+        );
+        std::fs::write(dir.path().join("w.toml"), text).expect("written");
+        let witness = start(dir.path(), &["witness", "--config", "w.toml"]);
+        let mut nodes = Vec::new();
+        for (name, other) in [("a", "b"), ("b", "a")] {
+            let mqtt = port();
+            // Small segments, so that the log rotates and the standby writes checkpoints.
+            let text = format!(
+                "data_dir = 'data-{name}'\nlisten = ['mqtt://127.0.0.1:{mqtt}']\njournal.segment_bytes = '1 MiB'\n\
+                 journal.checkpoint_bytes = '4 MiB'\n[ha]\nnode = '{name}'\nlisten = '{}'\npeers = {{ {other} = '{}' }}\n\
+                 witness = {{ w = '{}' }}\nsecret = '{SECRET}'\n",
+                at(name),
+                at(other),
+                at("w")
+            );
+            std::fs::write(dir.path().join(format!("{name}.toml")), text).expect("written");
+            nodes.push(Node::start(dir.path(), name, mqtt));
+        }
+        Trio { dir, nodes, _witness: witness }
+    }
+
+    /// The one that serves, other than `not`.
+    fn primary(&mut self, not: Option<usize>) -> usize {
+        let begun = Instant::now();
+        while begun.elapsed() < LIMIT {
+            for (at, node) in self.nodes.iter_mut().enumerate() {
+                if Some(at) != not && node.serves() {
+                    return at;
+                }
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        panic!("nobody serves");
+    }
+
+    /// Waits for a standby that may take over.
+    fn standby_in_sync(&self, primary: usize, publisher: &mut Publisher) {
+        // It is in sync once it has everything; there is no door yet that would tell, so the pair gets a second of confirmed messages.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(2) {
+            publisher.publish(&self.nodes[primary], 20);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn restart(&mut self, at: usize) {
+        let (name, mqtt) = (self.nodes[at].name, self.nodes[at].mqtt);
+        self.nodes[at] = Node::start(self.dir.path(), name, mqtt);
+    }
+}
+
+/// Numbers its messages, and knows which were confirmed.
+#[derive(Default)]
+struct Publisher {
+    next: u64,
+    confirmed: BTreeSet<u64>,
+    link: Option<TcpStream>,
+}
+
+impl Publisher {
+    /// Publishes until so many more are confirmed, or the connection breaks.
+    fn publish(&mut self, node: &Node, count: usize) {
+        let Some(mut link) = self.link.take().or_else(|| node.connect("publisher")) else { return };
+        let goal = self.confirmed.len() + count;
+        let mut open = BTreeMap::new();
+        while self.confirmed.len() < goal {
+            while open.len() < WINDOW {
+                self.next += 1;
+                let id = (self.next % 60_000) as u16 + 1;
+                let mut packet = publish("t/x", format!("{:0100}", self.next).as_bytes());
+                packet[7..9].copy_from_slice(&id.to_be_bytes());
+                if link.write_all(&packet).is_err() {
+                    return;
+                }
+                open.insert(id, self.next);
+            }
+            let mut puback = [0; 4];
+            if link.read_exact(&mut puback).is_err() {
+                return;
+            }
+            assert_eq!(puback[..2], [0x40, 2]);
+            let id = u16::from_be_bytes([puback[2], puback[3]]);
+            self.confirmed.insert(open.remove(&id).expect("it was sent"));
+        }
+        // What is open is not asked about any more.
+        drop(link);
+    }
+
+    fn until(&mut self, trio: &mut Trio, not: usize, count: usize) {
+        let goal = self.confirmed.len() + count;
+        let begun = Instant::now();
+        while self.confirmed.len() < goal {
+            let primary = trio.primary(Some(not));
+            self.publish(&trio.nodes[primary], goal - self.confirmed.len());
+            assert!(begun.elapsed() < LIMIT, "nothing is confirmed");
+        }
+    }
+}
+
+fn subscribe(node: &Node) {
+    let mut link = node.connect("subscriber").expect("it serves");
+    link.write_all(b"\x82\x08\x00\x01\x00\x03t/#\x01").expect("sent");
+    assert_eq!(packet(&mut link).0, 0x90);
+    link.write_all(b"\xe0\x00").expect("sent");
+}
+
+/// Everything that waits for the subscriber, in order.
+fn drain(node: &Node) -> Vec<u64> {
+    let mut link = node.connect("subscriber").expect("it serves");
+    link.set_read_timeout(Some(Duration::from_millis(1500))).expect("a timeout");
+    let mut found = Vec::new();
+    let mut first = [0];
+    while link.read_exact(&mut first).is_ok() {
+        assert_eq!(first[0] & 0xf6, 0x32, "a PUBLISH at QoS 1, or DUP of one");
+        let mut len = [0];
+        link.read_exact(&mut len).expect("a length");
+        let mut body = vec![0; usize::from(len[0])];
+        link.read_exact(&mut body).expect("a packet");
+        found.push(String::from_utf8_lossy(&body[7..]).parse().expect("a number"));
+        link.write_all(&[0x40, 2, body[5], body[6]]).expect("acked");
+    }
+    found
+}
+
+fn judge(confirmed: &BTreeSet<u64>, found: &[u64]) {
+    let there: BTreeSet<u64> = found.iter().copied().collect();
+    let lost: Vec<&u64> = confirmed.difference(&there).collect();
+    assert!(lost.is_empty(), "{} of {} confirmed messages are lost: {lost:?}", lost.len(), confirmed.len());
+    let mut seen = BTreeSet::new();
+    let first_arrivals: Vec<u64> = found.iter().copied().filter(|n| seen.insert(*n)).collect();
+    assert!(first_arrivals.is_sorted(), "out of order");
+}
+
+#[test]
+fn what_was_confirmed_outlives_whoever_is_killed() {
+    let mut trio = Trio::start();
+    let mut primary = trio.primary(None);
+    subscribe(&trio.nodes[primary]);
+    let mut publisher = Publisher::default();
+    for round in 0..3 {
+        trio.standby_in_sync(primary, &mut publisher);
+        let before = publisher.confirmed.len();
+        assert!(before > 500, "{before} confirmed");
+        signal(&trio.nodes[primary].process, rustix::process::Signal::KILL);
+        let begun = Instant::now();
+        publisher.until(&mut trio, primary, 100);
+        println!("round {round}: {} ms to 100 confirmed on the other node", begun.elapsed().as_millis());
+        wait(&mut trio.nodes[primary].process);
+        trio.restart(primary);
+        primary = trio.primary(Some(primary));
+    }
+    judge(&publisher.confirmed, &drain(&trio.nodes[primary]));
+}
+
+#[test]
+fn one_that_was_frozen_wakes_up_and_gives_up() {
+    let mut trio = Trio::start();
+    let primary = trio.primary(None);
+    subscribe(&trio.nodes[primary]);
+    let mut publisher = Publisher::default();
+    trio.standby_in_sync(primary, &mut publisher);
+    // A publish that is on its way when it freezes must not be confirmed when it wakes.
+    let mut late = trio.nodes[primary].connect("late").expect("it serves");
+    signal(&trio.nodes[primary].process, rustix::process::Signal::STOP);
+    late.write_all(&publish("t/late", b"late")).expect("the kernel takes it");
+    publisher.until(&mut trio, primary, 100);
+    signal(&trio.nodes[primary].process, rustix::process::Signal::CONT);
+    assert_eq!(wait(&mut trio.nodes[primary].process), Some(75));
+    let mut answer = Vec::new();
+    let _ = late.read_to_end(&mut answer);
+    assert!(!answer.contains(&0x40), "confirmed by a node that was primary no more: {answer:?}");
+    trio.restart(primary);
+    let now = trio.primary(Some(primary));
+    judge(&publisher.confirmed, &drain(&trio.nodes[now]));
+}
+
+#[test]
+fn a_clean_stop_hands_over_and_a_restart_of_both_loses_nothing() {
+    let mut trio = Trio::start();
+    let primary = trio.primary(None);
+    subscribe(&trio.nodes[primary]);
+    let mut publisher = Publisher::default();
+    trio.standby_in_sync(primary, &mut publisher);
+    signal(&trio.nodes[primary].process, rustix::process::Signal::TERM);
+    assert_eq!(wait(&mut trio.nodes[primary].process), Some(0));
+    publisher.until(&mut trio, primary, 100);
+    let second = trio.primary(Some(primary));
+    // The one that stopped knows nothing of these.
+    publisher.until(&mut trio, primary, 500);
+    signal(&trio.nodes[second].process, rustix::process::Signal::KILL);
+    wait(&mut trio.nodes[second].process);
+    trio.restart(primary);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(!trio.nodes[primary].serves(), "it lacks what the other one confirmed alone");
+    trio.restart(second);
+    let now = trio.primary(None);
+    assert_eq!(now, second);
+    judge(&publisher.confirmed, &drain(&trio.nodes[now]));
+}
