@@ -21,9 +21,9 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
 use crate::coordinator::{Cas, Coordinator, Lease, Member, NodeName, Read, Register, Version};
+use crate::disk::Pulse;
 use crate::house::{Begin, House, Leads};
 use crate::net::{Identity, Link, Purpose};
-use crate::disk::Pulse;
 use crate::peer::{follow, serve, Followed, Following, Hello, Peers};
 use crate::status::{Role, Status};
 
@@ -165,7 +165,9 @@ impl<H: House> Node<H> {
                 }
             };
             if register.cluster != me.cluster && me.hello.end.lsn != Lsn(0) {
-                return Err("this store belongs to another cluster than the register; empty the data directory to let it be replaced".into());
+                return Err(
+                    "this store belongs to another cluster than the register; empty the data directory to let it be replaced".into()
+                );
             }
             let mine = register.primary == self.settings.name;
             let eligible = self.eligible(&register, &me);
@@ -361,7 +363,8 @@ impl<H: House> Node<H> {
         self.status.set_register(Some(&(version, register.clone())));
         self.status.set_role(Role::Primary);
         let settings = self.settings.clone();
-        let mut reign = Reign { coordinator: self.coordinator.clone(), settings, peers, gate, version, register, lease, status: self.status.clone() };
+        let mut reign =
+            Reign { coordinator: self.coordinator.clone(), settings, peers, gate, version, register, lease, status: self.status.clone() };
         tokio::select! {
             why = reign.look_after(links) => End::Fenced(why),
             why = fenced => End::Fenced(why.unwrap_or_else(|_| "the lease's keeper has ended".into())),
@@ -465,13 +468,7 @@ impl Granted {
 }
 
 /// Renews the lease for as long as the disk earns it.
-async fn keep_lease(
-    coordinator: Arc<dyn Coordinator>,
-    epoch: u64,
-    granted: Arc<Granted>,
-    disk: Pulse,
-    lost: oneshot::Sender<String>,
-) {
+async fn keep_lease(coordinator: Arc<dyn Coordinator>, epoch: u64, granted: Arc<Granted>, disk: Pulse, lost: oneshot::Sender<String>) {
     let every = granted.lease / 6;
     loop {
         if disk.since() < granted.lease {
@@ -532,9 +529,12 @@ impl Reign {
         let connected = self.peers.connected();
         let now = Instant::now();
         let me = self.settings.name.clone();
-        let gone = self.register.in_sync.iter().filter(|name| **name != me).find(|name| {
-            connected.get(*name).is_none_or(|peer| now.duration_since(peer.heard) > self.settings.silence)
-        });
+        let gone = self
+            .register
+            .in_sync
+            .iter()
+            .filter(|name| **name != me)
+            .find(|name| connected.get(*name).is_none_or(|peer| now.duration_since(peer.heard) > self.settings.silence));
         if let Some(name) = gone.cloned() {
             return self.shrink(&name).await;
         }

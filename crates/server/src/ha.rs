@@ -23,7 +23,6 @@ const LINKS_MAX: usize = 64;
 /// A node that runs.
 pub struct Node {
     coordinator: Arc<Voter>,
-    pub status: Arc<Status>,
     /// On threads of its own: what clients do to theirs must not cost the lease.
     runtime: tokio::runtime::Runtime,
 }
@@ -37,10 +36,9 @@ impl Node {
             .enable_all()
             .build()
             .context("cannot start threads")?;
-        let status = Arc::new(Status::default());
         let (serves, house) = oneshot::channel();
-        let coordinator = runtime.block_on(live(plan, pair, serves, status.clone()))?;
-        Ok((Node { coordinator, status, runtime }, house))
+        let coordinator = runtime.block_on(live(plan, pair, serves))?;
+        Ok((Node { coordinator, runtime }, house))
     }
 
     /// Another node may take over at once.
@@ -55,7 +53,7 @@ impl Node {
     }
 }
 
-async fn live(plan: Plan, pair: Pair, serves: oneshot::Sender<Result<House>>, status: Arc<Status>) -> Result<Arc<Voter>> {
+async fn live(plan: Plan, pair: Pair, serves: oneshot::Sender<Result<House>>) -> Result<Arc<Voter>> {
     let bound = Listener::bind(&pair.listen, pair.identity.clone()).await;
     let mut listener = bound.with_context(|| format!("ha.listen: cannot listen on {}", pair.listen))?;
     info!(node = %pair.node.name, address = %listener.local_addr()?, "one node of a pair");
@@ -88,7 +86,7 @@ async fn live(plan: Plan, pair: Pair, serves: oneshot::Sender<Result<House>>, st
     });
     let store = Arc::new(Store { plan: Mutex::new(Some(plan)), serves: Mutex::new(Some(serves)) });
     let coordinator: Arc<dyn Coordinator> = voter.clone();
-    let node = replication::run(pair.node, coordinator, store, links, status);
+    let node = replication::run(pair.node, coordinator, store, links, Arc::new(Status::default()));
     tokio::spawn(async move {
         match node.await {
             End::Fenced(why) => error!(why, "stopping: this node is primary no more"),

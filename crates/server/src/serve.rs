@@ -7,8 +7,8 @@
 
 use crate::cli::Serve;
 use crate::config::Settings;
-use crate::tls::{self, Certificates};
 use crate::ha::Node;
+use crate::tls::{self, Certificates};
 use crate::wiring::House;
 use crate::{banner, limits, listeners, logging, protocols, wiring};
 use anyhow::{Context, Result};

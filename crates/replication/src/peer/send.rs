@@ -163,7 +163,11 @@ async fn refuse(writer: &mut Writer, why: &str) -> Result<(), NetError> {
 fn take_kept(peers: &Peers, end: Position) -> Option<LogReader> {
     let mut state = peers.lock();
     let fits = state.kept.as_ref().is_some_and(|(at, _, _)| (at.lsn, at.chain) == (end.lsn, end.chain));
-    if fits { state.kept.take().map(|(_, _, log)| log) } else { None }
+    if fits {
+        state.kept.take().map(|(_, _, log)| log)
+    } else {
+        None
+    }
 }
 
 async fn ship(writer: &mut Writer, mut log: LogReader, peers: &Peers) -> Result<(), NetError> {

@@ -84,7 +84,8 @@ impl Ha {
             (None, None) => anyhow::bail!("ha.secret, ha.secret_file or [ha.tls]: one of them, by which the nodes know each other"),
         };
         let voters = peers.iter().map(|peer| (peer, false)).chain(witness.iter().map(|peer| (peer, true)));
-        let voter = |((name, address), witness): (&(NodeName, String), bool)| VoterPeer { name: name.clone(), address: address.clone(), witness };
+        let voter =
+            |((name, address), witness): (&(NodeName, String), bool)| VoterPeer { name: name.clone(), address: address.clone(), witness };
         let millis = Duration::from_millis;
         Ok(Pair {
             listen: self.listen.clone(),
