@@ -216,7 +216,7 @@ impl Shared {
         let running = self.running()?;
         let leader = running.raft.metrics().borrow().current_leader?;
         match self.voters().get(&leader)? {
-            name if *name == self.settings.name => tokio::time::timeout(limit, self.answer(name, request())).await.ok(),
+            name if *name == self.settings.name => tokio::time::timeout(limit, self.answer(name, leader, request())).await.ok(),
             name => self.peers.get(name)?.call(request(), limit.min(PATIENCE / 2)).await,
         }
     }

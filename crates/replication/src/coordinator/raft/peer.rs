@@ -37,6 +37,8 @@ pub trait Greet: Send + Sync + 'static {
     fn hello(&self, to: &NodeName) -> Hello;
     /// Whether it counts as a voter. With an error nothing is to be said to it at all.
     fn judge(&self, peer: &NodeName, hello: &Hello) -> Result<bool, String>;
+    /// Another one when this voter is another one than at its last greeting: then it has to greet again.
+    fn generation(&self) -> u64;
 }
 
 impl Peer {
@@ -108,6 +110,7 @@ impl Peer {
 
     async fn talk(&self, link: Link, queue: &mut Calls, greet: &dyn Greet) -> Result<(), Ended> {
         let (mut reader, mut writer) = link.split();
+        let generation = greet.generation();
         send(&mut writer, 0, &Request::Hello(greet.hello(&self.name))).await?;
         let hello = match receive(&mut reader).await? {
             (0, Response::Hello(hello)) => hello,
@@ -121,7 +124,7 @@ impl Peer {
         *self.lock() = Some(hello);
         let mut waiting: HashMap<u64, (Instant, oneshot::Sender<Response>)> = HashMap::new();
         let mut number = 0;
-        let mut tick = tokio::time::interval(Duration::from_millis(500));
+        let mut tick = tokio::time::interval(Duration::from_millis(250));
         loop {
             tokio::select! {
                 call = queue.recv() => {
@@ -137,6 +140,9 @@ impl Peer {
                     }
                 }
                 _ = tick.tick() => {
+                    if greet.generation() != generation {
+                        return Err(NetError::Torn.into());
+                    }
                     let dead = waiting.values().any(|(since, _)| since.elapsed() > SILENCE_MAX);
                     if dead || waiting.len() > UNANSWERED_MAX {
                         return Err(NetError::Late(SILENCE_MAX).into());

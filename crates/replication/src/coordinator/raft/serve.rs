@@ -55,6 +55,7 @@ async fn serve(shared: Arc<Shared>, peer: &NodeName, link: Link) -> Result<(), N
     // A call of one that does not count is not answered, except that it may ask to be replaced.
     let (answers, mut answered) = mpsc::channel::<(u64, Response)>(CALLS_MAX);
     let mut calls = JoinSet::new();
+    let id = hello.standing.id;
     let generation = shared.generation.load(Ordering::Acquire);
     let mut tick = tokio::time::interval(GENERATION_CHECK);
     loop {
@@ -69,7 +70,7 @@ async fn serve(shared: Arc<Shared>, peer: &NodeName, link: Link) -> Result<(), N
                 let (shared, peer, answers) = (shared.clone(), peer.clone(), answers.clone());
                 calls.spawn(async move {
                     let response = match counts || matches!(request, Request::Replace(_)) {
-                        true => shared.answer(&peer, request).await,
+                        true => shared.answer(&peer, id, request).await,
                         false => Response::Refused("no voter".into()),
                     };
                     let _ = answers.send((number, response)).await;
@@ -96,7 +97,8 @@ fn refused(why: impl ToString) -> Response {
 }
 
 impl Shared {
-    pub async fn answer(self: &Arc<Self>, peer: &NodeName, request: Request) -> Response {
+    /// `id`: which voter it is that asks.
+    pub async fn answer(self: &Arc<Self>, peer: &NodeName, id: u64, request: Request) -> Response {
         match request {
             Request::Hello(_) => refused("a second greeting"),
             Request::Adopt(cluster) => self.adopt(cluster).await.map_or_else(refused, Response::Voter),
@@ -112,15 +114,19 @@ impl Shared {
                 Err(why) => Response::Refused(why),
             },
             request => match self.running() {
-                Some(running) => self.answer_as_voter(&running, peer, request).await,
+                Some(running) => self.answer_as_voter(&running, peer, id, request).await,
                 None if self.old.load(Ordering::Acquire) => refused("its directory is older than what it has promised"),
                 None => refused("it is no voter yet"),
             },
         }
     }
 
-    async fn answer_as_voter(&self, running: &Running, peer: &NodeName, request: Request) -> Response {
+    async fn answer_as_voter(&self, running: &Running, peer: &NodeName, id: u64, request: Request) -> Response {
+        // One that was replaced has no vote, and gets none. Before its first entry a voter knows no others.
+        let voters = self.voters();
+        let replaced = !voters.is_empty() && !voters.contains_key(&id);
         match request {
+            Request::Vote(_) | Request::Promise(..) if replaced => refused("it was replaced"),
             Request::Append(rpc) => match running.raft.append_entries(rpc).await {
                 Ok(answer) => {
                     if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {

@@ -224,7 +224,8 @@ impl Shared {
         };
         let (term, entries) = lock(&self.running).as_ref().map_or((0, 0), |running| {
             let memory = &lock(&running.store).memory;
-            (memory.vote.map_or(0, |vote| vote.leader_id.term), memory.last().map_or(0, |last| last.index + 1))
+            let snapshot = memory.snapshot.as_ref().and_then(|(meta, _)| meta.last_log_id);
+            (memory.vote.map_or(0, |vote| vote.leader_id.term), memory.last().max(snapshot).map_or(0, |last| last.index + 1))
         });
         Standing { id, cluster, life, term, entries }
     }
@@ -343,6 +344,10 @@ impl Shared {
 }
 
 impl Greet for Shared {
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
     fn hello(&self, to: &NodeName) -> Hello {
         let seen = lock(&self.file).identity.seen.get(to).copied();
         Hello { standing: self.standing(), lease: self.settings.lease.as_millis() as u64, seen, voters: self.voters() }
