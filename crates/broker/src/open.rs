@@ -435,6 +435,7 @@ impl Shared {
             self.checkpoint.queue_gone(queue);
         }
         recovery.ended_sessions.iter().for_each(|id| self.checkpoint.session_ended(*id));
+        recovery.ended_queues.iter().for_each(|id| self.checkpoint.queue_ended(*id));
         for (key, found) in recovery.subscriptions.into_values().flatten() {
             let Some(vhost) = self.vhost_by_id(found.session.vhost) else { continue };
             let text = key.pattern.clone();

@@ -132,7 +132,11 @@ impl Follower {
     pub fn lead(mut self, epoch: u64, permitted: Lsn, apply: &mut dyn Apply) -> Result<Journal, OpenError> {
         self.receiver.sync().map_err(|failure| OpenError::Io { doing: failure.doing, source: std::io::Error::other(failure.error) })?;
         self.replayer.redo_up_to(Lsn(u64::MAX), apply)?;
-        let Receiver { core, committer, mut meta, .. } = self.receiver;
+        let Receiver { core, committer, mut meta, epoch: of_log, .. } = self.receiver;
+        if epoch <= meta.epoch.max(of_log) {
+            let text = format!("epoch {epoch} cannot begin: this store has promised {} and its log is in {of_log}", meta.epoch);
+            return Err(OpenError::Config(text));
+        }
         meta.epoch = epoch;
         meta.update(core.storage.as_ref()).map_err(OpenError::io("writing meta"))?;
         core.epoch.store(epoch, Ordering::Relaxed);

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use journal::{cut, start_over, Cut, Incoming, Journal, Lsn, Progress, Receiver};
 use tokio::sync::{mpsc, oneshot};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::coordinator::{Cas, Coordinator, Lease, Member, NodeName, Read, Register, Version};
 use crate::disk::Pulse;
@@ -29,8 +29,8 @@ use crate::status::{Role, Status};
 
 /// Between two looks at the register, and two attempts to reach somebody.
 const RETRY: Duration = Duration::from_millis(50);
-/// A node with an empty store lets another one be the first.
-const AFTER_YOU: Duration = Duration::from_secs(1);
+/// A primary says nothing before it is greeted; one that is none says so at once.
+const TURNED_AWAY: Duration = Duration::from_millis(150);
 /// How often the primary looks after its standby.
 const TICK: Duration = Duration::from_millis(20);
 /// A standby is put in once what it lacks is at most this much log.
@@ -68,11 +68,11 @@ pub async fn run<H: House>(
     mut links: mpsc::Receiver<(Link, NodeName)>,
     status: Arc<Status>,
 ) -> End {
-    let mut node = Node { settings, coordinator, house, status };
+    let mut node = Node { settings, coordinator, house, status: status.clone() };
     loop {
         let stood_by = tokio::select! {
             stood_by = node.stand_by() => stood_by,
-            () = turn_away(&mut links) => unreachable!("it goes on for ever"),
+            () = turn_away(&mut links, &status) => unreachable!("it goes on for ever"),
         };
         match stood_by {
             Ok(StoodBy::Again) => {}
@@ -82,13 +82,17 @@ pub async fn run<H: House>(
     }
 }
 
+/// What a node says that stands by with a store in which nothing ever was.
+const EMPTY: &[u8] = b"this node is not primary, and its store is empty";
+
 /// Somebody takes us for the primary.
-async fn turn_away(links: &mut mpsc::Receiver<(Link, NodeName)>) {
+async fn turn_away(links: &mut mpsc::Receiver<(Link, NodeName)>, status: &Status) {
     loop {
         match links.recv().await {
             Some((mut link, peer)) => {
-                info!(%peer, "a node takes this one for the primary, which it is not");
-                let _ = link.send(crate::peer::NO, b"this node is not primary", &[]).await;
+                debug!(%peer, "a node takes this one for the primary, which it is not");
+                let text = if status.store_is_empty() { EMPTY } else { b"this node is not primary" };
+                let _ = tokio::time::timeout(RETRY, link.send(crate::peer::NO, text, &[])).await;
             }
             None => std::future::pending().await,
         }
@@ -137,10 +141,11 @@ impl<H: House> Node<H> {
     /// One life of the store as a standby's.
     async fn stand_by(&mut self) -> Result<StoodBy<H::Follows>, String> {
         self.status.set_role(Role::Joining);
+        self.status.opened(false);
         let house = self.house.clone();
         let (mut follows, mut receiver) = blocking(move || house.open()).await?;
         let mut me = self.opened(&receiver);
-        let mut waited = false;
+        self.status.opened(me.hello.end.lsn == Lsn(0));
         loop {
             let known = match self.coordinator.read().await {
                 Read::Known(known) => known,
@@ -152,10 +157,11 @@ impl<H: House> Node<H> {
             };
             self.status.set_register(known.as_ref());
             let Some((version, register)) = known else {
-                // The first node of all. Whoever is second finds the register written. The voters become a cluster only when all of them are there,
-                // so a node that has messages is there too, and goes first.
-                if me.hello.end.lsn == Lsn(0) && !std::mem::replace(&mut waited, true) {
-                    tokio::time::sleep(AFTER_YOU).await;
+                // The first node of all: one that has messages, or of two empty ones that with the lower name. Nobody writes past a store that is
+                // still being opened.
+                if me.hello.end.lsn == Lsn(0) && !self.may_be_first().await {
+                    self.status.say("waiting for the other data node, which may have messages");
+                    tokio::time::sleep(RETRY).await;
                     continue;
                 }
                 let epoch = receiver.promised() + 1;
@@ -180,8 +186,13 @@ impl<H: House> Node<H> {
                 }
                 let epoch = register.epoch + 1;
                 match self.propose(Some(version), &me, epoch, register.members).await {
+                    // The log may have been used without the register and be in a later epoch: then one step does not do.
+                    Some((_, register)) if register.epoch <= receiver.promised() => continue,
                     Some((version, register)) => return Ok(promoted(follows, receiver, version, register)),
-                    None => continue,
+                    None => {
+                        self.coordinator.release().await;
+                        continue;
+                    }
                 }
             }
             if mine {
@@ -270,7 +281,20 @@ impl<H: House> Node<H> {
     async fn reachable(&self, register: &Register) -> bool {
         let (address, identity) = (self.address(register), self.settings.identity.clone());
         let dial = Link::dial(&address, &register.primary, Purpose::Peer, &identity);
-        matches!(tokio::time::timeout(self.settings.silence, dial).await, Ok(Ok(_)))
+        let Ok(Ok(mut link)) = tokio::time::timeout(self.settings.silence, dial).await else { return false };
+        // A process is not a primary yet.
+        tokio::time::timeout(TURNED_AWAY, link.recv()).await.is_err()
+    }
+
+    /// Whether an empty store may begin the cluster: the other data node's is empty too, and its name is higher.
+    async fn may_be_first(&self) -> bool {
+        let Some((peer, address)) = self.settings.peers.iter().next() else { return true };
+        let dial = Link::dial(address, peer, Purpose::Peer, &self.settings.identity);
+        let Ok(Ok(mut link)) = tokio::time::timeout(self.settings.silence, dial).await else { return false };
+        match tokio::time::timeout(self.settings.silence, link.recv()).await {
+            Ok(Ok(Some((crate::peer::NO, text)))) => text == EMPTY && self.settings.name < *peer,
+            _ => false,
+        }
     }
 
     async fn until_reachable(&self, register: &Register) {
@@ -461,9 +485,25 @@ impl Granted {
         self.until.fetch_max(until.saturating_duration_since(self.base).as_nanos() as u64, Ordering::AcqRel);
     }
 
+    fn left(&self) -> Duration {
+        Duration::from_nanos(self.until.load(Ordering::Acquire)).saturating_sub(self.base.elapsed())
+    }
+
+    fn has_run_out(&self) -> bool {
+        self.left().is_zero()
+    }
+
     fn is_over(&self) -> bool {
-        let now = self.base.elapsed().as_nanos() as u64;
-        now > self.until.load(Ordering::Acquire) && !self.alone.load(Ordering::Acquire)
+        self.has_run_out() && !self.alone.load(Ordering::Acquire)
+    }
+
+    /// How long to wait for something at most, so that the end is noticed when it comes.
+    fn at_most(&self, wait: Duration) -> Duration {
+        if self.alone.load(Ordering::Acquire) {
+            wait
+        } else {
+            wait.min(self.left() + Duration::from_millis(1))
+        }
     }
 }
 
@@ -472,7 +512,7 @@ async fn keep_lease(coordinator: Arc<dyn Coordinator>, epoch: u64, granted: Arc<
     let every = granted.lease / 6;
     loop {
         if disk.since() < granted.lease {
-            let answer = tokio::time::timeout(granted.lease, coordinator.renew(epoch)).await;
+            let answer = tokio::time::timeout(granted.at_most(granted.lease), coordinator.renew(epoch)).await;
             if let Ok(Lease::Granted { until }) = answer {
                 granted.extend(until);
             }
@@ -481,7 +521,7 @@ async fn keep_lease(coordinator: Arc<dyn Coordinator>, epoch: u64, granted: Arc<
             let _ = lost.send("the lease is over and cannot be renewed".into());
             return;
         }
-        tokio::time::sleep(every).await;
+        tokio::time::sleep(granted.at_most(every)).await;
     }
 }
 
@@ -542,7 +582,8 @@ impl Reign {
         let ready = connected.iter().find(|(name, peer)| {
             let fresh = now.duration_since(peer.heard) <= self.settings.silence / 2;
             let near = peer.synced >= committed && written.0.saturating_sub(peer.synced.0) <= NEAR;
-            !self.register.in_sync.contains(*name) && fresh && near
+            // From then on the lease counts, so it has to be there.
+            !self.register.in_sync.contains(*name) && fresh && near && !self.lease.has_run_out()
         });
         if let Some((name, peer)) = ready {
             let (name, member) = (name.clone(), peer.member.clone());

@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub standbys: Vec<(NodeName, Lsn, Lsn)>,
     /// What it waits for, or last complained of.
     pub says: String,
+    /// The store is open, and nothing ever was in it.
+    pub empty: bool,
 }
 
 #[derive(Default)]
@@ -53,6 +55,14 @@ impl Status {
 
     pub(crate) fn set_role(&self, role: Role) {
         self.with(|now| now.role = role);
+    }
+
+    pub(crate) fn opened(&self, empty: bool) {
+        self.with(|now| now.empty = empty);
+    }
+
+    pub(crate) fn store_is_empty(&self) -> bool {
+        self.get().empty
     }
 
     pub(crate) fn say(&self, what: &str) {

@@ -51,6 +51,8 @@ pub(crate) struct Recovery {
     /// Queues that ended; their pages in the checkpoint still have to be read for what they held, and deleted.
     pub ended: Vec<Arc<Queue>>,
     pub ended_sessions: Vec<u64>,
+    /// Queues that ended, of which a checkpoint that failed has left only the numbers.
+    pub ended_queues: Vec<u64>,
     /// Their retained messages may still stand in the checkpoint.
     pub ended_vhosts: Vec<u32>,
     pub limits: Limits,
@@ -90,6 +92,7 @@ impl Recovery {
             touched_sessions: AHashSet::default(),
             ended: Vec::new(),
             ended_sessions: Vec::new(),
+            ended_queues: Vec::new(),
             ended_vhosts: Vec::new(),
             limits,
             views,

@@ -85,6 +85,11 @@ impl Dirty {
         self.exchanges.binding(vhost, binding);
     }
 
+    /// The same of a queue.
+    pub fn queue_ended(&self, id: u64) {
+        self.lists.lock().gone_queues.push(id);
+    }
+
     /// Recovery saw a session end of which only the id is left.
     pub fn session_ended(&self, id: u64) {
         self.lists.lock().gone_sessions.push(id);

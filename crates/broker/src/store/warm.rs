@@ -106,7 +106,10 @@ impl State {
         Changed {
             queues,
             sessions: sessions.iter().filter_map(|id| recovery.sessions.get(id).cloned()).collect(),
-            gone_queues: ended.iter().map(|queue| queue.id.0).chain(gone_sessions.iter().copied()).collect(),
+            gone_queues: (ended.iter().map(|queue| queue.id.0))
+                .chain(std::mem::take(&mut recovery.ended_queues))
+                .chain(gone_sessions.iter().copied())
+                .collect(),
             gone_sessions,
             gone_vhosts: std::mem::take(&mut recovery.ended_vhosts),
             policies: std::mem::take(&mut recovery.touched_policies),
@@ -120,8 +123,8 @@ impl State {
         let recovery = &mut self.recovery;
         recovery.touched_queues.extend(changed.queues.iter().map(|queue| queue.id.0));
         recovery.touched_sessions.extend(changed.sessions.iter().map(|session| session.id));
-        // A queue that ended is forgotten by its number, as a session is.
-        recovery.ended_sessions.extend(changed.gone_queues);
+        recovery.ended_queues.extend(changed.gone_queues);
+        recovery.ended_sessions.extend(changed.gone_sessions);
         recovery.ended_vhosts.extend(changed.gone_vhosts);
         recovery.touched_policies.extend(changed.policies);
         recovery.exchanges.touched.exchanges.extend(changed.exchanges.exchanges);
