@@ -1,9 +1,6 @@
-import java.io.BufferedReader;
-import java.io.InputStreamReader;
-import java.io.OutputStream;
+import jakarta.websocket.ContainerProvider;
+import jakarta.websocket.WebSocketContainer;
 import java.lang.reflect.Type;
-import java.net.Socket;
-import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.HashSet;
@@ -31,7 +28,7 @@ import org.springframework.web.socket.WebSocketHttpHeaders;
 import org.springframework.web.socket.client.standard.StandardWebSocketClient;
 import org.springframework.web.socket.messaging.WebSocketStompClient;
 
-/** Spring's STOMP clients, over TCP (Reactor Netty) and WebSocket (Tyrus), against a broker. Prints a TAP line per scenario. */
+/** Spring's STOMP clients, over TCP (Reactor Netty) and WebSocket (Tomcat), against a broker. Prints a TAP line per scenario. */
 public final class Clients {
     interface Scenario {
         void run(Door door) throws Exception;
@@ -48,11 +45,11 @@ public final class Clients {
 
     record Message(StompHeaders headers, byte[] body) {
         String text() {
-            return new String(body, StandardCharsets.UTF_8);
+            return Broker.text(body);
         }
     }
 
-    static final int WAIT_SECS = 20;
+    static final int LARGEST = 8 << 20;
     static final Map<String, Scenario> SCENARIOS = new LinkedHashMap<>();
     static final ThreadPoolTaskScheduler CLOCK = new ThreadPoolTaskScheduler();
 
@@ -94,10 +91,6 @@ public final class Clients {
         System.exit(failed ? 1 : 0);
     }
 
-    static String env(String name) {
-        return System.getenv(name);
-    }
-
     static StompHeaders credentials(String password) {
         StompHeaders headers = new StompHeaders();
         headers.setHost("/");
@@ -107,16 +100,19 @@ public final class Clients {
     }
 
     static Client overTcp(StompHeaders headers) throws Exception {
-        ReactorNettyTcpStompClient stomp = new ReactorNettyTcpStompClient(env("STOMP_HOST"), Integer.parseInt(env("STOMP_PORT")));
+        ReactorNettyTcpStompClient stomp = new ReactorNettyTcpStompClient(Broker.HOST, Broker.PORT);
         Client client = new Client(stomp, stomp::shutdown);
         return client.connected(stomp.connectAsync(headers, client));
     }
 
     static Client overWeb(StompHeaders headers) throws Exception {
-        WebSocketStompClient stomp = new WebSocketStompClient(new StandardWebSocketClient());
-        stomp.setInboundMessageSizeLimit(8 << 20);
+        WebSocketContainer container = ContainerProvider.getWebSocketContainer();
+        container.setDefaultMaxTextMessageBufferSize(LARGEST);
+        container.setDefaultMaxBinaryMessageBufferSize(LARGEST);
+        WebSocketStompClient stomp = new WebSocketStompClient(new StandardWebSocketClient(container));
+        stomp.setInboundMessageSizeLimit(LARGEST);
         Client client = new Client(stomp, stomp::stop);
-        return client.connected(stomp.connectAsync(env("WEB_STOMP_URL"), new WebSocketHttpHeaders(), headers, client));
+        return client.connected(stomp.connectAsync(System.getenv("WEB_STOMP_URL"), new WebSocketHttpHeaders(), headers, client));
     }
 
     static final class Client extends StompSessionHandlerAdapter implements AutoCloseable {
@@ -130,7 +126,7 @@ public final class Clients {
         Client(StompClientSupport stomp, Runnable stop) {
             this.stomp = stomp;
             this.stop = stop;
-            stomp.setReceiptTimeLimit(TimeUnit.SECONDS.toMillis(WAIT_SECS));
+            stomp.setReceiptTimeLimit(TimeUnit.SECONDS.toMillis(Broker.WAIT_SECS));
             if (stomp instanceof ReactorNettyTcpStompClient tcp) {
                 tcp.setTaskScheduler(CLOCK);
             } else if (stomp instanceof WebSocketStompClient web) {
@@ -140,7 +136,7 @@ public final class Clients {
 
         Client connected(CompletableFuture<StompSession> session) throws Exception {
             try {
-                this.session = session.get(WAIT_SECS, TimeUnit.SECONDS);
+                this.session = session.get(Broker.WAIT_SECS, TimeUnit.SECONDS);
             } catch (ExecutionException error) {
                 // Not let in: what the broker said of it is among the errors.
                 stop.run();
@@ -181,13 +177,13 @@ public final class Clients {
         }
 
         void send(String destination, String body, String... more) throws Exception {
-            send(destination, body.getBytes(StandardCharsets.UTF_8), more);
+            send(destination, Broker.bytes(body), more);
         }
 
         void confirmed(StompSession.Receiptable what) throws Exception {
             CountDownLatch done = new CountDownLatch(1);
             what.addReceiptTask(done::countDown);
-            check(done.await(WAIT_SECS, TimeUnit.SECONDS), "a receipt");
+            Broker.check(done.await(Broker.WAIT_SECS, TimeUnit.SECONDS), "a receipt did not come");
         }
 
         StompSession.Subscription subscribe(String destination, String ack, String... more) throws Exception {
@@ -214,14 +210,12 @@ public final class Clients {
         }
 
         Message take() throws Exception {
-            Message message = messages.poll(WAIT_SECS, TimeUnit.SECONDS);
-            check(message != null, "a message");
-            return message;
+            return Broker.next(messages, "a message");
         }
 
         void nothing() throws Exception {
             Message message = messages.poll(300, TimeUnit.MILLISECONDS);
-            check(message == null, "nothing came, but " + (message == null ? "" : message.text()));
+            Broker.check(message == null, "nothing was to come, but " + (message == null ? "" : message.text()));
         }
 
         @Override
@@ -233,14 +227,8 @@ public final class Clients {
         }
     }
 
-    static void check(boolean holds, String what) {
-        if (!holds) {
-            throw new AssertionError("expected: " + what);
-        }
-    }
-
     static void equal(Object got, Object wanted) {
-        check(wanted.equals(got), wanted + ", got " + got);
+        Broker.equal(got, wanted, "what came");
     }
 
     static String name(String what) {
@@ -296,7 +284,7 @@ public final class Clients {
         try (Client client = door.open(headers)) {
             client.subscribe(queue, "auto");
             Thread.sleep(4000);
-            check(client.session.isConnected() && client.lost.isEmpty(), "a connection");
+            Broker.check(client.session.isConnected() && client.lost.isEmpty(), "the connection was lost");
             client.send(queue, "alive");
             equal(client.take().text(), "alive");
         }
@@ -319,14 +307,11 @@ public final class Clients {
 
     static void large(Door door) throws Exception {
         String queue = name("large");
-        byte[] body = new byte[3 << 20];
-        for (int n = 0; n < body.length; n++) {
-            body[n] = (byte) (n * 31 + n / 251);
-        }
+        byte[] body = Broker.pattern(3 << 20);
         try (Client client = door.open()) {
             client.subscribe(queue, "auto");
             client.send(queue, body, "content-type", "application/octet-stream");
-            check(Arrays.equals(client.take().body(), body), "the same bytes");
+            Broker.check(Arrays.equals(client.take().body(), body), "other bytes came");
         }
     }
 
@@ -334,13 +319,12 @@ public final class Clients {
     static void errors(Door door) throws Exception {
         try (Client client = door.open()) {
             client.session.send("/nowhere/at/all", new byte[0]);
-            Message error = client.errors.poll(WAIT_SECS, TimeUnit.SECONDS);
-            check(error != null, "an ERROR");
+            Message error = Broker.next(client.errors, "an ERROR");
             equal(error.headers().getFirst("message"), "Unknown destination");
-            check(client.lost.poll(WAIT_SECS, TimeUnit.SECONDS) != null, "the end of the connection");
+            Broker.next(client.lost, "the end of the connection");
         }
         try (Client client = door.open(credentials("wrong"))) {
-            check(client.session == null, "no session");
+            Broker.check(client.session == null, "a wrong password was let in");
         }
     }
 
@@ -350,8 +334,8 @@ public final class Clients {
             for (int n = 0; n < 50; n++) {
                 client.send(queue, "kept " + n);
             }
-            control("kill9");
-            check(client.lost.poll(WAIT_SECS, TimeUnit.SECONDS) != null, "the end of the connection");
+            Broker.control("kill9");
+            Broker.next(client.lost, "the end of the connection");
         }
         try (Client client = door.open()) {
             client.subscribe(queue, "auto");
@@ -359,16 +343,6 @@ public final class Clients {
                 equal(client.take().text(), "kept " + n);
             }
             client.nothing();
-        }
-    }
-
-    static void control(String word) throws Exception {
-        String[] address = env("STOMP_CONTROL").split(":");
-        try (Socket socket = new Socket(address[0], Integer.parseInt(address[1]))) {
-            OutputStream out = socket.getOutputStream();
-            out.write((word + "\n").getBytes(StandardCharsets.UTF_8));
-            out.flush();
-            equal(new BufferedReader(new InputStreamReader(socket.getInputStream(), StandardCharsets.UTF_8)).readLine(), "ok");
         }
     }
 }

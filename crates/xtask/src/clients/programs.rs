@@ -399,8 +399,8 @@ fn maven(shop: &Shop) -> Result<Command> {
     let path = format!("{}/*", libraries.display());
     let mut compile = shop.command("javac");
     compile.arg("-d").arg(&classes).args(["-cp", &path, "-encoding", "UTF-8", "-Xlint:all"]);
-    // What the programs that speak AMQP share.
-    compile.arg("-sourcepath").arg(shop.source.join("../amqp-java"));
+    // What the Java programs share.
+    compile.arg("-sourcepath").arg(shop.source.join("../java"));
     let mut sources: Vec<PathBuf> = fs::read_dir(&shop.source)?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     sources.retain(|path| path.extension().is_some_and(|extension| extension == "java"));
     sources.sort();

@@ -8,17 +8,19 @@ import java.util.UUID;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.TimeUnit;
 
-/** Where the broker is, and what every scenario of the Java programs that speak AMQP needs. */
+/** Where the broker is, and what every scenario of the Java programs needs. */
 final class Broker {
-    static final String HOST = System.getenv().getOrDefault("AMQP_HOST", "127.0.0.1");
-    static final int PORT = Integer.parseInt(System.getenv("AMQP_PORT"));
+    /** What this program speaks: the runner tells a program of one door. */
+    private static final String DOOR = System.getenv("AMQP_PORT") == null ? "STOMP" : "AMQP";
+    static final String HOST = System.getenv().getOrDefault(DOOR + "_HOST", "127.0.0.1");
+    static final int PORT = Integer.parseInt(System.getenv(DOOR + "_PORT"));
     static final int WAIT_SECS = 20;
 
     private Broker() {}
 
     /** The broker goes down and comes back on the same port and store. */
     static void control(String command) throws IOException {
-        String[] address = System.getenv("AMQP_CONTROL").split(":");
+        String[] address = System.getenv(DOOR + "_CONTROL").split(":");
         try (Socket line = new Socket(address[0], Integer.parseInt(address[1]))) {
             line.getOutputStream().write((command + "\n").getBytes(StandardCharsets.UTF_8));
             BufferedReader answers = new BufferedReader(new InputStreamReader(line.getInputStream(), StandardCharsets.UTF_8));
@@ -26,7 +28,7 @@ final class Broker {
         }
     }
 
-    /** Frames that are cut short, and a header of something else, on sockets of their own. */
+    /** AMQP frames that are cut short, and a header of something else, on sockets of their own. */
     static void misbehave() throws IOException {
         try (Socket raw = new Socket(HOST, PORT)) {
             raw.getOutputStream().write(new byte[] {'A', 'M', 'Q', 'P', 0, 0, 9, 1, 1, 0, 0});
