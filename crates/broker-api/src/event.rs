@@ -117,6 +117,33 @@ pub enum EndReason {
     Cancelled,
 }
 
+/// Where clients are served instead.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Elsewhere {
+    /// The node's name.
+    pub node: String,
+    /// `scheme://host:port` or `host:port`, as its operator wrote them.
+    pub addresses: Vec<String>,
+}
+
+impl Elsewhere {
+    /// Its addresses for one protocol, as `host:port`: those with one of these schemes, and those without any.
+    pub fn hosts<'a>(&'a self, schemes: &'a [&str]) -> impl Iterator<Item = &'a str> {
+        self.addresses.iter().filter_map(move |address| match address.split_once("://") {
+            Some((scheme, host)) => schemes.contains(&scheme).then_some(host),
+            None => Some(address.as_str()),
+        })
+    }
+
+    /// For a text that a person reads: the node, and the first of these addresses.
+    pub fn name(&self, schemes: &[&str]) -> String {
+        match self.hosts(schemes).next() {
+            Some(host) => format!("{} at {host}", self.node),
+            None => self.node.clone(),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub enum Signal {
     /// Publishes of this connection are held until `Unblocked`; why, in words.
@@ -152,6 +179,8 @@ pub enum Signal {
     Kicked,
     /// The broker is going down.
     Shutdown,
+    /// The same, and another node serves clients from now on.
+    Moved(Arc<Elsewhere>),
     /// The store failed: nothing that was not confirmed will be.
     Lost,
 }
@@ -211,5 +240,19 @@ impl EventBatch {
     }
     pub fn run(&self, start: u32, count: u32) -> &[Delivery] {
         &self.deliveries[start as usize..(start + count) as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_protocol_finds_its_addresses() {
+        let addresses = ["mqtt://b:1883", "amqp://b:5672", "mqtts://b:8883", "b.example"].map(String::from).into();
+        let elsewhere = Elsewhere { node: "b".into(), addresses };
+        assert_eq!(elsewhere.hosts(&["mqtt", "mqtts"]).collect::<Vec<_>>(), ["b:1883", "b:8883", "b.example"]);
+        assert_eq!(elsewhere.name(&["amqp"]), "b at b:5672");
+        assert_eq!(Elsewhere { node: "b".into(), ..Elsewhere::default() }.name(&["amqp"]), "b");
     }
 }

@@ -65,7 +65,7 @@ fn main() {
     std::thread::sleep(Duration::from_millis(5));
     let beside = drain(&core, "r", messages / 4, None);
     println!("a plain consumer beside one that looks through all of it: {beside:.0}/s, {:.2} of what it takes alone", beside / alone);
-    core.shut_down_connections();
+    core.shut_down_connections(None);
     drop(both);
     core.recount().expect("counts");
     std::process::exit(0);

@@ -10,7 +10,7 @@ use crate::store::Log;
 use crate::timers::Timers;
 use crate::vhost::Vhost;
 use ahash::RandomState;
-use broker_api::{Batch, Broker, ConnectionInfo, CoreSession, QueueId, Refusal, Signal, VhostName};
+use broker_api::{Batch, Broker, ConnectionInfo, CoreSession, Elsewhere, QueueId, Refusal, Signal, VhostName};
 use dashmap::DashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -310,11 +310,15 @@ impl Shared {
 pub struct Core(pub(crate) Arc<Shared>);
 
 impl Core {
-    /// Tells every connection that the broker goes down.
-    pub fn shut_down_connections(&self) {
+    /// Tells every connection that the broker goes down, and where clients are served instead.
+    pub fn shut_down_connections(&self, elsewhere: Option<Elsewhere>) {
         self.0.stopping.store(true, Ordering::Release);
+        let elsewhere = elsewhere.map(Arc::new);
         for link in self.0.links.iter() {
-            link.signal(Signal::Shutdown);
+            link.signal(match &elsewhere {
+                Some(elsewhere) => Signal::Moved(elsewhere.clone()),
+                None => Signal::Shutdown,
+            });
         }
     }
 

@@ -8,13 +8,14 @@ use crate::{Config, Connection, Service, Spoken, Transport};
 use broker_api::{Broker, ConnectionInfo, Context, CoreSession, Peer, Protocol, Refusal};
 use rustix::io::Errno;
 use std::io;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU16;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tracing::{debug, debug_span, info, warn};
+use websocket::{GOING_AWAY, SERVICE_RESTART};
 
 /// How long a listener rests when descriptors have run out; a closing connection ends the rest early.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -55,13 +56,13 @@ impl Gateway {
         &self.slots
     }
 
-    /// Closes the listeners; connections stay, except those that have not said what they speak.
-    pub async fn stop_accepting(&mut self) {
+    /// Closes the listeners; connections stay, except those that have not said what they speak. `moved`: another node takes clients in.
+    pub async fn stop_accepting(&mut self, moved: bool) {
         for task in self.listeners.drain(..) {
             task.abort();
             let _ = task.await;
         }
-        self.slots.ending().store(true, Release);
+        self.slots.ending().store(if moved { SERVICE_RESTART } else { GOING_AWAY }, Release);
         self.openings.end_all();
     }
 
@@ -86,7 +87,7 @@ pub(crate) struct Door {
 
 impl Door {
     /// Set when the process goes down.
-    pub(crate) fn ending(&self) -> Arc<AtomicBool> {
+    pub(crate) fn ending(&self) -> Arc<AtomicU16> {
         self.slots.ending().clone()
     }
 

@@ -16,6 +16,16 @@ pub struct Bound {
     pub(crate) socket: Listening,
 }
 
+impl Bound {
+    /// The socket itself, non-blocking, for who accepts on it without a gateway. `None`: it is none of TCP.
+    pub fn into_tcp(self) -> Option<TcpListener> {
+        match self.socket {
+            Listening::Tcp(socket) => Some(socket),
+            Listening::Unix(..) => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) enum Listening {
     Tcp(TcpListener),

@@ -1,6 +1,6 @@
 //! How many connections there are, and may be.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -23,8 +23,8 @@ pub struct Slots {
     live: AtomicUsize,
     max: usize,
     closed: Notify,
-    /// The process is going down: what layers say at their end depends on it.
-    ending: Arc<AtomicBool>,
+    /// What WebSocket says at its end, once the process is going down.
+    ending: Arc<AtomicU16>,
     pub stats: Stats,
 }
 
@@ -47,7 +47,7 @@ impl Slots {
         Some(slot)
     }
 
-    pub(crate) fn ending(&self) -> &Arc<AtomicBool> {
+    pub(crate) fn ending(&self) -> &Arc<AtomicU16> {
         &self.ending
     }
 

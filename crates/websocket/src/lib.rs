@@ -21,4 +21,4 @@ pub use decode::Fault;
 pub use fuzz::{frames_fuzz, handshake_fuzz};
 pub use handshake::{recognise, Accepted, Carried, Menu, Opening, Refusal, Request};
 pub use origin::Origins;
-pub use stream::{Config, WebSocket};
+pub use stream::{Config, WebSocket, GOING_AWAY, SERVICE_RESTART};

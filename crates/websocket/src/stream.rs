@@ -10,7 +10,7 @@ use crate::Fault;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::Arc;
 use std::task::{ready, Context, Poll};
 use std::time::Duration;
@@ -24,7 +24,9 @@ const SLICES: usize = 65;
 /// RFC 6455, 7.4.1: the purpose has been fulfilled.
 const NORMAL: u16 = 1000;
 /// The same: the server goes down.
-const GOING_AWAY: u16 = 1001;
+pub const GOING_AWAY: u16 = 1001;
+/// Of its registry: the service is restarted, here or elsewhere, and the client should connect again.
+pub const SERVICE_RESTART: u16 = 1012;
 
 /// What an operator can set about a stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,8 +51,8 @@ pub struct WebSocket<S> {
     speaks_text: bool,
     end: End,
     closing: bool,
-    /// Set where the server goes down.
-    going_away: Option<Arc<AtomicBool>>,
+    /// The code with which to close once the server goes down; 0 as long as it does not.
+    going_away: Option<Arc<AtomicU16>>,
     pinger: Option<Box<Pinger>>,
 }
 
@@ -90,16 +92,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
     }
 
-    /// Once this is set our close says that the server goes down.
+    /// Once this is not 0 any more our close says so: [`GOING_AWAY`], [`SERVICE_RESTART`].
     #[must_use]
-    pub fn going_away_with(self, house: Arc<AtomicBool>) -> WebSocket<S> {
+    pub fn going_away_with(self, house: Arc<AtomicU16>) -> WebSocket<S> {
         WebSocket { going_away: Some(house), ..self }
     }
 
     fn code(&self) -> u16 {
-        match self.going_away.as_ref().is_some_and(|house| house.load(Ordering::Acquire)) {
-            true => GOING_AWAY,
-            false => NORMAL,
+        match self.going_away.as_ref().map_or(0, |house| house.load(Ordering::Acquire)) {
+            0 => NORMAL,
+            code => code,
         }
     }
 

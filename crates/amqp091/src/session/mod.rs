@@ -337,6 +337,10 @@ impl Session {
             Signal::Drained { .. } | Signal::Browsed { .. } | Signal::Superseded { .. } | Signal::Active { .. } => {}
             Signal::Kicked => return forced("broker forced connection closure with reason 'closed by an operator'"),
             Signal::Shutdown => return forced("broker forced connection closure with reason 'shutdown'"),
+            Signal::Moved(elsewhere) => {
+                let place = elsewhere.name(&["amqp", "amqps"]);
+                return forced(&format!("broker forced connection closure with reason 'this node hands over to {place}'"));
+            }
             Signal::Lost => return Err(failed(0, Code::InternalError, "the message store has failed", (0, 0))),
         }
         Ok(())

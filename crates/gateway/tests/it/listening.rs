@@ -56,7 +56,7 @@ async fn tcp_and_unix_clients_are_served_and_told_when_it_ends() {
             false => Box::new(house.connect().await),
         };
         assert_eq!(ask(&mut client, "echo hi\n").await, "hi\n");
-        house.gateway.stop_accepting().await;
+        house.gateway.stop_accepting(false).await;
         house.broker.shutdown();
         assert_eq!(ask(&mut client, "").await, "shutdown\n");
         drop(client);

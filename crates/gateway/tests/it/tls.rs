@@ -235,6 +235,6 @@ async fn a_stop_does_not_wait_for_half_open_handshakes() {
     let mut house = house(Config::default(), pki.settings());
     let _silent = timed(TcpStream::connect(house.address)).await.expect("connected");
     until("it is accepted", || house.gateway.slots().live() == 1).await;
-    house.gateway.stop_accepting().await;
+    house.gateway.stop_accepting(false).await;
     assert_eq!(timed(house.gateway.drained()).await, 0);
 }

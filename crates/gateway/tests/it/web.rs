@@ -85,16 +85,22 @@ async fn text_is_closed_with_1003_and_a_fault_hurts_nobody_else() {
 
 #[tokio::test]
 async fn the_end_of_the_house_is_told_in_frames() {
+    the_end_is_told(false, 1001).await;
+    // Another node takes the clients in: they should connect again.
+    the_end_is_told(true, 1012).await;
+}
+
+async fn the_end_is_told(moved: bool, code: u16) {
     let mut house = house_of(Config::default(), "ws://127.0.0.1:0", Spoken::Web(web()));
     let mut one = client(&house, "/ws", None).await.expect("a handshake");
     echo(&mut one, "hello").await;
     // Somebody who has not said anything does not hold it up.
     let _silent = house.connect().await;
     until("both are there", || house.gateway.slots().live() == 2).await;
-    house.gateway.stop_accepting().await;
+    house.gateway.stop_accepting(moved).await;
     house.broker.shutdown();
     assert_eq!(timed(one.next()).await.expect("more").expect("right"), Message::binary(b"shutdown\n".to_vec()));
-    assert!(matches!(timed(one.next()).await, Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == 1001));
+    assert!(matches!(timed(one.next()).await, Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == code));
     let _ = one.flush().await;
     assert_eq!(timed(house.gateway.drained()).await, 0);
 }

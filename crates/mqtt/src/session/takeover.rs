@@ -1,6 +1,6 @@
 //! What a session hands on to the next connection, takes up from an earlier one, and how the core ends a connection.
 
-use broker_api::{Close, QueueId, Seq, Signal, StateValue, Turn};
+use broker_api::{Close, Elsewhere, QueueId, Seq, Signal, StateValue, Turn};
 use tracing::{debug, warn};
 
 use super::deliver::Resumed;
@@ -63,7 +63,8 @@ impl Session {
                 self.ownership = Ownership::Given;
                 (ReasonCode::SessionTakenOver, "another connection has taken the session")
             }
-            Signal::Shutdown => return Ok(Some(self.shut_down(step))),
+            Signal::Shutdown => return Ok(Some(self.shut_down(None, step))),
+            Signal::Moved(elsewhere) => return Ok(Some(self.shut_down(Some(&elsewhere), step))),
             Signal::Kicked => (ReasonCode::AdministrativeAction, "closed by an operator"),
             Signal::Ended { .. } => (ReasonCode::AdministrativeAction, "the session was removed"),
             Signal::Lost => {
@@ -75,17 +76,21 @@ impl Session {
     }
 
     /// The broker goes down. The session goes on where it is started again, and its will is decided there.
-    fn shut_down(&mut self, step: &mut Step<'_>) -> Close {
+    fn shut_down(&mut self, elsewhere: Option<&Elsewhere>, step: &mut Step<'_>) -> Close {
         self.hand_over(step.turn);
         self.ownership = Ownership::Given;
-        let server = self.mqtt.config().server_reference.clone();
-        let reason = match &server {
-            None => ReasonCode::ServerShuttingDown,
-            Some(server) if server.moved => ReasonCode::ServerMoved,
-            Some(_) => ReasonCode::UseAnotherServer,
+        let configured = self.mqtt.config().server_reference.clone();
+        // MQTT 5, 4.13.1: server references stand in one string, with spaces between.
+        let told = elsewhere.map(|elsewhere| elsewhere.hosts(&["mqtt", "mqtts"]).collect::<Vec<_>>().join(" "));
+        let told = told.filter(|hosts| !hosts.is_empty());
+        let reason = match (&configured, elsewhere) {
+            (Some(server), _) if server.moved && told.is_none() => ReasonCode::ServerMoved,
+            (None, None) => ReasonCode::ServerShuttingDown,
+            _ => ReasonCode::UseAnotherServer,
         };
         if matches!(self.phase, super::Phase::Open) {
-            self.put_disconnect(reason, None, server.as_ref().map(|server| server.servers.as_str()), step);
+            let servers = told.or(configured.map(|server| server.servers));
+            self.put_disconnect(reason, None, servers.as_deref(), step);
         }
         Close::clean("the broker is going down")
     }

@@ -15,9 +15,9 @@
 use crate::client::{self, Words};
 use crate::driver::{Driver, START_MS};
 use broker_api::{
-    Attached, Batch, ConsumerIx, DeliverTo, Delivery, EndReason, Event, EventBatch, Head, Limit, OwnerIx, PrincipalInfo, QueueId, Refusal,
-    Reply, Seq, Serial, Side, Signal, Span, StateValue, DELIVERY_AS_PUBLISHED, DELIVERY_REDELIVERED, DELIVERY_RESUMED, DELIVERY_RETAINED,
-    HEAD_RETAIN,
+    Attached, Batch, ConsumerIx, DeliverTo, Delivery, Elsewhere, EndReason, Event, EventBatch, Head, Limit, OwnerIx, PrincipalInfo,
+    QueueId, Refusal, Reply, Seq, Serial, Side, Signal, Span, StateValue, DELIVERY_AS_PUBLISHED, DELIVERY_REDELIVERED, DELIVERY_RESUMED,
+    DELIVERY_RETAINED, HEAD_RETAIN,
 };
 use mqtt::codec::{Qos, Version};
 use mqtt::{Config, Overrun, ServerReference, Unauthorized};
@@ -226,6 +226,11 @@ fn signal(name: &str) -> Signal {
         "superseded" => Signal::Superseded { owner: OwnerIx(1) },
         "kicked" => Signal::Kicked,
         "shutdown" => Signal::Shutdown,
+        "moved" => Signal::Moved(Arc::new(Elsewhere {
+            node: "b".into(),
+            addresses: vec!["amqp://b:5672".into(), "mqtt://b:1883".into(), "mqtts://b:8883".into()],
+        })),
+        "moved-somewhere" => Signal::Moved(Arc::new(Elsewhere { node: "b".into(), ..Elsewhere::default() })),
         "lost" => Signal::Lost,
         "blocked" => Signal::Blocked("memory"),
         "unblocked" => Signal::Unblocked,

@@ -372,6 +372,11 @@ impl Session {
             Signal::Shutdown => {
                 return end("connection_forced", "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'")
             }
+            Signal::Moved(elsewhere) => {
+                let place = elsewhere.name(&["stomp", "stomps"]);
+                let why = format!("CONNECTION_FORCED - broker forced connection closure with reason 'this node hands over to {place}'");
+                return end("connection_forced", &why);
+            }
             Signal::Lost => return end("internal_error", "INTERNAL_ERROR - the message store has failed"),
             Signal::SettleWithin { .. }
             | Signal::Blocked(_)
