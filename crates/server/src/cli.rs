@@ -24,6 +24,9 @@ pub enum Command {
     Serve(Serve),
     /// Run the third voter of a pair: it keeps no data and helps to decide which of the two is primary
     Witness(Witness),
+    /// How a pair is doing, asked over HTTP
+    #[command(subcommand)]
+    Ha(Ha),
     /// Look into a data directory
     #[command(subcommand)]
     Journal(Journal),
@@ -34,6 +37,28 @@ pub enum Command {
     Tls(Tls),
     /// Read a password from standard input and print its argon2id hash, for `password_hash`
     HashPassword(HashPassword),
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Ha {
+    /// What each node says of itself; exit code 0 all is well, 1 nobody could be asked, 3 something is wrong
+    Status {
+        #[command(flatten)]
+        target: HaTarget,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct HaTarget {
+    /// The http:// listener of a node; repeatable, for both of a pair
+    #[arg(long = "url", value_name = "URL", env = "CARRICK_URL", value_delimiter = ',', default_value = "http://127.0.0.1:15672")]
+    pub urls: Vec<String>,
+    /// A user with the tag administrator, or, to look only, monitoring
+    #[arg(long, value_name = "NAME:PASSWORD", env = "CARRICK_USER", default_value = "guest:guest", hide_env_values = true)]
+    pub user: String,
 }
 
 #[derive(Args, Debug)]

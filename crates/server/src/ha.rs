@@ -1,6 +1,7 @@
 //! One node of a pair: the store as [`replication`] needs it, the voter, and the news that this node serves now, or does no more.
 
 use crate::config::ha::Pair;
+use crate::door::{self, Door};
 use crate::wiring::{self, House, Plan};
 use anyhow::{Context, Result};
 use broker::{Core, Standby};
@@ -29,7 +30,7 @@ pub struct Node {
 
 impl Node {
     /// Begins to stand by. The house comes once this node serves.
-    pub fn start(plan: Plan, pair: Pair) -> Result<(Node, oneshot::Receiver<Result<House>>)> {
+    pub fn start(plan: Plan, pair: Pair, door: &Door) -> Result<(Node, oneshot::Receiver<Result<House>>)> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("carrick-ha")
@@ -37,7 +38,10 @@ impl Node {
             .build()
             .context("cannot start threads")?;
         let (serves, house) = oneshot::channel();
-        let coordinator = runtime.block_on(live(plan, pair, serves))?;
+        let status = Arc::new(Status::default());
+        let name = pair.node.name.to_string();
+        let coordinator = runtime.block_on(live(plan, pair, serves, status.clone()))?;
+        door.is_of_pair(door::Node { name, status, coordinator: coordinator.clone(), threads: runtime.handle().clone() });
         Ok((Node { coordinator, runtime }, house))
     }
 
@@ -53,7 +57,7 @@ impl Node {
     }
 }
 
-async fn live(plan: Plan, pair: Pair, serves: oneshot::Sender<Result<House>>) -> Result<Arc<Voter>> {
+async fn live(plan: Plan, pair: Pair, serves: oneshot::Sender<Result<House>>, status: Arc<Status>) -> Result<Arc<Voter>> {
     let bound = Listener::bind(&pair.listen, pair.identity.clone()).await;
     let mut listener = bound.with_context(|| format!("ha.listen: cannot listen on {}", pair.listen))?;
     info!(node = %pair.node.name, address = %listener.local_addr()?, "one node of a pair");
@@ -86,7 +90,7 @@ async fn live(plan: Plan, pair: Pair, serves: oneshot::Sender<Result<House>>) ->
     });
     let store = Arc::new(Store { plan: Mutex::new(Some(plan)), serves: Mutex::new(Some(serves)) });
     let coordinator: Arc<dyn Coordinator> = voter.clone();
-    let node = replication::run(pair.node, coordinator, store, links, Arc::new(Status::default()));
+    let node = replication::run(pair.node, coordinator, store, links, status);
     tokio::spawn(async move {
         match node.await {
             End::Fenced(why) => error!(why, "stopping: this node is primary no more"),

@@ -6,9 +6,11 @@ use gateway::{bind, Bound, ListenUrl, TlsSettings};
 use tracing::debug;
 
 /// Schemes that other work will add. Known ones get a better answer than unknown ones.
-const LATER: [&str; 4] = ["http", "https", "openwire", "tcp"];
+const LATER: [&str; 3] = ["https", "openwire", "tcp"];
+/// For operators, not for clients.
+const HTTP: &str = "http";
 const RIGHT: &str =
-    "right would be mqtt://, amqp://, stomp://, ws://, any://, with TLS mqtts://, amqps://, stomps://, wss://, any+tls://, or unix:";
+    "right would be mqtt://, amqp://, stomp://, ws://, any://, with TLS mqtts://, amqps://, stomps://, wss://, any+tls://, http:// for operators, or unix:";
 
 pub fn check_url(url: &ListenUrl, tls: &TlsSettings) -> Result<()> {
     for (n, (name, _)) in url.settings.iter().enumerate() {
@@ -27,7 +29,7 @@ pub fn check_url(url: &ListenUrl, tls: &TlsSettings) -> Result<()> {
 
 fn check_scheme(url: &ListenUrl) -> Result<()> {
     match url.scheme.as_str() {
-        "mqtt" | "amqp" | "stomp" | "ws" | "any" | "unix" => Ok(()),
+        "mqtt" | "amqp" | "stomp" | "ws" | "any" | "unix" | HTTP => Ok(()),
         later if LATER.contains(&later) => bail!("{url}: {later}:// is not yet supported; {RIGHT}"),
         other => bail!("{url}: '{other}' is no scheme that this program knows; {RIGHT}"),
     }
@@ -49,10 +51,24 @@ fn check_setting(url: &ListenUrl, name: &str, value: &str) -> Result<()> {
     }
 }
 
-/// Listens everywhere, or says where it cannot. Default listeners may be missing at one address: not every machine has IPv6.
-pub fn bind_all(settings: &Settings) -> Result<Vec<Bound>> {
+/// For clients: listens everywhere, or says where it cannot.
+pub fn bind_clients(settings: &Settings) -> Result<Vec<Bound>> {
+    let all = bind_all(settings, |url| url.scheme != HTTP)?;
+    if all.is_empty() && settings.default_listeners {
+        bail!("none of the default listeners could be opened: this machine has neither 127.0.0.1 nor ::1; name an address with --listen");
+    }
+    Ok(all)
+}
+
+/// For operators, likewise.
+pub fn bind_http(settings: &Settings) -> Result<Vec<Bound>> {
+    bind_all(settings, |url| url.scheme == HTTP)
+}
+
+/// Default listeners may be missing at one address: not every machine has IPv6.
+fn bind_all(settings: &Settings, which: impl Fn(&ListenUrl) -> bool) -> Result<Vec<Bound>> {
     let mut all = Vec::new();
-    for url in &settings.listen {
+    for url in settings.listen.iter().filter(|url| which(url)) {
         match bind(url, settings.gateway.backlog) {
             Ok(bound) => all.extend(bound),
             Err(error) if settings.default_listeners && error.is_unavailable() => debug!(%error, "skipped"),
@@ -63,9 +79,6 @@ pub fn bind_all(settings: &Settings) -> Result<Vec<Bound>> {
             // It names its cause itself, so the cause is not chained again.
             Err(error) => bail!("{error}"),
         }
-    }
-    if all.is_empty() {
-        bail!("none of the default listeners could be opened: this machine has neither 127.0.0.1 nor ::1; name an address with --listen");
     }
     Ok(all)
 }

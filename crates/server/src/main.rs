@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod dead_letter;
 mod definitions;
+mod door;
 mod ha;
 mod limits;
 mod listeners;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         None => serve::run(&cli.serve),
         Some(Command::Serve(flags)) => serve::run(&flags),
         Some(Command::Witness(flags)) => commands::witness::run(&flags),
+        Some(Command::Ha(command)) => commands::ha::run(&command),
         Some(Command::Journal(command)) => commands::journal::run(&command),
         Some(Command::Bench(args)) => Ok(commands::bench::run(args)),
         Some(Command::Tls(Tls::Dev(arguments))) => commands::tls_dev::run(&arguments),

@@ -7,9 +7,10 @@
 
 use crate::cli::Serve;
 use crate::config::Settings;
+use crate::door::{Door, Stage};
 use crate::ha::Node;
 use crate::tls::{self, Certificates};
-use crate::wiring::House;
+use crate::wiring::{House, Plan};
 use crate::{banner, limits, listeners, logging, protocols, wiring};
 use anyhow::{Context, Result};
 use gateway::{Bound, Gateway, ListenUrl, Service};
@@ -37,7 +38,10 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
     limits::keep_freed_blocks();
     // Before the store is touched: a wrong file should not cost a recovery.
     let certificates = Certificates::of(&settings)?;
-    let (house, node) = match standing_by(&settings)? {
+    let plan = wiring::plan(&settings)?;
+    let (door, http) = Door::open(&settings, &plan.config.auth)?;
+    say(&listening(&http));
+    let (house, node) = match opened(flags, &settings, plan, &door)? {
         Opened::Alone(house) => (house, None),
         Opened::Primary(house, node) => (house, Some(node)),
         Opened::Stopped => return Ok(ExitCode::SUCCESS),
@@ -48,7 +52,7 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    let end = runtime.block_on(live(flags, &settings, &house, certificates));
+    let end = runtime.block_on(live(flags, &settings, &house, certificates, (&door, http)));
     // Tasks that did not end by themselves end here, and tell the core so while it is still there.
     runtime.shutdown_timeout(REST_LIMIT);
     let end = match end {
@@ -84,16 +88,24 @@ enum Opened {
 }
 
 /// Opens the store. Of a pair, this waits until it is this node that serves.
-fn standing_by(settings: &Settings) -> Result<Opened> {
-    let Some(ha) = &settings.ha else { return Ok(Opened::Alone(wiring::open(settings)?)) };
+fn opened(flags: &Serve, settings: &Settings, plan: Plan, door: &Arc<Door>) -> Result<Opened> {
+    let Some(ha) = &settings.ha else { return Ok(Opened::Alone(wiring::open(plan)?)) };
     let pair = ha.check(&wiring::absolute(&settings.data_dir))?;
-    let (node, house) = Node::start(wiring::plan(settings)?, pair)?;
+    let (node, house) = Node::start(plan, pair, door)?;
+    door.enter(Stage::StandingBy);
     let waiting = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start threads")?;
     let house = waiting.block_on(async {
         let mut signals = Signals::new()?;
+        let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
         say("standby\n");
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("standby")]);
+        let reload = async {
+            while hangup.recv().await.is_some() {
+                tell_reloaded(reload_users(flags, None, door));
+            }
+        };
         tokio::select! {
+            () = reload => unreachable!("the signal's stream does not end"),
             name = signals.next() => {
                 info!(signal = name, "stopping");
                 Ok(None)
@@ -114,14 +126,22 @@ fn standing_by(settings: &Settings) -> Result<Opened> {
     }
 }
 
-async fn live(flags: &Serve, settings: &Settings, house: &House, mut certificates: Certificates) -> Result<End> {
+async fn live(
+    flags: &Serve,
+    settings: &Settings,
+    house: &House,
+    mut certificates: Certificates,
+    (door, http): (&Arc<Door>, Vec<ListenUrl>),
+) -> Result<End> {
     let mut signals = Signals::new()?;
     let mut gateway = Gateway::new(settings.gateway.clone(), house.broker());
     let protocols = protocols::all(settings)?;
     house.watch_traffic(gateway.slots().clone(), protocols.lost());
     let urls = listen(settings, &protocols, &mut gateway, &mut certificates)?;
-    reload_on_hangup(flags.clone(), house.clone(), certificates)?;
-    eprint!("{}", banner::text(settings, &urls, &wiring::absolute(&settings.data_dir)));
+    reload_on_hangup(flags.clone(), house.clone(), certificates, door.clone())?;
+    let all: Vec<ListenUrl> = urls.iter().chain(&http).cloned().collect();
+    eprint!("{}", banner::text(settings, &all, &wiring::absolute(&settings.data_dir)));
+    door.enter(Stage::Serving);
     announce(&urls);
     let end = tokio::select! {
         name = signals.next() => {
@@ -133,14 +153,16 @@ async fn live(flags: &Serve, settings: &Settings, house: &House, mut certificate
             End::StoreFailed
         }
     };
+    door.enter(Stage::Stopping);
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
     tokio::spawn(async move {
         signals.next().await;
         // Asked twice: somebody is in a hurry, and the store is made for it.
         std::process::exit(130);
     });
-    gateway.stop_accepting().await;
-    house.shut_down_connections();
+    let elsewhere = door.elsewhere();
+    gateway.stop_accepting(elsewhere.is_some()).await;
+    house.shut_down_connections(elsewhere);
     match gateway.drained().await {
         0 => {}
         left => warn!(connections = left, "closed without a good-bye"),
@@ -155,7 +177,7 @@ fn listen(
     certificates: &mut Certificates,
 ) -> Result<Vec<ListenUrl>> {
     let mut urls = Vec::new();
-    for bound in listeners::bind_all(settings)? {
+    for bound in listeners::bind_clients(settings)? {
         let url = bound.url.clone();
         let service = service(settings, protocols, &bound, certificates)?;
         gateway.listen(bound, service).with_context(|| format!("cannot listen on {url}"))?;
@@ -171,17 +193,17 @@ fn service(settings: &Settings, protocols: &protocols::List, bound: &Bound, cert
 }
 
 /// SIGHUP: certificates, keys, users and rules are read again, connections stay.
-fn reload_on_hangup(flags: Serve, house: House, certificates: Certificates) -> Result<()> {
+fn reload_on_hangup(flags: Serve, house: House, certificates: Certificates, door: Arc<Door>) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
-    let all = Arc::new((flags, house, certificates));
+    let all = Arc::new((flags, house, certificates, door));
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             let all = all.clone();
             // Files may be on a network.
             let reload = move || {
-                let (flags, house, certificates) = &*all;
+                let (flags, house, certificates, door) = &*all;
                 certificates.reload();
-                reload_users(flags, house);
+                tell_reloaded(reload_users(flags, Some(house), door));
             };
             let _ = tokio::task::spawn_blocking(reload).await;
         }
@@ -189,8 +211,16 @@ fn reload_on_hangup(flags: Serve, house: House, certificates: Certificates) -> R
     Ok(())
 }
 
-fn reload_users(flags: &Serve, house: &House) {
-    match Settings::load(flags).and_then(|settings| house.reload_users(&settings)) {
+fn reload_users(flags: &Serve, house: Option<&House>, door: &Door) -> Result<()> {
+    let users = wiring::users_again(&Settings::load(flags)?)?;
+    if let Some(house) = house {
+        house.reload_users(&users)?;
+    }
+    door.reload_users(&users)
+}
+
+fn tell_reloaded(outcome: Result<()>) {
+    match outcome {
         Ok(()) => info!("users, rules and permissions were read again"),
         Err(error) => error!(error = format!("{error:#}"), "not read again: users, rules and permissions stay as they are"),
     }
@@ -198,10 +228,12 @@ fn reload_users(flags: &Serve, house: &House) {
 
 /// For programs that wait for us: nothing else is written to standard output, and nobody may be listening there.
 fn announce(urls: &[ListenUrl]) {
-    let mut lines: String = urls.iter().map(|url| format!("listening {url}\n")).collect();
-    lines.push_str("ready\n");
-    say(&lines);
+    say(&(listening(urls) + "ready\n"));
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+}
+
+fn listening(urls: &[ListenUrl]) -> String {
+    urls.iter().map(|url| format!("listening {url}\n")).collect()
 }
 
 fn say(lines: &str) {

@@ -4,7 +4,7 @@ use crate::config::{file, Settings};
 use crate::definitions::{self, Definitions};
 use anyhow::{Context, Result};
 use broker::{auth, Core, VhostLimits};
-use broker_api::{Broker, VhostName};
+use broker_api::{Broker, Elsewhere, VhostName};
 use gateway::Slots;
 use journal::storage::DirStorage;
 use journal::Failure;
@@ -34,8 +34,7 @@ pub struct Plan {
 }
 
 /// Locks the data directory, recovers what is in it, and starts the core.
-pub fn open(settings: &Settings) -> Result<House> {
-    let plan = plan(settings)?;
+pub fn open(plan: Plan) -> Result<House> {
     let (on_failure, failed) = failure_watch();
     let core = Core::open(plan.storage.clone(), plan.journal.clone(), plan.config.clone(), on_failure)
         .with_context(|| format!("cannot open the data directory {}", plan.dir.display()))?;
@@ -97,13 +96,18 @@ fn users(settings: &Settings, definitions: &mut Definitions) -> Result<auth::Con
     Ok(auth)
 }
 
+/// As the files say now.
+pub fn users_again(settings: &Settings) -> Result<auth::Config> {
+    let mut definitions = settings.definitions.as_deref().map(Definitions::load).transpose()?.unwrap_or_default();
+    let mut auth = users(settings, &mut definitions)?;
+    auth.salt_secret = Some(salt_secret(&absolute(&settings.data_dir).join("salt"))?);
+    Ok(auth)
+}
+
 impl House {
-    /// Users, rules and permissions as the files say now. Nothing changes if they are wrong.
-    pub fn reload_users(&self, settings: &Settings) -> Result<()> {
-        let mut definitions = settings.definitions.as_deref().map(Definitions::load).transpose()?.unwrap_or_default();
-        let mut auth = users(settings, &mut definitions)?;
-        auth.salt_secret = Some(salt_secret(&absolute(&settings.data_dir).join("salt"))?);
-        self.core.reload_users(&auth).map_err(anyhow::Error::from)
+    /// Users, rules and permissions take effect. Nothing changes if they are wrong.
+    pub fn reload_users(&self, users: &auth::Config) -> Result<()> {
+        self.core.reload_users(users).map_err(anyhow::Error::from)
     }
 
     pub fn broker(&self) -> Arc<dyn Broker> {
@@ -135,8 +139,8 @@ impl House {
         }
     }
 
-    pub fn shut_down_connections(&self) {
-        self.core.shut_down_connections();
+    pub fn shut_down_connections(&self, elsewhere: Option<Elsewhere>) {
+        self.core.shut_down_connections(elsewhere);
     }
 
     /// Everything that is staged is committed first.

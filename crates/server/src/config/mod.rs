@@ -146,10 +146,10 @@ fn over(mut tls: gateway::TlsSettings, flags: &Serve) -> gateway::TlsSettings {
     tls
 }
 
-/// Each protocol at its own port, WebSocket where RabbitMQ has it for MQTT and for STOMP, and one port for all (61616, ActiveMQ's). 15672 is
-/// left to the management API.
-const DEFAULT_LISTENERS: [(&str, u16); 6] =
-    [("mqtt", 1883), ("amqp", 5672), ("stomp", 61613), ("ws", 15675), ("ws", crate::protocols::WEB_STOMP), ("any", 61616)];
+/// Each protocol at its own port, WebSocket where RabbitMQ has it for MQTT and for STOMP, one port for all (61616, ActiveMQ's), and RabbitMQ's
+/// port for operators.
+const DEFAULT_LISTENERS: [(&str, u16); 7] =
+    [("mqtt", 1883), ("amqp", 5672), ("stomp", 61613), ("ws", 15675), ("ws", crate::protocols::WEB_STOMP), ("any", 61616), ("http", 15672)];
 /// Where there is a certificate, these too.
 const TLS_LISTENERS: [(&str, u16); 5] =
     [("mqtts", 8883), ("amqps", 5671), ("stomps", 61614), ("wss", 15676), ("wss", crate::protocols::WEB_STOMP_TLS)];

@@ -3,10 +3,12 @@
 mod bench;
 mod conversions;
 mod dead_letter;
+mod door;
 mod hostile;
 mod journal;
 mod pair;
 mod serve;
+mod steering;
 mod store_failure;
 mod sys;
 mod tls;

@@ -12,10 +12,14 @@ fn port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port()
 }
 
-struct Node {
-    name: &'static str,
+pub struct Node {
+    pub name: &'static str,
     mqtt: u16,
-    process: Child,
+    /// Where its HTTP door is.
+    http: u16,
+    /// Where it takes whatever arrives.
+    pub any: u16,
+    pub process: Child,
     lines: Receiver<String>,
     serves: bool,
 }
@@ -28,18 +32,22 @@ impl Drop for Node {
 }
 
 impl Node {
-    fn start(dir: &Path, name: &'static str, mqtt: u16) -> Node {
+    fn start(dir: &Path, name: &'static str, [mqtt, http, any]: [u16; 3]) -> Node {
         let file = format!("{name}.toml");
         let mut process = command(dir, &["serve", "--config", &file]).stderr(Stdio::null()).spawn().expect("started");
         let (tell, lines) = channel();
         let out = BufReader::new(process.stdout.take().expect("piped"));
         std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line).ok()));
-        Node { name, mqtt, process, lines, serves: false }
+        Node { name, mqtt, http, any, process, lines, serves: false }
     }
 
     fn serves(&mut self) -> bool {
         self.serves |= self.lines.try_iter().any(|line| line == "ready");
         self.serves
+    }
+
+    pub fn ask(&self, request: &str) -> Option<(u16, String)> {
+        door::ask(&format!("127.0.0.1:{}", self.http), request)
     }
 
     fn connect(&self, id: &str) -> Option<TcpStream> {
@@ -56,14 +64,14 @@ impl Node {
     }
 }
 
-struct Trio {
-    dir: tempfile::TempDir,
-    nodes: Vec<Node>,
+pub struct Trio {
+    pub dir: tempfile::TempDir,
+    pub nodes: Vec<Node>,
     _witness: Carrick,
 }
 
 impl Trio {
-    fn start() -> Trio {
+    pub fn start() -> Trio {
         let dir = tempfile::tempdir().expect("a folder");
         let ports: BTreeMap<&str, u16> = ["a", "b", "w"].map(|name| (name, port())).into();
         let at = |name: &str| format!("127.0.0.1:{}", ports[name]);
@@ -77,24 +85,25 @@ impl Trio {
         let witness = start(dir.path(), &["witness", "--config", "w.toml"]);
         let mut nodes = Vec::new();
         for (name, other) in [("a", "b"), ("b", "a")] {
-            let mqtt = port();
+            let (mqtt, http, any) = (port(), port(), port());
             // Small segments, so that the log rotates and the standby writes checkpoints.
             let text = format!(
-                "data_dir = 'data-{name}'\nlisten = ['mqtt://127.0.0.1:{mqtt}']\njournal.segment_bytes = '1 MiB'\n\
+                "data_dir = 'data-{name}'\nlisten = ['mqtt://127.0.0.1:{mqtt}', 'http://127.0.0.1:{http}', 'any://127.0.0.1:{any}']\njournal.segment_bytes = '1 MiB'\n\
                  journal.checkpoint_bytes = '4 MiB'\n[ha]\nnode = '{name}'\nlisten = '{}'\npeers = {{ {other} = '{}' }}\n\
-                 witness = {{ w = '{}' }}\nsecret = '{SECRET}'\n",
+                 witness = {{ w = '{}' }}\nsecret = '{SECRET}'\n\
+                 clients = ['mqtt://{name}.example:1', 'amqp://{name}.example:2', 'stomp://{name}.example:3']\n",
                 at(name),
                 at(other),
                 at("w")
             );
             std::fs::write(dir.path().join(format!("{name}.toml")), text).expect("written");
-            nodes.push(Node::start(dir.path(), name, mqtt));
+            nodes.push(Node::start(dir.path(), name, [mqtt, http, any]));
         }
         Trio { dir, nodes, _witness: witness }
     }
 
     /// The one that serves, other than `not`.
-    fn primary(&mut self, not: Option<usize>) -> usize {
+    pub fn primary(&mut self, not: Option<usize>) -> usize {
         let begun = Instant::now();
         while begun.elapsed() < LIMIT {
             for (at, node) in self.nodes.iter_mut().enumerate() {
@@ -108,26 +117,27 @@ impl Trio {
     }
 
     /// Waits for a standby that may take over.
-    fn standby_in_sync(&self, primary: usize, publisher: &mut Publisher) {
-        // It is in sync once it has everything; there is no door yet that would tell, so the pair gets a second of confirmed messages.
+    pub fn standby_in_sync(&self, primary: usize, publisher: &mut Publisher) {
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(2) {
+        let both_in_sync = |node: &Node| node.ask("GET /api/ha").is_some_and(|(_, body)| body.contains(r#""in_sync":["a","b"]"#));
+        while !both_in_sync(&self.nodes[primary]) || begun.elapsed() < Duration::from_secs(1) {
             publisher.publish(&self.nodes[primary], 20);
             std::thread::sleep(Duration::from_millis(10));
+            assert!(begun.elapsed() < LIMIT, "{:?}", self.nodes[primary].ask("GET /api/ha"));
         }
     }
 
-    fn restart(&mut self, at: usize) {
-        let (name, mqtt) = (self.nodes[at].name, self.nodes[at].mqtt);
-        self.nodes[at] = Node::start(self.dir.path(), name, mqtt);
+    pub fn restart(&mut self, at: usize) {
+        let Node { name, mqtt, http, any, .. } = self.nodes[at];
+        self.nodes[at] = Node::start(self.dir.path(), name, [mqtt, http, any]);
     }
 }
 
 /// Numbers its messages, and knows which were confirmed.
 #[derive(Default)]
-struct Publisher {
+pub struct Publisher {
     next: u64,
-    confirmed: BTreeSet<u64>,
+    pub confirmed: BTreeSet<u64>,
     link: Option<TcpStream>,
 }
 
@@ -160,7 +170,7 @@ impl Publisher {
         drop(link);
     }
 
-    fn until(&mut self, trio: &mut Trio, not: usize, count: usize) {
+    pub fn until(&mut self, trio: &mut Trio, not: usize, count: usize) {
         let goal = self.confirmed.len() + count;
         let begun = Instant::now();
         while self.confirmed.len() < goal {
@@ -171,7 +181,7 @@ impl Publisher {
     }
 }
 
-fn subscribe(node: &Node) {
+pub fn subscribe(node: &Node) {
     let mut link = node.connect("subscriber").expect("it serves");
     link.write_all(b"\x82\x08\x00\x01\x00\x03t/#\x01").expect("sent");
     assert_eq!(packet(&mut link).0, 0x90);
@@ -179,7 +189,7 @@ fn subscribe(node: &Node) {
 }
 
 /// Everything that waits for the subscriber, in order.
-fn drain(node: &Node) -> Vec<u64> {
+pub fn drain(node: &Node) -> Vec<u64> {
     let mut link = node.connect("subscriber").expect("it serves");
     link.set_read_timeout(Some(Duration::from_millis(1500))).expect("a timeout");
     let mut found = Vec::new();
@@ -200,7 +210,7 @@ fn drain(node: &Node) -> Vec<u64> {
     found
 }
 
-fn judge(confirmed: &BTreeSet<u64>, found: &[u64]) {
+pub fn judge(confirmed: &BTreeSet<u64>, found: &[u64]) {
     let there: BTreeSet<u64> = found.iter().copied().collect();
     let lost: Vec<&u64> = confirmed.difference(&there).collect();
     assert!(lost.is_empty(), "{} of {} confirmed messages are lost: {lost:?}", lost.len(), confirmed.len());
@@ -281,4 +291,30 @@ fn a_clean_stop_hands_over_and_a_restart_of_both_loses_nothing() {
     let now = trio.primary(None);
     assert_eq!(now, second);
     judge(&publisher.confirmed, &drain(&trio.nodes[now]));
+}
+
+#[test]
+fn each_node_says_how_the_pair_is() {
+    let mut trio = Trio::start();
+    let primary = trio.primary(None);
+    let standby = 1 - primary;
+    let mut publisher = Publisher::default();
+    trio.standby_in_sync(primary, &mut publisher);
+    let role = |node: &Node| node.ask("GET /health/ready");
+    let (status, body) = role(&trio.nodes[primary]).expect("an answer");
+    assert!(status == 200 && body.contains("primary"), "{body}");
+    let (status, body) = role(&trio.nodes[standby]).expect("a standby answers too");
+    assert!(status == 503 && body.contains("stands by"), "{body}");
+    assert!(trio.nodes[standby].connect("x").is_none(), "its client ports are closed");
+    let urls = [0, 1].map(|at| format!("http://127.0.0.1:{}", trio.nodes[at].http));
+    let asked = ["ha", "status", "--url", &urls[0], "--url", &urls[1]];
+    let (code, text) = door::run(trio.dir.path(), &asked);
+    assert_eq!(code, Some(0), "{text}");
+    for part in ["a is ", "b is ", " is primary", " is standby", "in sync   a, b", "bytes behind", "voters"] {
+        assert!(text.contains(part), "no {part:?} in: {text}");
+    }
+    signal(&trio.nodes[standby].process, rustix::process::Signal::KILL);
+    wait(&mut trio.nodes[standby].process);
+    let (code, text) = door::run(trio.dir.path(), &asked);
+    assert!(code == Some(3) && text.contains("does not answer"), "{code:?} {text}");
 }

@@ -1,0 +1,75 @@
+//! `/api/ha`: what a node knows of its pair.
+
+use crate::access::MayLook;
+use crate::house::House;
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// The answer to GET. A broker that is no part of a pair has the role `alone`, and nothing else.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pair {
+    /// `alone`, `joining`, `standby`, `promoting`, `primary`, `handing over` or `stopping`.
+    pub role: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Of the register, read now, or as this node has last read it if nobody answers for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub primary: Option<String>,
+    pub in_sync: Vec<String>,
+    pub members: Vec<Member>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<Log>,
+    /// Those that follow this node, if it is primary.
+    pub standbys: Vec<Standby>,
+    /// What it waits for, or last complained of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
+    /// Who keeps the register, and which of them can be reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coordinator: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Member {
+    pub node: String,
+    /// Where the other node reaches it.
+    pub peer: String,
+    /// Where clients reach it.
+    pub clients: Vec<String>,
+}
+
+/// Positions in the log, in bytes since its beginning; the same on both nodes.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    /// What stands in the log here: as primary written, as standby written and synced.
+    pub end: u64,
+    /// As primary: up to where it is committed. As standby: up to where it is redone.
+    pub done: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Standby {
+    pub node: String,
+    pub in_sync: bool,
+    pub synced: u64,
+    pub redone: u64,
+    /// Of the primary's log, what it has not synced.
+    pub lag_bytes: u64,
+}
+
+pub fn routes() -> Router<Arc<dyn House>> {
+    Router::new().route("/api/ha", get(pair))
+}
+
+async fn pair(State(house): State<Arc<dyn House>>, _: MayLook) -> Json<Pair> {
+    Json(house.pair().await)
+}

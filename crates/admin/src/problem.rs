@@ -1,0 +1,36 @@
+//! Answers that say no: a status, and a JSON object with `error` (a word for programs) and `reason` (a sentence for people).
+
+use axum::http::{header, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::Json;
+use serde::Serialize;
+
+#[derive(Serialize)]
+pub struct Problem {
+    #[serde(skip)]
+    pub status: StatusCode,
+    pub error: &'static str,
+    pub reason: String,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, error: &'static str, reason: impl Into<String>) -> Problem {
+        Problem { status, error, reason: reason.into() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(&self)).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            // RFC 7617, 2.
+            let basic = header::HeaderValue::from_static("Basic realm=\"carrick\", charset=\"UTF-8\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, basic);
+        }
+        response
+    }
+}
+
+pub async fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing under this path")
+}

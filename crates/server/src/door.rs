@@ -1,0 +1,217 @@
+//! The HTTP door of this process (`http://` listeners): open from before the store is until the end, with a thread of its own, so that a busy
+//! broker answers those who look after it. What it says comes from here; how it says it is [`admin`]'s.
+
+use crate::config::Settings;
+use crate::listeners;
+use admin::ha::{Log, Member, Pair, Standby};
+use admin::health::Ready;
+use admin::{Account, BoxFuture, Credentials, Denied, Limits};
+use anyhow::{Context, Result};
+use broker::auth::{Auth, Config, LoginOutcome, LoginState};
+use broker_api::{ConnectionInfo, Elsewhere, LoginStep, Peer, Refusal as CoreRefusal};
+use gateway::ListenUrl;
+use journal::Lsn;
+use replication::coordinator::{Coordinator, NodeName, Read, Register, Version};
+use replication::{Role, Snapshot, Status};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tracing::info;
+
+/// Who asks how things are is told what was known last rather than kept waiting.
+const REGISTER_LIMIT: Duration = Duration::from_millis(500);
+
+/// Where this process stands with its clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    Opening,
+    /// As a node of a pair, it serves nobody unless it becomes primary.
+    StandingBy,
+    Serving,
+    Stopping,
+}
+
+/// This process as a node of a pair.
+pub struct Node {
+    pub name: String,
+    pub status: Arc<Status>,
+    pub coordinator: Arc<dyn Coordinator>,
+    /// The node's threads.
+    pub threads: tokio::runtime::Handle,
+}
+
+impl Node {
+    /// As it stands now, unless nobody answers for it soon.
+    async fn register(&self) -> Option<(Version, Register)> {
+        let coordinator = self.coordinator.clone();
+        let read = self.threads.spawn(async move { coordinator.read().await });
+        match tokio::time::timeout(REGISTER_LIMIT, read).await {
+            Ok(Ok(Read::Known(register))) => register,
+            _ => None,
+        }
+    }
+}
+
+pub struct Door {
+    stage: Mutex<Stage>,
+    node: OnceLock<Node>,
+    /// Users of the files: the same that the core has, and there before the core is.
+    auth: Auth,
+}
+
+impl Door {
+    /// Opens it where there is an `http://` listener; answers with where it listens.
+    pub fn open(settings: &Settings, users: &Config) -> Result<(Arc<Door>, Vec<ListenUrl>)> {
+        let auth = Auth::new(users).context("the users of the configuration")?;
+        let door = Arc::new(Door { stage: Mutex::new(Stage::Opening), node: OnceLock::new(), auth });
+        let bound = listeners::bind_http(settings)?;
+        let urls = bound.iter().map(|bound| bound.url.clone()).collect();
+        let mut sockets = Vec::new();
+        for bound in bound {
+            let url = bound.url.clone();
+            sockets.push(bound.into_tcp().with_context(|| format!("{url}: HTTP needs a TCP socket"))?);
+        }
+        if !sockets.is_empty() {
+            door.clone().serve(sockets).context("cannot open the HTTP door")?;
+        }
+        Ok((door, urls))
+    }
+
+    fn serve(self: Arc<Door>, sockets: Vec<std::net::TcpListener>) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let task = async move {
+            let mut listeners = tokio::task::JoinSet::new();
+            for socket in sockets {
+                match tokio::net::TcpListener::from_std(socket) {
+                    Ok(socket) => drop(listeners.spawn(admin::serve(socket, self.clone(), Limits::default()))),
+                    Err(error) => tracing::error!(%error, "an HTTP listener is lost"),
+                }
+            }
+            while listeners.join_next().await.is_some() {}
+        };
+        // It ends with the process: whoever asks during the last moments is told that they are.
+        std::thread::Builder::new().name("carrick-http".into()).spawn(move || runtime.block_on(task))?;
+        Ok(())
+    }
+
+    pub fn enter(&self, stage: Stage) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
+    pub fn is_of_pair(&self, node: Node) {
+        let _ = self.node.set(node);
+    }
+
+    /// Users as the files say now.
+    pub fn reload_users(&self, users: &Config) -> Result<()> {
+        self.auth.reload(users).map_err(anyhow::Error::from)
+    }
+
+    /// Where clients find the standby that takes over when this node, the primary, goes.
+    pub fn elsewhere(&self) -> Option<Elsewhere> {
+        let now = self.node.get()?.status.get();
+        let (_, register) = now.register.filter(|_| now.role == Role::Primary)?;
+        let other = register.in_sync.iter().find(|name| **name != register.primary)?;
+        let addresses = register.members.get(other).map(|member| member.clients.clone()).unwrap_or_default();
+        Some(Elsewhere { node: other.to_string(), addresses })
+    }
+
+    fn stage(&self) -> Stage {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl admin::House for Door {
+    fn ready(&self) -> Ready {
+        let stage = self.stage();
+        let says = self.node.get().map(|node| node.status.get()).map(|now| now.says).filter(|says| !says.is_empty());
+        let reason = match stage {
+            Stage::Serving => None,
+            Stage::Opening => Some("the store is being opened".to_owned()),
+            Stage::StandingBy => Some(says.map_or_else(|| "this node stands by".to_owned(), |says| format!("this node stands by: {says}"))),
+            Stage::Stopping => Some("the broker is going down".to_owned()),
+        };
+        Ready { ready: stage == Stage::Serving, role: role(stage, self.node.get()).to_owned(), reason }
+    }
+
+    fn pair(&self) -> BoxFuture<'_, Pair> {
+        Box::pin(async {
+            let Some(node) = self.node.get() else { return Pair { role: role(self.stage(), None).to_owned(), ..Pair::default() } };
+            let register = node.register().await;
+            let mut now = node.status.get();
+            now.register = register.or(now.register);
+            Pair {
+                role: role(self.stage(), Some(node)).to_owned(),
+                node: Some(node.name.clone()),
+                coordinator: Some(node.coordinator.describe()),
+                ..seen(&now)
+            }
+        })
+    }
+
+    fn login(&self, who: Credentials, from: SocketAddr) -> BoxFuture<'_, Result<Account, Denied>> {
+        let info = ConnectionInfo {
+            peer: Peer::Tcp(from),
+            identity: None,
+            protocol: "http",
+            vhost: crate::wiring::default_vhost(),
+            allow_anonymous: false,
+        };
+        Box::pin(async move {
+            let (tell, told) = oneshot::channel();
+            let done = Box::new(move |outcome| drop(tell.send(outcome)));
+            let step = LoginStep::Password { user: who.user.clone(), password: who.password };
+            self.auth.login(&mut LoginState::default(), &info, step, done);
+            match told.await {
+                Ok(LoginOutcome::LoggedIn { principal, .. }) => Ok(Account {
+                    name: principal.name().to_owned(),
+                    administrator: principal.administrator(),
+                    monitoring: principal.tags().iter().any(|tag| tag == "monitoring"),
+                }),
+                Ok(LoginOutcome::Refused(CoreRefusal::LimitReached(_))) => Err(Denied::Busy),
+                refused => {
+                    info!(%from, user = %who.user, ?refused, "HTTP: login refused");
+                    Err(Denied::Wrong)
+                }
+            }
+        })
+    }
+}
+
+fn role(stage: Stage, node: Option<&Node>) -> &'static str {
+    match (stage, node) {
+        (Stage::Stopping, _) => "stopping",
+        (_, Some(node)) => node.status.get().role.as_str(),
+        (_, None) => "alone",
+    }
+}
+
+/// What the node knows, in the door's words.
+fn seen(now: &Snapshot) -> Pair {
+    let (end, done) = (now.log.0 .0, now.log.1 .0);
+    let register = now.register.as_ref().map(|(_, register)| register);
+    let standby = |(name, synced, redone): &(NodeName, Lsn, Lsn)| Standby {
+        node: name.to_string(),
+        in_sync: register.is_some_and(|register| register.in_sync.contains(name)),
+        synced: synced.0,
+        redone: redone.0,
+        lag_bytes: end.saturating_sub(synced.0),
+    };
+    let standbys = now.standbys.iter().filter(|_| now.role == Role::Primary);
+    let member = |(name, member): (&NodeName, &replication::coordinator::Member)| Member {
+        node: name.to_string(),
+        peer: member.peer.clone(),
+        clients: member.clients.clone(),
+    };
+    Pair {
+        epoch: register.map(|register| register.epoch),
+        primary: register.map(|register| register.primary.to_string()),
+        in_sync: register.into_iter().flat_map(|register| &register.in_sync).map(ToString::to_string).collect(),
+        members: register.into_iter().flat_map(|register| &register.members).map(member).collect(),
+        log: register.map(|_| Log { end, done }),
+        standbys: standbys.map(standby).collect(),
+        says: (!now.says.is_empty()).then(|| now.says.clone()),
+        ..Pair::default()
+    }
+}
