@@ -38,17 +38,30 @@ fn check_scheme(url: &ListenUrl) -> Result<()> {
 fn check_setting(url: &ListenUrl, name: &str, value: &str) -> Result<()> {
     const DIALECT: &str = "dialect=rabbitmq, dialect=activemq or dialect=native, and strict=true or strict=false";
     const DEFAULT: &str = "default=mqtt, default=stomp or default=amqp";
+    const IDENTITY: &str = "product=RabbitMQ and version=3.13.7";
     match (url.scheme.as_str(), name) {
         ("stomp" | "ws" | "any", "dialect") if stomp::Dialect::named(value).is_some() => Ok(()),
         ("stomp" | "ws" | "any", "dialect") => bail!("{url}: '{value}' is no dialect; right would be {DIALECT}"),
         ("stomp" | "ws" | "any", "strict") if matches!(value, "true" | "false") => Ok(()),
         ("stomp" | "ws" | "any", "strict") => bail!("{url}: strict is '{value}'; right would be {DIALECT}"),
+        ("amqp" | "ws" | "any", "product" | "version") if is_plain(value) => Ok(()),
+        ("amqp" | "ws" | "any", "product" | "version") => {
+            bail!("{url}: {name} is '{value}'; right would be up to 128 letters, digits and signs, without '%', like {IDENTITY}")
+        }
         ("ws" | "any", "default") if ["mqtt", "stomp", "amqp"].contains(&value) => Ok(()),
         ("ws" | "any", "default") => bail!("{url}: '{value}' is not carried; right would be {DEFAULT}"),
+        ("amqp", _) => bail!("{url}: AMQP has no setting '{name}'; right would be {IDENTITY}"),
         ("stomp", _) => bail!("{url}: STOMP has no setting '{name}'; right would be {DIALECT}"),
-        (scheme @ ("ws" | "any"), _) => bail!("{url}: {scheme}:// has no setting '{name}'; right would be {DEFAULT}, {DIALECT}"),
+        (scheme @ ("ws" | "any"), _) => {
+            bail!("{url}: {scheme}:// has no setting '{name}'; right would be {DEFAULT}, {DIALECT}, {IDENTITY}")
+        }
         (scheme, _) => bail!("{url}: {scheme}:// has no settings; right would be nothing behind the port"),
     }
+}
+
+/// What a client is told as it stands in the URL: nothing in there is decoded, so nothing may look as if it were.
+fn is_plain(value: &str) -> bool {
+    value.len() <= 128 && value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'%')
 }
 
 /// For clients: listens everywhere, or says where it cannot.

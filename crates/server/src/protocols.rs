@@ -17,8 +17,9 @@ pub const WEB_STOMP_TLS: u16 = 15673;
 
 /// Schemes of listen URLs, and what is spoken there.
 pub struct List {
-    speakers: Vec<(&'static str, Arc<dyn Protocol>)>,
     mqtt: Arc<mqtt::Mqtt>,
+    /// As `[amqp]` has it; a URL may name another product.
+    amqp: amqp091::Config,
     /// As `[stomp]` has it; a URL may say otherwise.
     stomp: stomp::Config,
     origins: Origins,
@@ -29,16 +30,14 @@ pub fn all(settings: &Settings) -> Result<List> {
     let config = mqtt_config(&settings.mqtt);
     config.check().context("in [mqtt]")?;
     let mqtt = mqtt::Mqtt::among(config, header_views());
-    let config = amqp_config(&settings.amqp);
-    config.check().context("in [amqp]")?;
-    let amqp: Arc<dyn Protocol> = amqp091::Amqp::new(config, header_views());
+    let amqp = amqp_config(&settings.amqp);
+    amqp.check().context("in [amqp]")?;
     let mut stomp = stomp_config(&settings.stomp);
     stomp.dead_letters = settings.dead_letter.default.is_some();
     stomp.check().context("in [stomp]")?;
-    let speakers = vec![("mqtt", mqtt.clone() as Arc<dyn Protocol>), ("unix", mqtt.clone()), ("amqp", amqp)];
     let origins = Origins::new(settings.websocket.origins.clone()).map_err(anyhow::Error::msg).context("in [websocket]")?;
     let websocket = websocket_config(&settings.websocket);
-    Ok(List { speakers, mqtt, stomp, origins, websocket })
+    Ok(List { mqtt, amqp, stomp, origins, websocket })
 }
 
 /// How each protocol's messages are read by exchanges and by the other protocols.
@@ -67,12 +66,24 @@ impl List {
     }
 
     fn speaker(&self, scheme: &str, url: &ListenUrl) -> Option<Arc<dyn Protocol>> {
-        if scheme == "stomp" {
-            let dialect = url.setting("dialect").and_then(stomp::Dialect::named).unwrap_or(self.stomp.dialect);
-            let strict = url.setting("strict").map_or(self.stomp.strict, |strict| strict == "true");
-            return Some(stomp::Stomp::new(stomp::Config { strict, ..self.stomp.clone().speaking(dialect) }, header_views()));
+        match scheme {
+            "mqtt" | "unix" => Some(self.mqtt.clone()),
+            "amqp" => Some(self.amqp_of(url)),
+            "stomp" => Some(self.stomp_of(url)),
+            _ => None,
         }
-        self.speakers.iter().find(|(name, _)| *name == scheme).map(|(_, protocol)| protocol.clone())
+    }
+
+    fn amqp_of(&self, url: &ListenUrl) -> Arc<dyn Protocol> {
+        let or = |name, general: &String| url.setting(name).map_or_else(|| general.clone(), str::to_owned);
+        let (product, version) = (or("product", &self.amqp.product), or("version", &self.amqp.version));
+        amqp091::Amqp::new(amqp091::Config { product, version, ..self.amqp.clone() }, header_views())
+    }
+
+    fn stomp_of(&self, url: &ListenUrl) -> Arc<dyn Protocol> {
+        let dialect = url.setting("dialect").and_then(stomp::Dialect::named).unwrap_or(self.stomp.dialect);
+        let strict = url.setting("strict").map_or(self.stomp.strict, |strict| strict == "true");
+        stomp::Stomp::new(stomp::Config { strict, ..self.stomp.clone().speaking(dialect) }, header_views())
     }
 
     /// All of them, bare and over WebSocket.

@@ -243,32 +243,64 @@ fn what_amqp_announces_is_a_setting() {
     )
     .expect("written");
     let carrick = start(dir.path(), &["--config", "c.toml", "--listen", "amqp://127.0.0.1:0"]);
-    let address = carrick.urls[0].strip_prefix("amqp://").expect("AMQP");
-    let stream = TcpStream::connect(address).expect("connected");
-    stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
-    let (mut reader, mut writer) = (&stream, &stream);
-    writer.write_all(b"AMQP\0\0\x09\x01").expect("written");
-    let mut frame = || {
-        let mut head = [0; 7];
-        reader.read_exact(&mut head).expect("a frame");
-        let mut rest = vec![0; u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize + 1];
-        reader.read_exact(&mut rest).expect("the rest of it");
-        rest
-    };
-    let started = frame();
-    for said in [&b"\x07productS\0\0\0\x0bSome Broker"[..], b"\x07versionS\0\0\0\x059.8.7"] {
-        assert!(started.windows(said.len()).any(|bytes| bytes == said), "{}", started.escape_ascii());
-    }
+    let (mut stream, started) = amqp_start(&carrick.urls[0]);
+    assert_identity(&started, "Some Broker", "9.8.7");
     // start-ok: PLAIN, guest.
     let arguments = b"\0\x0a\0\x0b\0\0\0\0\x05PLAIN\0\0\0\x0c\0guest\0guest\x05en_US";
     let mut ok = vec![1, 0, 0];
     ok.extend_from_slice(&(arguments.len() as u32).to_be_bytes());
     ok.extend_from_slice(arguments);
     ok.push(0xce);
-    writer.write_all(&ok).expect("written");
-    assert_eq!(&frame()[..12], b"\0\x0a\0\x1e\0\x11\0\0\x20\0\0\x21", "tune: 17 channels, 8192 bytes, 33 s");
+    stream.write_all(&ok).expect("written");
+    assert_eq!(&amqp_frame(&mut stream)[..12], b"\0\x0a\0\x1e\0\x11\0\0\x20\0\0\x21", "tune: 17 channels, 8192 bytes, 33 s");
     let dir = tempfile::tempdir().expect("a folder");
     std::fs::write(dir.path().join("c.toml"), "[amqp]\nproduct = ''\n").expect("written");
     let (code, why) = refused(dir.path(), &["--config", "c.toml", "--listen", "amqp://127.0.0.1:0"]);
     assert!(code == Some(1) && why.contains("[amqp]") && why.contains("product"), "{why}");
+}
+
+#[test]
+fn what_amqp_announces_is_a_listeners_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join("c.toml"), "[amqp]\nversion = '3.12.14'\n").expect("written");
+    let listen = ["amqp://127.0.0.1:0", "amqp://127.0.0.1:0?product=Other&version=2.0.0", "any://127.0.0.1:0?version=4.0.1"];
+    let arguments: Vec<&str> = ["--config", "c.toml"].into_iter().chain(listen.into_iter().flat_map(|url| ["--listen", url])).collect();
+    let carrick = start(dir.path(), &arguments);
+    for (url, product, version) in
+        [(&carrick.urls[0], "RabbitMQ", "3.12.14"), (&carrick.urls[1], "Other", "2.0.0"), (&carrick.urls[2], "RabbitMQ", "4.0.1")]
+    {
+        assert_identity(&amqp_start(url).1, product, version);
+    }
+    assert!(carrick.urls[1].ends_with("?product=Other&version=2.0.0"), "{}", carrick.urls[1]);
+}
+
+/// Connects, sends the protocol header, and answers what connection.start says.
+fn amqp_start(url: &str) -> (TcpStream, Vec<u8>) {
+    let address = url.split_once("://").expect("a URL").1;
+    let address = address.split_once('?').map_or(address, |(address, _)| address);
+    let mut stream = TcpStream::connect(address).expect("connected");
+    stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
+    stream.write_all(b"AMQP\0\0\x09\x01").expect("written");
+    let started = amqp_frame(&mut stream);
+    (stream, started)
+}
+
+/// Its payload and the byte at its end.
+fn amqp_frame(stream: &mut TcpStream) -> Vec<u8> {
+    let mut head = [0; 7];
+    stream.read_exact(&mut head).expect("a frame");
+    let mut rest = vec![0; u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize + 1];
+    stream.read_exact(&mut rest).expect("the rest of it");
+    rest
+}
+
+fn assert_identity(started: &[u8], product: &str, version: &str) {
+    for (key, value) in [("product", product), ("version", version)] {
+        let mut said = vec![key.len() as u8];
+        said.extend_from_slice(key.as_bytes());
+        said.push(b'S');
+        said.extend_from_slice(&(value.len() as u32).to_be_bytes());
+        said.extend_from_slice(value.as_bytes());
+        assert!(started.windows(said.len()).any(|bytes| bytes == said), "no {key} {value} in {}", started.escape_ascii());
+    }
 }
