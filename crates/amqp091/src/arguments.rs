@@ -261,6 +261,24 @@ const COMPARED: [&str; 17] = [
     "x-consumer-timeout",
 ];
 
+/// A declaration as it is compared with a quorum queue that is there, where the operator lets applications go on asking for another type:
+/// as one of that type, without what only classic queues have. `None`: nothing is relaxed about it.
+pub fn relaxed(given: Table<'_>, current: Table<'_>) -> Option<TableWriter> {
+    let is_quorum = |arguments: Table<'_>| arguments.get("x-queue-type").and_then(|field| field.text()) == Some(b"quorum");
+    if !is_quorum(current) || is_quorum(given) {
+        return None;
+    }
+    let mut compared = TableWriter::default();
+    for (name, field) in given.iter() {
+        let only_classic = NOT_QUORUM.iter().any(|argument| argument.as_bytes() == name);
+        if name != b"x-queue-type" && !only_classic {
+            compared.put(name, &field);
+        }
+    }
+    compared.text("x-queue-type", "quorum");
+    Some(compared)
+}
+
 /// How two declarations of a queue differ, in words; `None` if they do not.
 pub fn difference(name: &str, vhost: &str, given: Table<'_>, current: Table<'_>) -> Option<String> {
     let argument = COMPARED.into_iter().find(|argument| !same(argument, given.get(argument), current.get(argument)))?;

@@ -18,6 +18,11 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// Largest body.
     pub max_message_size: u64,
+    /// Consumers that a channel may have at a time.
+    pub consumer_max_per_channel: Option<u32>,
+    /// The core takes a declaration of a queue that is there as a quorum queue for one of that type: what it refuses nevertheless is named
+    /// accordingly.
+    pub relaxed_redeclare: bool,
     /// What connection.start says this is; client libraries choose their behaviour by it.
     pub product: String,
     pub version: String,
@@ -32,6 +37,8 @@ impl Default for Config {
             heartbeat_secs: 60,
             handshake_timeout: Duration::from_secs(10),
             max_message_size: 128 << 20,
+            consumer_max_per_channel: None,
+            relaxed_redeclare: false,
             product: "RabbitMQ".to_owned(),
             version: "3.13.7".to_owned(),
             cluster_name: "carrick".to_owned(),

@@ -137,6 +137,7 @@ fn limit_reached(limit: Limit) -> (Code, String) {
         Limit::Connections | Limit::Sessions => (Code::NotAllowed, "connection limit is reached".to_owned()),
         Limit::Channels => (Code::NotAllowed, "channel limit is reached".to_owned()),
         Limit::Queues => (Code::PreconditionFailed, "queue limit is reached".to_owned()),
+        Limit::Exchanges => (Code::PreconditionFailed, "exchange limit is reached".to_owned()),
         Limit::MessageSize => (Code::PreconditionFailed, "the message is larger than allowed".to_owned()),
         other => (Code::ResourceError, format!("limit reached: {other:?}")),
     }

@@ -11,6 +11,7 @@ pub enum Limit {
     Sessions,
     Subscriptions,
     Queues,
+    Exchanges,
     MessageSize,
     TopicLevels,
     Memory,
@@ -56,7 +57,7 @@ pub enum Refusal {
     Locked(String),
     #[error("limit reached: {0:?}")]
     LimitReached(Limit),
-    /// One that the operator set for a user or a virtual host.
+    /// One that the operator set, for a user, a virtual host or the broker.
     #[error("{why}")]
     OverLimit { limit: Limit, why: String },
     /// Consumers of this queue do not share credit: it counts attempts, as RabbitMQ's quorum queues do.

@@ -45,6 +45,14 @@ pub struct Config {
     /// Messages that one delaying exchange holds back at a time; beyond that new ones are refused.
     pub delayed_max: u64,
     pub connections_max: u64,
+    /// Virtual hosts, `/` included.
+    pub vhosts_max: u64,
+    /// Queues with names, over all virtual hosts.
+    pub queues_max: u64,
+    /// Exchanges over all virtual hosts, those that are always there included.
+    pub exchanges_max: u64,
+    /// Who declares a queue again that counts attempts, and asks for one that does not, is not refused for that.
+    pub relaxed_redeclare: bool,
     /// When a message that is logged leaves for its consumers.
     pub delivery: DeliveryPoint,
     /// Bytes that references to messages may take in memory after a checkpoint.
@@ -81,6 +89,10 @@ impl Default for Config {
             retained_max: 10_000_000,
             delayed_max: 10_000_000,
             connections_max: u64::MAX,
+            vhosts_max: 10_000,
+            queues_max: u64::MAX,
+            exchanges_max: u64::MAX,
+            relaxed_redeclare: false,
             delivery: DeliveryPoint::Early,
             index_bytes: 64 << 20,
             memory_high: u64::MAX,

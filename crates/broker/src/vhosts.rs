@@ -13,8 +13,6 @@ use parking_lot::Mutex;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-/// A virtual host costs some 20 KB; this many take 200 MB.
-const VHOSTS_MAX: usize = 10_000;
 const NAME_MAX: usize = 255;
 /// The one that is always there.
 pub(crate) const DEFAULT: &str = "/";
@@ -54,8 +52,10 @@ impl Core {
             committed();
             return Ok(false);
         }
-        if self.0.vhosts.len() >= VHOSTS_MAX {
-            return Err(Refusal::LimitReached(Limit::Vhosts));
+        let max = self.0.config.vhosts_max;
+        if self.0.vhosts.len() as u64 >= max {
+            let why = format!("cannot create vhost '{name}': vhost limit of {max} is reached");
+            return Err(Refusal::OverLimit { limit: Limit::Vhosts, why });
         }
         let slot = self.0.log.reserve();
         let vhost = Vhost::new(*next, name.clone());

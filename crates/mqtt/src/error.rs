@@ -81,6 +81,7 @@ fn limit_reached(limit: Limit) -> Answer {
         | Limit::Sessions
         | Limit::Subscriptions
         | Limit::Queues
+        | Limit::Exchanges
         | Limit::Retained
         | Limit::SessionState
         | Limit::Vhosts

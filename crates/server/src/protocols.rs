@@ -30,7 +30,8 @@ pub fn all(settings: &Settings) -> Result<List> {
     let config = mqtt_config(&settings.mqtt);
     config.check().context("in [mqtt]")?;
     let mqtt = mqtt::Mqtt::among(config, header_views());
-    let amqp = amqp_config(&settings.amqp);
+    let relaxed_redeclare = settings.broker.relaxed_redeclare.unwrap_or_default();
+    let amqp = amqp091::Config { relaxed_redeclare, ..amqp_config(&settings.amqp) };
     amqp.check().context("in [amqp]")?;
     let mut stomp = stomp_config(&settings.stomp);
     stomp.dead_letters = settings.dead_letter.default.is_some();
@@ -128,6 +129,8 @@ fn amqp_config(file: &file::Amqp) -> amqp091::Config {
         heartbeat_secs: file.heartbeat_secs.map_or(default.heartbeat_secs, |n| n.0 as u16),
         handshake_timeout: file.handshake_timeout_secs.map_or(default.handshake_timeout, |n| Duration::from_secs(n.0)),
         max_message_size: file.max_message_size.map_or(default.max_message_size, |bytes| bytes.0),
+        consumer_max_per_channel: file.consumer_max_per_channel.map(|n| n.0 as u32).or(default.consumer_max_per_channel),
+        relaxed_redeclare: default.relaxed_redeclare,
     }
 }
 

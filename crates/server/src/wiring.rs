@@ -196,6 +196,10 @@ fn broker_config(file: &file::Broker, auth: auth::Config) -> broker::Config {
         sessions_max: file.sessions_max.map_or(default.sessions_max, |n| n.0),
         retained_max: file.retained_max.map_or(default.retained_max, |n| n.0),
         delayed_max: file.delayed_max.map_or(default.delayed_max, |n| n.0),
+        vhosts_max: file.vhosts_max.map_or(default.vhosts_max, |n| n.0),
+        queues_max: file.queues_max.map_or(default.queues_max, |n| n.0),
+        exchanges_max: file.exchanges_max.map_or(default.exchanges_max, |n| n.0),
+        relaxed_redeclare: file.relaxed_redeclare.unwrap_or(default.relaxed_redeclare),
         sys_interval_secs: file.sys_interval_secs.map_or(default.sys_interval_secs, |n| n.0),
         restart_will_delay_secs: file.restart_will_delay_secs.map_or(default.restart_will_delay_secs, |n| n.0 as u32),
         delivery: match file.delivery {

@@ -55,8 +55,9 @@ pub(super) struct Channel {
     pub(super) prefetch: u16,
     pub(super) window: Option<Window>,
     pub(super) consumers: HashMap<Box<[u8]>, u32>,
-    /// Those that have a successor in `consumers`, while the core may still have deliveries under way to them.
-    pub(super) moved: Vec<u32>,
+    /// Those that the client has cancelled or that have a successor in `consumers`, while the core may still have deliveries under way to
+    /// them.
+    pub(super) departing: Vec<u32>,
     /// What an empty queue name stands for.
     pub(super) last_queue: Box<str>,
     /// The queue behind `amq.rabbitmq.reply-to`, and its consumer's tag.
@@ -81,10 +82,20 @@ impl Channel {
             prefetch: 0,
             window: None,
             consumers: HashMap::new(),
-            moved: Vec::new(),
+            departing: Vec::new(),
             last_queue: Box::default(),
             reply_to: None,
         }
+    }
+
+    /// The client's tag is free from here on, as it is in RabbitMQ, which looks at one command after the other.
+    pub(super) fn part_from(&mut self, tag: &[u8]) -> Option<u32> {
+        let consumer = self.consumers.remove(tag)?;
+        self.departing.push(consumer);
+        if self.reply_to.as_ref().is_some_and(|(_, reply_tag)| **reply_tag == *tag) {
+            self.reply_to = None;
+        }
+        Some(consumer)
     }
 
     /// The transaction that publishes and acknowledgements belong to now.
@@ -219,7 +230,7 @@ impl Session {
         let Some(channel) = self.channels.get_mut(usize::from(number)).and_then(Option::take) else { return };
         self.open_channels = self.open_channels.saturating_sub(1);
         self.parts_held -= channel.content.map_or(0, |content| content.weight());
-        for ix in channel.consumers.values().chain(&channel.moved) {
+        for ix in channel.consumers.values().chain(&channel.departing) {
             self.consumers.remove(ix);
         }
     }
@@ -279,7 +290,7 @@ impl Session {
         let (owner, leaving, doomed) = (channel.owner, channel.leaving, channel.doomed);
         let ended = std::mem::replace(channel, Channel { closing: true, ..Channel::new(number, owner) });
         self.parts_held -= ended.content.map_or(0, |content| content.weight());
-        for ix in ended.consumers.values().chain(&ended.moved) {
+        for ix in ended.consumers.values().chain(&ended.departing) {
             self.consumers.remove(ix);
         }
         for request in self.requests.iter_mut().filter(|request| request.owner == owner && !matches!(request.asked, Asked::Closed)) {

@@ -48,10 +48,14 @@ impl Session {
             b"" => made_up_name("amq.ctag-").into_bytes().into(),
             tag => tag.into(),
         };
+        let most = self.amqp.config.consumer_max_per_channel;
         let Some(channel) = self.live(at.channel, at.owner) else { return Ok(()) };
         if channel.consumers.contains_key(&tag) {
             let tag = String::from_utf8_lossy(&tag);
             return Err(at.failed(Code::NotAllowed, format!("attempt to reuse consumer tag '{tag}'")));
+        }
+        if let Some(most) = most.filter(|most| channel.consumers.len() >= *most as usize) {
+            return Err(at.failed(Code::NotAllowed, format!("reached maximum ({most}) of consumers per channel")));
         }
         if queue == REPLY_TO {
             return self.consume_replies(at, tag, no_ack, nowait, step);
@@ -156,7 +160,7 @@ impl Session {
         }
         if let Some(channel) = self.channel(at.channel) {
             channel.consumers.insert(consumer.tag[1..].into(), ix);
-            channel.moved.push(old);
+            channel.departing.push(old);
             channel.unacked.rename(old, ix);
         }
         self.consumers.insert(ix, consumer);
@@ -168,7 +172,7 @@ impl Session {
         let successor = self.consumers.remove(&old).map_or(0, |before| before.successor);
         let out = self.unsettled_of(number, successor);
         let Some(channel) = self.live(number, owner) else { return };
-        channel.moved.retain(|ix| *ix != old);
+        channel.departing.retain(|ix| *ix != old);
         if let Some(window) = channel.window.as_mut().filter(|window| window.group == group) {
             window.moving = window.moving.saturating_sub(1);
         }
@@ -225,7 +229,7 @@ impl Session {
 
     /// A consumer that is not there is no error, as in RabbitMQ.
     pub(super) fn cancel(&mut self, at: At, tag: &[u8], nowait: bool, step: &mut Step<'_>) -> Handled {
-        let found = self.live(at.channel, at.owner).and_then(|channel| channel.consumers.get(tag).copied());
+        let found = self.live(at.channel, at.owner).and_then(|channel| channel.part_from(tag));
         let tag: Box<[u8]> = tag.into();
         match found {
             Some(consumer) => {
@@ -248,12 +252,11 @@ impl Session {
         let Some(consumer) = self.consumers.remove(&ix) else { return };
         let Some(channel) = self.channel(number) else { return };
         let tag = &consumer.tag[1..];
+        // Its tag may be another's by now.
         if channel.consumers.get(tag) == Some(&ix) {
-            channel.consumers.remove(tag);
+            channel.part_from(tag);
         }
-        if channel.reply_to.as_ref().is_some_and(|(_, reply_tag)| **reply_tag == *tag) {
-            channel.reply_to = None;
-        }
+        channel.departing.retain(|departing| *departing != ix);
     }
 
     /// Its queue is gone (RabbitMQ's consumer cancel notification).

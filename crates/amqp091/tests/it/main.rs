@@ -5,5 +5,6 @@ mod codec;
 mod oracle;
 mod rig;
 mod session_fuzz;
+mod settings;
 mod transcripts;
 mod words;

@@ -44,6 +44,11 @@ impl Rig {
     }
 
     pub fn with(config: Config, pieces: usize) -> Rig {
+        Rig::of(config, |_| {}, pieces)
+    }
+
+    /// With a core of other settings.
+    pub fn of(config: Config, set: impl FnOnce(&mut broker::Config), pieces: usize) -> Rig {
         let storage = SimStorage::new(7);
         storage.clock().pass_ms(1_700_000_000_000);
         let journal = journal::Config {
@@ -76,7 +81,7 @@ impl Rig {
                 .collect(),
             ..broker::auth::Config::default()
         };
-        let settings = broker::Config {
+        let mut settings = broker::Config {
             sys_interval_secs: 0,
             auth,
             vhosts: vec!["tenant".into()],
@@ -85,6 +90,7 @@ impl Rig {
             tracer: Some(Arc::new(Firehose::new(Vec::new()))),
             ..broker::Config::default()
         };
+        set(&mut settings);
         let (core, steps) = Core::open_stepped(Arc::new(storage.clone()), journal, settings, Box::new(|_| {})).expect("the core opens");
         let amqp = Amqp::new(config, Vec::new());
         Rig { storage, core, steps, amqp, connections: BTreeMap::new(), now: Instant::now(), pieces, lines: Vec::new() }

@@ -7,7 +7,7 @@ use crate::exchange::{Binding, Bindings, Changed, Dest, DestId, Exchange};
 use crate::routing::exchange::{by_name, check, BadArguments};
 use crate::store::exchanges::{binding_gone_record, binding_record, exchange_gone_record, exchange_record};
 use crate::vhost::Vhost;
-use broker_api::{Bind, Destination, ExchangeName, ExchangeSpec, Inequivalent, Refusal, Reply};
+use broker_api::{Bind, Destination, ExchangeName, ExchangeSpec, Inequivalent, Limit, Refusal, Reply};
 use journal::{Records, Slot, Ticket};
 use std::sync::Arc;
 
@@ -41,6 +41,7 @@ impl Link {
             BadArguments::Type(kind) => unknown(&kind),
             BadArguments::Value(why) => Refusal::PreconditionFailed(why),
         })?;
+        self.core.check_exchanges_max(&name, &vhost)?;
         let slot = spec.durable.then(|| self.core.log.reserve());
         let made = Exchange::new(self.core.id(), name.clone(), spec, &arguments);
         let exchange = made.ok_or(Refusal::NotImplemented("this exchange type"))?;
@@ -183,6 +184,16 @@ fn equivalent(found: &Exchange, spec: &ExchangeSpec) -> Result<(), Refusal> {
 }
 
 impl Shared {
+    /// Of all virtual hosts together, those that are always there included.
+    fn check_exchanges_max(&self, name: &ExchangeName, vhost: &Vhost) -> Result<(), Refusal> {
+        let max = self.config.exchanges_max;
+        if max == u64::MAX || self.vhosts.iter().map(|vhost| vhost.exchanges.len() as u64).sum::<u64>() < max {
+            return Ok(());
+        }
+        let why = format!("cannot declare exchange '{name}' in vhost '{}': exchange limit of {max} is reached", vhost.name);
+        Err(Refusal::OverLimit { limit: Limit::Exchanges, why })
+    }
+
     /// Removes exchanges, their bindings both ways, and what auto-delete then removes. `gone`: those that the log knows.
     pub fn remove_exchanges(&self, vhost: &Vhost, bindings: &mut Bindings, first: Vec<Arc<Exchange>>, gone: &mut Vec<u64>) {
         let mut next = first;

@@ -26,7 +26,7 @@ impl Link {
         if vhost.queues.contains_key(&name) {
             let queue = self.named_queue(&name)?;
             if !passive {
-                equivalent(&queue, &spec)?;
+                equivalent(&queue, &spec, self.core.config.relaxed_redeclare)?;
             }
             queue.life.used(self.core.now_ms());
             let state = queue.lock();
@@ -41,6 +41,7 @@ impl Link {
             let why = format!("cannot declare queue '{name}': queue limit in vhost '{}' ({max}) is reached", vhost.name);
             return Err(Refusal::OverLimit { limit: Limit::Queues, why });
         }
+        self.core.check_queues_max(&name)?;
         let exclusive = spec.exclusive;
         let queue = self.core.make_queue(&vhost, name.clone(), spec);
         if exclusive {
@@ -253,7 +254,7 @@ impl Link {
 }
 
 /// In the order in which RabbitMQ compares.
-fn equivalent(queue: &Queue, spec: &QueueSpec) -> Result<(), Refusal> {
+fn equivalent(queue: &Queue, spec: &QueueSpec, relaxed: bool) -> Result<(), Refusal> {
     let current = &queue.spec;
     let differs = |property: &'static str, given: String, current_value: String| {
         if given == current_value {
@@ -268,11 +269,18 @@ fn equivalent(queue: &Queue, spec: &QueueSpec) -> Result<(), Refusal> {
     if spec.exclusive != current.exclusive {
         return Err(Refusal::Locked(queue.name.to_string()));
     }
-    // The rest came as arguments; the protocol finds out which by comparing the two encodings.
-    let rest = |spec: &QueueSpec| QueueSpec { arguments: Vec::new(), format: 0, ..spec.clone() };
-    let same =
-        spec.arguments == current.arguments || (spec.arguments.is_empty() == current.arguments.is_empty() && rest(spec) == rest(current));
-    differs("arguments", (!same).to_string(), false.to_string())
+    differs("arguments", (!same_arguments(spec, current, relaxed)).to_string(), false.to_string())
+}
+
+/// What came as arguments; where it differs the protocol finds out which by comparing the two encodings.
+fn same_arguments(given: &QueueSpec, current: &QueueSpec, relaxed: bool) -> bool {
+    let meant = |spec: &QueueSpec| QueueSpec { arguments: Vec::new(), format: 0, ..spec.clone() };
+    if relaxed && current.counts_attempts && !given.counts_attempts {
+        // Who asks for a queue that does not count attempts gets this one, which has no priorities either.
+        let as_current = QueueSpec { counts_attempts: true, max_priority: current.max_priority, ..meant(given) };
+        return as_current == meant(current);
+    }
+    given.arguments == current.arguments || (given.arguments.is_empty() == current.arguments.is_empty() && meant(given) == meant(current))
 }
 
 /// What a queue's end leaves to fill.
@@ -282,6 +290,17 @@ pub(crate) struct Ended {
 }
 
 impl Shared {
+    /// Of all virtual hosts together.
+    fn check_queues_max(&self, name: &QueueName) -> Result<(), Refusal> {
+        let max = self.config.queues_max;
+        // Counted only where it matters: there may be thousands of virtual hosts.
+        if max == u64::MAX || self.vhosts.iter().map(|vhost| vhost.queues.len() as u64).sum::<u64>() < max {
+            return Ok(());
+        }
+        let why = format!("cannot declare queue '{name}': queue limit in cluster ({max}) is reached");
+        Err(Refusal::OverLimit { limit: Limit::Queues, why })
+    }
+
     /// Ends a queue with its bindings: once, whoever asks. `may` looks under the lock.
     pub fn end_queue(
         &self,

@@ -140,6 +140,59 @@ fn declaring_again_must_mean_the_same() {
     assert_eq!(again(durable()), "arguments");
 }
 
+/// RabbitMQ's `quorum_queue.property_equivalence.relaxed_checks_on_redeclaration`.
+#[test]
+fn where_it_is_relaxed_a_queue_that_counts_attempts_takes_who_asks_for_one_that_does_not() {
+    let counting = || QueueSpec { counts_attempts: true, expires_ms: Some(1000), arguments: b"type=quorum".to_vec(), ..durable() };
+    let plain = || QueueSpec { expires_ms: Some(1000), arguments: b"expires=1000".to_vec(), ..durable() };
+    for relaxed in [false, true] {
+        let rig = Rig::with(SimStorage::new(7), Config { relaxed_redeclare: relaxed, ..config() });
+        let mut c = rig.client();
+        c.queue(&rig, "counting", counting());
+        c.queue(&rig, "plain", plain());
+        let mut again = |name: &str, spec: QueueSpec| {
+            let declare = Declare::Queue { owner: OwnerIx(1), name: name.into(), spec, passive: false };
+            c.ask(&rig, Control::Declare(declare)).is_ok()
+        };
+        assert!(again("counting", counting()) && again("plain", plain()));
+        assert_eq!(again("counting", plain()), relaxed);
+        assert_eq!(again("counting", QueueSpec { max_priority: 5, ..plain() }), relaxed, "a counting queue has no priorities");
+        // What both can have must be the same, and nothing is relaxed the other way round.
+        assert!(!again("counting", QueueSpec { message_ttl_ms: Some(5), ..plain() }));
+        assert!(!again("counting", QueueSpec { durable: false, ..plain() }));
+        assert!(!again("plain", counting()));
+    }
+}
+
+#[test]
+fn queues_and_exchanges_are_limited_over_all_virtual_hosts() {
+    let storage = SimStorage::new(7);
+    // Those that are always there count.
+    let fixed = crate::exchange::Exchange::fixed().count() as u64;
+    let limits = Config { queues_max: 2, exchanges_max: 2 * fixed + 1, vhosts: vec!["other".into()], ..config() };
+    let rig = Rig::with(storage, limits);
+    let mut c = rig.client();
+    c.queue(&rig, "1", durable());
+    c.queue(&rig, "2", durable());
+    let queue = |name: &str| Control::Declare(Declare::Queue { owner: OwnerIx(1), name: name.into(), spec: durable(), passive: false });
+    let exchange = |name: &str| {
+        let spec = ExchangeSpec { kind: "fanout".into(), ..ExchangeSpec::default() };
+        Control::Declare(Declare::Exchange { owner: OwnerIx(1), name: ExchangeName::new(name), spec, passive: false })
+    };
+    let over = |answer: Result<Reply, Refusal>| match answer {
+        Err(Refusal::OverLimit { why, .. }) => why,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(over(c.ask(&rig, queue("3"))), "cannot declare queue '3': queue limit in cluster (2) is reached");
+    c.ok(&rig, queue("2"));
+    c.ok(&rig, Control::DeleteQueue { owner: OwnerIx(1), name: "1".into(), if_unused: false, if_empty: false });
+    c.ok(&rig, queue("3"));
+    c.ok(&rig, exchange("x"));
+    let text = format!("cannot declare exchange 'y' in vhost '/': exchange limit of {} is reached", 2 * fixed + 1);
+    assert_eq!(over(c.ask(&rig, exchange("y"))), text);
+    c.ok(&rig, exchange("x"));
+}
+
 #[test]
 fn priorities_go_first_and_a_consumer_starts_after_its_reply() {
     let rig = Rig::new();

@@ -176,3 +176,14 @@ fn the_configuration_names_some() {
     assert_eq!(names(&rig), ["/", "a", "b"]);
     assert_eq!(rig.client_in("b").counts(&rig, "q"), Some((0, 0)));
 }
+
+#[test]
+fn there_are_as_many_as_the_operator_lets_be() {
+    let rig = Rig::with(SimStorage::new(7), Config { vhosts_max: 2, ..config() });
+    assert!(make(&rig, "one") && !make(&rig, "one"));
+    let why = rig.core.create_vhost("two", Box::new(|| {}));
+    assert!(
+        matches!(&why, Err(Refusal::OverLimit { why, .. }) if why == "cannot create vhost 'two': vhost limit of 2 is reached"),
+        "{why:?}"
+    );
+}

@@ -178,6 +178,11 @@ pub struct Broker {
     pub sessions_max: Option<Whole<1, { u64::MAX }>>,
     pub retained_max: Option<Whole<0, { u64::MAX }>>,
     pub delayed_max: Option<Whole<0, { u64::MAX }>>,
+    pub vhosts_max: Option<Whole<1, 100_000>>,
+    /// Over all virtual hosts, as `exchanges_max` is.
+    pub queues_max: Option<Whole<0, { u64::MAX }>>,
+    pub exchanges_max: Option<Whole<0, { u64::MAX }>>,
+    pub relaxed_redeclare: Option<bool>,
     pub sys_interval_secs: Option<Whole<0, 86_400>>,
     pub restart_will_delay_secs: Option<Whole<0, 86_400>>,
     pub delivery: Option<Delivery>,
@@ -279,6 +284,7 @@ pub struct Amqp {
     pub heartbeat_secs: Option<Whole<0, 65_535>>,
     pub handshake_timeout_secs: Option<Whole<1, 3_600>>,
     pub max_message_size: Option<Bytes<1, { 512 * MIB }>>,
+    pub consumer_max_per_channel: Option<Whole<1, { u32::MAX as u64 }>>,
 }
 
 /// `[stomp]`
