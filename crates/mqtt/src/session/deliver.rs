@@ -67,7 +67,7 @@ pub(super) struct Outgoing {
     /// The same in bytes of payloads, where the window is bounded in these too.
     credit_bytes: u64,
     counts_bytes: bool,
-    /// PUBRELs of an earlier connection over the window: so much credit is kept back.
+    /// PUBRELs over the window, or for what this connection has not sent: so much credit is kept back.
     pub(super) debt: u32,
     aliases: Option<Box<Aliases>>,
     /// Sorted by queue and seq.
@@ -141,6 +141,14 @@ impl Outgoing {
             self.debt -= 1;
         } else {
             self.credit += 1;
+        }
+    }
+
+    /// The same for a delivery that is over; one that has not come again has taken no place yet, and gives it back if it comes all the same.
+    #[inline]
+    pub(super) fn give_place(&mut self, slot: &Slot) {
+        if slot.has_come() {
+            self.give_credit(slot.bytes);
         }
     }
 
@@ -288,7 +296,7 @@ impl Session {
                 slot.bytes = head.body.len;
                 qos2
             }
-            // PUBREC had come: PUBREL has been sent again, the message never is.
+            // PUBREC had come, and the message is never sent again; or the client has acknowledged it before it was.
             _ => {
                 step.turn.settle(accept(queue, delivery.seq));
                 return self.outgoing.give_credit(head.body.len);

@@ -36,6 +36,13 @@ pub(super) struct Slot {
     pub(super) bytes: u32,
 }
 
+impl Slot {
+    /// On this connection, so that it has a place in its window.
+    pub(super) fn has_come(&self) -> bool {
+        !matches!(self.stage, Stage::Resuming { .. })
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Inflight {
     /// A power of two of slots, or none. The identifier stands beside its slot.

@@ -38,7 +38,7 @@ impl Session {
             settle.state = step.turn.keep_state(mapping::drop_outgoing(id, Kept::Qos1Sent));
         }
         step.turn.settle(settle);
-        self.outgoing.give_credit(slot.bytes);
+        self.outgoing.give_place(&slot);
         Ok(())
     }
 
@@ -71,6 +71,10 @@ impl Session {
             return self.declined(id, slot, step);
         }
         let (queue, seq) = (slot.queue, slot.seq);
+        if !slot.has_come() {
+            // It takes a place until PUBCOMP, which it has not been given credit for.
+            self.outgoing.debt += 1;
+        }
         let mut settle = accept(queue, seq);
         if durable {
             slot.stage = Stage::Releasing;
@@ -93,7 +97,7 @@ impl Session {
             settle.state = step.turn.keep_state(mapping::drop_outgoing(id, Kept::Qos2Sent));
         }
         step.turn.settle(settle);
-        self.outgoing.give_credit(slot.bytes);
+        self.outgoing.give_place(&slot);
         Ok(())
     }
 
