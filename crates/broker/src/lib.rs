@@ -19,6 +19,7 @@ mod policy;
 mod queue;
 mod read_through;
 mod retained_expiry;
+mod review;
 mod route;
 pub mod routing;
 pub mod selector;

@@ -8,7 +8,7 @@ use crate::selector::Selector;
 use arc_swap::ArcSwapOption;
 use broker_api::{ConsumerIx, Expiry, OwnerIx, Parting, QueueId, Seq, SessionName, Side, StateEdit, StateValue, Token};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
@@ -53,8 +53,11 @@ pub(crate) struct SessionState {
     /// Subscriptions that are being sent what is retained, one after the other.
     #[allow(clippy::box_collection, reason = "almost always none, and each session has one: a pointer is smaller")]
     pub sending: Option<Box<VecDeque<Sending>>>,
-    /// Who may publish it.
-    pub user: String,
+    /// Subscriptions that this user may not have (any more): kept, but out of routing. See `review`.
+    #[allow(clippy::box_collection, reason = "almost always none, and each session has one: a pointer is smaller")]
+    pub resting: Option<Box<HashSet<SubscriptionKey>>>,
+    /// Whose session this is, and who may publish its parting.
+    pub user: Box<str>,
     /// Broker time of the last disconnect; 0 while attached.
     pub detached_ms: u64,
     pub incarnation: u64,
@@ -167,8 +170,28 @@ impl SessionState {
         }
     }
 
+    pub fn rests(&self, key: &SubscriptionKey) -> bool {
+        self.resting.as_ref().is_some_and(|resting| resting.contains(key))
+    }
+
+    /// Ended, or granted anew.
+    pub fn rests_no_more(&mut self, key: &SubscriptionKey) {
+        if let Some(resting) = &mut self.resting {
+            resting.remove(key);
+        }
+    }
+
     pub fn is_full(&self) -> bool {
         self.map.len() >= STATE_MAX
+    }
+}
+
+impl Subscription {
+    /// The same in another share.
+    pub fn in_share(&self, share: Arc<Share>) -> Subscription {
+        let Subscription { id, level, identifier, no_local, flags, .. } = *self;
+        // Members of a share have no selector.
+        Subscription { id, session: self.session.clone(), level, identifier, no_local, flags, share: Some(share), selector: None }
     }
 }
 

@@ -6,13 +6,14 @@ use crate::outbox::Outbox;
 use broker_api::Signal;
 
 impl Core {
-    /// Takes effect at once: for logins, and for what connected users do from now on. Who is no user any more is disconnected. What was
-    /// granted stays: subscriptions, consumers, queues. Nothing changes if the configuration is wrong.
+    /// Takes effect at once: for logins, and for what connected users do from now on. Who is no user any more is disconnected. The
+    /// subscriptions of sessions are looked at again; consumers and queues stay. Nothing changes if the configuration is wrong.
     pub fn reload_users(&self, config: &Config) -> Result<(), ConfigError> {
         self.0.auth.reload(config)?;
         for link in self.0.links.iter() {
             self.0.refresh_principal(&link);
         }
+        self.review_subscriptions();
         Ok(())
     }
 }

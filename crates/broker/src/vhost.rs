@@ -57,6 +57,8 @@ pub(crate) struct Vhost {
     pub default_exchange: Arc<Exchange>,
     /// Orders changes of bindings, of exchanges, and the end of what they lead to. Taken before any queue's lock.
     pub bindings: Mutex<Bindings>,
+    /// Whoever looks at a session's subscriptions again.
+    pub reviewing: Mutex<()>,
     pub retained: routing::Retained<RetainedMessage>,
     /// Connections that are in here.
     pub links: DashMap<u64, Arc<Outbox>, RandomState>,
@@ -87,6 +89,7 @@ impl Vhost {
             exchanges,
             default_exchange,
             bindings: Mutex::default(),
+            reviewing: Mutex::default(),
             retained: routing::Retained::default(),
             links: DashMap::default(),
             deleted: AtomicBool::new(false),

@@ -79,7 +79,11 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
 impl Plan {
     /// What the settings say is to be there is made in a core that has begun to serve.
     pub fn settle(self, core: Core, failed: watch::Receiver<Option<Failure>>) -> Result<House> {
-        let Plan { mut definitions, dead_letter, .. } = self;
+        let Plan { mut definitions, dead_letter, config, .. } = self;
+        let auth = &config.auth;
+        if !(auth.rules.is_empty() && auth.permissions.is_empty() && auth.topic_permissions.is_empty()) {
+            core.review_subscriptions();
+        }
         crate::dead_letter::prepare(&dead_letter, &core, &mut definitions)?;
         let mut notes = std::mem::take(&mut definitions.notes);
         notes.extend(definitions::apply(definitions, &core).context("the definitions cannot be made")?);

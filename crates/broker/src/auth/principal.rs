@@ -113,6 +113,11 @@ impl Principal {
         self.rules.is_none()
     }
 
+    /// Nothing in the configuration confines this one.
+    pub fn may_all(&self) -> bool {
+        self.unrestricted() && !self.has_permissions() && !self.has_topic_permissions()
+    }
+
     /// What this one may do with exchanges and queues is written down; if not, all of it is allowed.
     pub fn has_permissions(&self) -> bool {
         self.permissions.is_some()

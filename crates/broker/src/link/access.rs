@@ -40,6 +40,15 @@ pub(super) fn may_enter(principal: &Principal, vhost: &VhostName) -> Result<(), 
     Err(Refusal::AccessRefused(format!("access to vhost '{vhost}' refused for user '{}'", principal.name())))
 }
 
+/// May who subscribed to this filter in a session still be sent what it leads to?
+pub(crate) fn may_stay_subscribed(principal: &Principal, vhost: &str, client: &str, filter: &str) -> bool {
+    principal.may_enter(vhost)
+        && principal.may(vhost, Operation::Read, TOPICS)
+        && principal.may_subscribe(filter, client)
+        && (!principal.has_topic_permissions()
+            || principal.may_use_key(vhost, Operation::Read, TOPICS, &String::from_utf8_lossy(&key_of_filter(filter)), client))
+}
+
 /// Commands that act on queues and exchanges by name.
 fn uses_names(control: &Control) -> bool {
     matches!(

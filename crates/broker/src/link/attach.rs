@@ -107,6 +107,8 @@ impl Link {
             false => (Some(Box::new(waiting)), state.last_words_of),
         };
         drop(state);
+        // Who comes may be another user than the one who subscribed.
+        self.core.review(session);
         self.log_session(slot, session);
         self.owners.reserve_exact(1);
         self.groups.reserve_exact(1);
@@ -148,8 +150,8 @@ impl Link {
         })
     }
 
-    fn user(&self) -> String {
-        self.outbox.principal.load().as_ref().map_or_else(String::new, |p| p.name().to_owned())
+    fn user(&self) -> Box<str> {
+        self.outbox.principal.load().as_ref().map_or_else(Box::default, |p| p.name().into())
     }
 
     /// Writes the session down. Answers the ticket that the reply waits for.
@@ -168,7 +170,8 @@ impl Link {
         let (pinned, shares) = {
             let state = session.state.lock();
             let pinned: Vec<_> = state.map.values().filter_map(|e| e.lease).collect();
-            let shares: Vec<Arc<Subscription>> = state.subscriptions.values().filter(|s| s.share.is_some()).cloned().collect();
+            let shares: Vec<Arc<Subscription>> =
+                state.subscriptions.iter().filter(|(key, s)| s.share.is_some() && !state.rests(key)).map(|(_, s)| s.clone()).collect();
             (pinned, shares)
         };
         session.queue.give_back_all(session.id, |seq| pinned.iter().any(|(q, s)| *q == session.queue.id && *s == seq));

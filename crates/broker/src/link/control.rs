@@ -153,8 +153,8 @@ impl Link {
         let Filter { pattern: text, separator } = &subscribe.filter;
         let pattern = Pattern::parse(syntax(*separator), text.as_bytes())
             .map_err(|error| Refusal::Invalid { what: "topic filter", why: error.to_string() })?;
-        let allowed = self.outbox.principal.load().as_ref().is_some_and(|p| p.may_subscribe(text, &self.client));
-        if !allowed {
+        let principal = self.outbox.principal.load_full();
+        if !principal.as_ref().is_some_and(|p| p.may_subscribe(text, &self.client)) {
             return Err(Refusal::AccessRefused(format!("{} may not subscribe to '{text}'", self.client)));
         }
         let key = SubscriptionKey { pattern: text.clone(), separator: *separator, share: subscribe.share.clone() };
@@ -167,7 +167,7 @@ impl Link {
                 Counters::add(&self.core.counters.subscriptions, 1);
             }
             let existed = *first.get_or_insert(existed);
-            if self.route_subscription(&session, &key, &pattern, &subscription) {
+            if self.core.route_subscription(&self.vhost, &session, &key, &pattern, &subscription) {
                 break (subscription, existed);
             }
         };
@@ -175,6 +175,10 @@ impl Link {
         if session.state.lock().ended {
             self.core.take_out(&self.vhost, &key, &pattern, &subscription);
             return Err(Refusal::OwnerEnded);
+        }
+        // The rules have changed meanwhile: one of the two, this or the reload, sees the other.
+        if principal.as_ref().map(Arc::as_ptr) != self.outbox.principal.load().as_ref().map(Arc::as_ptr) {
+            self.core.review(&session);
         }
         let ticket = slot.map(|slot| self.log_subscription(slot, &session, &key, &subscription));
         let wants_retained = match subscribe.retained {
@@ -186,36 +190,6 @@ impl Link {
         let since = self.vhost.retained_order();
         let work = (wants_retained && subscription.share.is_none()).then(|| Work::Retained(session, Box::new(Sending::new(key, since))));
         Ok((Reply::Subscribed { existed }, ticket, work))
-    }
-
-    /// `false`: the share's last member left and took it along, before this one was in.
-    fn route_subscription(
-        &self,
-        session: &Arc<Session>,
-        key: &SubscriptionKey,
-        pattern: &Pattern<'_>,
-        subscription: &Arc<Subscription>,
-    ) -> bool {
-        let vhost = &self.vhost;
-        let Some(share) = &subscription.share else {
-            vhost.topics.insert(pattern, subscription.id, TopicTarget::Subscription(subscription.clone()));
-            vhost.generations.bump(pattern);
-            return true;
-        };
-        join(share, subscription);
-        // A share with a member is not removed; one that was removed before is not in the map.
-        if !vhost.shares.get(key).is_some_and(|kept| Arc::ptr_eq(&kept, share)) {
-            return false;
-        }
-        vhost.topics.insert(pattern, share.id, TopicTarget::Share(share.clone()));
-        vhost.generations.bump(pattern);
-        if let Some(live) = session.live.load_full() {
-            add_consumer(&share.queue, consumer_of(session, &live, Some(subscription), true));
-            let mut follow = Follow::default();
-            share.queue.pump(&self.core.log, self.core.now_ticks(), &mut follow);
-            self.core.follow_up(follow);
-        }
-        true
     }
 
     fn keep_subscription(
@@ -246,6 +220,7 @@ impl Link {
             share,
             selector,
         });
+        state.rests_no_more(key);
         state.subscriptions.insert(key.clone(), subscription.clone());
         Ok((subscription, existed))
     }
@@ -267,6 +242,7 @@ impl Link {
         let removed = {
             let mut state = session.state.lock();
             super::retained::end(&mut state, &key);
+            state.rests_no_more(&key);
             state.subscriptions.remove(&key)
         };
         let Some(subscription) = removed else { return done(Reply::Unsubscribed { existed: false }) };
@@ -327,6 +303,36 @@ impl Shared {
         entry.clone()
     }
 
+    /// `false`: the share's last member left and took it along, before this one was in.
+    pub fn route_subscription(
+        &self,
+        vhost: &Vhost,
+        session: &Arc<Session>,
+        key: &SubscriptionKey,
+        pattern: &Pattern<'_>,
+        subscription: &Arc<Subscription>,
+    ) -> bool {
+        let Some(share) = &subscription.share else {
+            vhost.topics.insert(pattern, subscription.id, TopicTarget::Subscription(subscription.clone()));
+            vhost.generations.bump(pattern);
+            return true;
+        };
+        join(share, subscription);
+        // A share with a member is not removed; one that was removed before is not in the map.
+        if !vhost.shares.get(key).is_some_and(|kept| Arc::ptr_eq(&kept, share)) {
+            return false;
+        }
+        vhost.topics.insert(pattern, share.id, TopicTarget::Share(share.clone()));
+        vhost.generations.bump(pattern);
+        if let Some(live) = session.live.load_full() {
+            add_consumer(&share.queue, consumer_of(session, &live, Some(subscription), true));
+            let mut follow = Follow::default();
+            share.queue.pump(&self.log, self.now_ticks(), &mut follow);
+            self.follow_up(follow);
+        }
+        true
+    }
+
     /// Takes a subscription out of routing; a share group goes with its last member.
     pub fn unroute(&self, vhost: u32, key: &SubscriptionKey, subscription: &Arc<Subscription>) {
         let Some(vhost) = self.vhost_by_id(vhost) else { return };
@@ -335,25 +341,13 @@ impl Shared {
         self.take_out(&vhost, key, &pattern, subscription);
     }
 
-    fn take_out(&self, vhost: &Vhost, key: &SubscriptionKey, pattern: &Pattern<'_>, subscription: &Arc<Subscription>) {
+    pub fn take_out(&self, vhost: &Vhost, key: &SubscriptionKey, pattern: &Pattern<'_>, subscription: &Arc<Subscription>) {
         match &subscription.share {
             None => {
                 vhost.topics.remove(pattern, subscription.id);
             }
             Some(share) => {
-                let empty = {
-                    let mut members = share.members.lock();
-                    members.retain(|m| m.id != subscription.id);
-                    members.is_empty()
-                };
-                if let Some(live) = subscription.session.live.load_full() {
-                    share.queue.remove_consumer(live.outbox.id, Some(live.consumer));
-                }
-                share.queue.give_back_all(subscription.session.id, |_| false);
-                // To the members that stay.
-                let mut follow = Follow::default();
-                share.queue.pump(&self.log, self.now_ticks(), &mut follow);
-                self.follow_up(follow);
+                let empty = self.leave_share(share, subscription);
                 if empty && vhost.shares.remove_if(key, |_, s| s.members.lock().is_empty()).is_some() {
                     vhost.topics.remove(pattern, share.id);
                     vhost.queues.remove(&share.queue.name);
@@ -363,6 +357,23 @@ impl Shared {
             }
         }
         vhost.generations.bump(pattern);
+    }
+
+    /// What the member held goes to those that stay. Answers whether it was the last.
+    pub fn leave_share(&self, share: &Share, subscription: &Subscription) -> bool {
+        let empty = {
+            let mut members = share.members.lock();
+            members.retain(|m| m.id != subscription.id);
+            members.is_empty()
+        };
+        if let Some(live) = subscription.session.live.load_full() {
+            share.queue.remove_consumer(live.outbox.id, Some(live.consumer));
+        }
+        share.queue.give_back_all(subscription.session.id, |_| false);
+        let mut follow = Follow::default();
+        share.queue.pump(&self.log, self.now_ticks(), &mut follow);
+        self.follow_up(follow);
+        empty
     }
 
     /// Retained messages, sessions and wills that time has come for.

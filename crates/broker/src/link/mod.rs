@@ -23,11 +23,12 @@ mod stage;
 mod stop;
 mod trace;
 
+pub(crate) use access::may_stay_subscribed;
 pub(crate) use attach::{add_consumer, consumer_of};
 pub(crate) use commit::{Commit, Hidden};
 pub(crate) use fanout::{FanOut, Fans};
 pub(crate) use publish::{copy_out, store_retained, RouteRun};
-pub(crate) use retained::Sending;
+pub(crate) use retained::{end as end_sending, Sending};
 pub(crate) use stage::{append_one, number, one_run, targets_of, write_records, Bundle, Target, NO_SEQ};
 
 use crate::auth::{LoginState, Principal};

@@ -42,7 +42,7 @@ impl Sending {
 }
 
 /// Nothing more is sent for this subscription.
-pub(super) fn end(state: &mut SessionState, key: &SubscriptionKey) {
+pub(crate) fn end(state: &mut SessionState, key: &SubscriptionKey) {
     if let Some(sending) = &mut state.sending {
         sending.retain(|sending| sending.key != *key);
     }

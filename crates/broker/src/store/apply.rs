@@ -240,7 +240,7 @@ impl Recovery {
             None => self.new_session(id, vhost, &name, durable, expiry),
         };
         let mut state = session.state.lock();
-        state.user = user;
+        state.user = user.into();
         state.expiry = Some(expiry);
         state.detached_ms = detached_ms;
         state.parting = parting;

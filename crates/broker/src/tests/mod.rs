@@ -9,6 +9,7 @@ mod keys;
 mod moves;
 mod policies;
 mod queues;
+mod review;
 mod selectors;
 mod stop;
 mod transactions;
