@@ -290,6 +290,54 @@ async function tls() {
   }
 }
 
+/**
+ * SCRAM-SHA-256 (RFC 5802, RFC 7677) as an authentication method of MQTT 5: CONNECT has the client's first message, AUTH the broker's
+ * first and the client's final one, CONNACK the broker's final one. Answers the connection, or the Error by which it was refused.
+ */
+function connectByScram(clientId, password) {
+  const hmac = (key, text) => crypto.createHmac("sha256", key).update(text).digest();
+  const bare = `n=${username},r=${crypto.randomBytes(18).toString("base64")}`;
+  const properties = { authenticationMethod: "SCRAM-SHA-256", authenticationData: Buffer.from(`n,,${bare}`) };
+  const client = mqtt.connect(url, { protocolVersion: 5, clientId, reconnectPeriod: 0, properties });
+  let expected;
+  client.handleAuth = (packet, answer) => {
+    const challenge = packet.properties.authenticationData.toString();
+    const [nonce, salt, rounds] = challenge.split(",").map((part) => part.slice(2));
+    const salted = crypto.pbkdf2Sync(password, Buffer.from(salt, "base64"), Number(rounds), 32, "sha256");
+    const key = hmac(salted, "Client Key");
+    const unsigned = `c=biws,r=${nonce}`;
+    const exchange = `${bare},${challenge},${unsigned}`;
+    const signature = hmac(crypto.createHash("sha256").update(key).digest(), exchange);
+    const proof = Buffer.from(key.map((byte, i) => byte ^ signature[i])).toString("base64");
+    expected = `v=${hmac(hmac(salted, "Server Key"), exchange).toString("base64")}`;
+    answer(null, { cmd: "auth", reasonCode: 24, properties: { authenticationMethod: "SCRAM-SHA-256", authenticationData: Buffer.from(`${unsigned},p=${proof}`) } });
+  };
+  return new Promise((resolve) => {
+    client.once("error", resolve);
+    client.once("connect", (connack) => {
+      // The broker proves that it knows the password, too.
+      assert.equal(connack.properties.authenticationData.toString(), expected, "the broker's signature");
+      resolve(client);
+    });
+    client.on("error", () => {});
+  });
+}
+
+async function scram() {
+  const client = await connectByScram("js-scram", password);
+  if (client instanceof Error) throw client;
+  const got = new Mailbox();
+  client.on("message", (_topic, payload) => got.put(payload.toString()));
+  await client.subscribeAsync("js-scram", { qos: 1 });
+  await client.publishAsync("js-scram", "let in", { qos: 1 });
+  assert.equal(await got.take("the message"), "let in");
+  await client.endAsync();
+  const refused = await connectByScram("js-scram-wrong", "wrong");
+  assert.ok(refused instanceof Error, "was let in");
+  // MQTT 5.0, 4.12: an exchange that fails ends in a CONNACK.
+  assert.equal(refused.code, 134, `CONNACK: ${refused.message}`);
+}
+
 const SCENARIOS = {
   qos0: bothWays(0),
   qos1: bothWays(1),
@@ -325,13 +373,16 @@ async function main() {
       }
     }
   }
-  try {
-    await tls();
-    console.log("ok - tls");
-  } catch (error) {
-    failed += 1;
-    console.log(`not ok - tls: ${error.message.split("\n")[0]}`);
-    console.error(error);
+  url = tcp;
+  for (const [name, scenario] of Object.entries({ tls, scram })) {
+    try {
+      await scenario();
+      console.log(`ok - ${name}`);
+    } catch (error) {
+      failed += 1;
+      console.log(`not ok - ${name}: ${error.message.split("\n")[0]}`);
+      console.error(error);
+    }
   }
   process.exit(failed === 0 ? 0 : 1);
 }

@@ -15,7 +15,11 @@ import com.rabbitmq.client.RpcClient;
 import com.rabbitmq.client.RpcClientParams;
 import com.rabbitmq.client.RpcServer;
 import com.rabbitmq.client.ShutdownSignalException;
+import com.rabbitmq.client.impl.CredentialsProvider;
+import com.rabbitmq.client.impl.CredentialsRefreshService;
+import com.rabbitmq.client.impl.DefaultCredentialsRefreshService;
 import java.io.IOException;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Date;
@@ -53,6 +57,7 @@ public final class Clients {
         SCENARIOS.put("cancel-notify", Clients::cancelNotify);
         SCENARIOS.put("channel-error", Clients::channelError);
         SCENARIOS.put("wrong-password", Clients::wrongPassword);
+        SCENARIOS.put("update-secret", Clients::updateSecret);
         SCENARIOS.put("clean-close", Clients::cleanClose);
         SCENARIOS.put("dirty-close", Clients::dirtyClose);
         SCENARIOS.put("restart-kill9", Clients::restart);
@@ -344,6 +349,48 @@ public final class Clients {
             });
             // The connection and its other channel go on.
             Broker.equal(other.messageCount(queue), 0L, "messages");
+        }
+    }
+
+    /** Credentials that expire are asked for anew and sent along while the connection is open (connection.update-secret). */
+    static void updateSecret() throws Exception {
+        AtomicLong refreshed = new AtomicLong();
+        CountDownLatch thrice = new CountDownLatch(3);
+        CredentialsProvider provider = new CredentialsProvider() {
+            @Override
+            public String getUsername() {
+                return "guest";
+            }
+
+            @Override
+            public String getPassword() {
+                return "guest";
+            }
+
+            @Override
+            public Duration getTimeBeforeExpiration() {
+                return Duration.ofMillis(400);
+            }
+
+            @Override
+            public void refresh() {
+                refreshed.incrementAndGet();
+                thrice.countDown();
+            }
+        };
+        CredentialsRefreshService service = new DefaultCredentialsRefreshService.DefaultCredentialsRefreshServiceBuilder()
+                .refreshDelayStrategy(DefaultCredentialsRefreshService.ratioRefreshDelayStrategy(0.5))
+                .approachingExpirationStrategy(left -> false)
+                .build();
+        ConnectionFactory factory = factory();
+        factory.setCredentialsProvider(provider);
+        factory.setCredentialsRefreshService(service);
+        try (Connection connection = factory.newConnection(); Channel channel = connection.createChannel()) {
+            // The next refresh comes only when the broker has answered the one before.
+            Broker.check(thrice.await(Broker.WAIT_SECS, TimeUnit.SECONDS), "only " + refreshed.get() + " refreshes");
+            String queue = channel.queueDeclare().getQueue();
+            channel.basicPublish("", queue, null, Broker.bytes("still here"));
+            Broker.equal(Broker.text(Broker.next(consume(channel, queue, true), "the message").getBody()), "still here", "body");
         }
     }
 

@@ -123,6 +123,9 @@ impl Kind {
         if !matches!(self, Kind::Mosquitto(_)) {
             return None;
         }
+        if scenario == "scram" {
+            return Some("Mosquitto has SCRAM by a plug-in only");
+        }
         if scenario.starts_with("ws-") {
             return Some("Mosquitto 2.0 does not get its port for WebSocket back when it is restarted");
         }

@@ -81,7 +81,7 @@ const AMQP: &[&str] = &[
 ];
 const JAVA: &[Need] = &[Need::Java, Need::Maven];
 const AIO_PIKA: &[&str] = &["properties", "tx", "workers", "errors"];
-const RABBITMQ_JAVA: &[&str] = &["properties", "tx", "cancel-notify", "channel-error", "wrong-password"];
+const RABBITMQ_JAVA: &[&str] = &["properties", "tx", "cancel-notify", "channel-error", "wrong-password", "update-secret"];
 const SPRING_AMQP: &[&str] = &["direct-container", "tx"];
 const PIKA: &[&str] = &["tx", "reject-publish", "channel-error", "cancel-notify", "wrong-password", "no-vhost", "heartbeat", "tls"];
 const AMQP091_GO: &[&str] = &["tx", "properties", "channels", "cancel-notify", "wrong-password", "recovery"];
@@ -243,7 +243,7 @@ const SCENARIOS: &[&str] = &[
 ];
 const SCENARIOS_V5: &[&str] = &["takeover-142", "properties"];
 /// What one program does once, whatever the version.
-const SCENARIOS_ONCE: &[(&str, &str)] = &[("paho-python", "tls"), ("mqttjs", "tls")];
+const SCENARIOS_ONCE: &[(&str, &str)] = &[("paho-python", "tls"), ("mqttjs", "tls"), ("mqttjs", "scram")];
 
 pub fn expected(program: &Program) -> Vec<String> {
     let of = |version: &&str| {
