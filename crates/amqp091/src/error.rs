@@ -1,6 +1,6 @@
 //! From the core's refusals to AMQP's codes and RabbitMQ's texts: the whole table, and how a channel or a connection ends because of its peer.
 
-use broker_api::{Inequivalent, Limit, Refusal};
+use broker_api::{Given, Inequivalent, Limit, Refusal};
 
 use crate::codec::CodecError;
 
@@ -125,11 +125,21 @@ pub fn of_refusal(refusal: &Refusal, vhost: &str, method: MethodId) -> Fault {
         // RabbitMQ says only what is wrong with it.
         Refusal::Invalid { what: "binding", why } => (Code::PreconditionFailed, why.clone()),
         Refusal::Invalid { what, why } => (Code::PreconditionFailed, format!("invalid {what}: {why}")),
+        Refusal::Unfit(what) => (Code::PreconditionFailed, format!("{}{}{}", what.before, as_erlang(&what.given), what.after)),
         Refusal::QueueFull => (Code::ResourceError, "the queue is full".to_owned()),
         Refusal::OwnerEnded => (Code::ChannelError, "the channel has ended".to_owned()),
         Refusal::StoreFailed => (Code::InternalError, "the message store has failed".to_owned()),
     };
     Fault::new(code, text, method)
+}
+
+/// How RabbitMQ shows in its answers what it was given.
+fn as_erlang(given: &Given) -> String {
+    match given {
+        Given::Text(text) if text.is_empty() => "<<>>".to_owned(),
+        Given::Text(text) => format!("<<{text:?}>>"),
+        Given::Word(word) => word.clone(),
+    }
 }
 
 fn limit_reached(limit: Limit) -> (Code, String) {
@@ -205,6 +215,9 @@ mod tests {
             (Refusal::NotImplemented("x"), "NOT_IMPLEMENTED - x"),
             (Refusal::Invalid { what: "exchange type", why: "unknown exchange type 'wat'".into() }, "COMMAND_INVALID - unknown exchange type 'wat'"),
             (Refusal::Invalid { what: "topic", why: "y".into() }, "PRECONDITION_FAILED - invalid topic: y"),
+            (Refusal::unfit("not ", Given::Text("a".into()), "!"), "PRECONDITION_FAILED - not <<\"a\">>!"),
+            (Refusal::unfit("not ", Given::Text(String::new()), ""), "PRECONDITION_FAILED - not <<>>"),
+            (Refusal::unfit("not ", Given::Word("-1".into()), ""), "PRECONDITION_FAILED - not -1"),
             (Refusal::QueueFull, "RESOURCE_ERROR - the queue is full"),
             (Refusal::OwnerEnded, "CHANNEL_ERROR - the channel has ended"),
             (Refusal::StoreFailed, "INTERNAL_ERROR - the message store has failed"),

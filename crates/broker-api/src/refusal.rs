@@ -38,6 +38,31 @@ pub struct Inequivalent {
     pub format: u8,
 }
 
+/// What somebody gave where something else was to be; each protocol shows it in its own spelling.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Given {
+    Text(String),
+    /// A number, a truth value, or a word for what cannot be shown.
+    Word(String),
+}
+
+impl std::fmt::Display for Given {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Given::Text(text) => write!(f, "'{text}'"),
+            Given::Word(word) => f.write_str(word),
+        }
+    }
+}
+
+/// A value that cannot be, and the words around it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unfit {
+    pub before: &'static str,
+    pub given: Given,
+    pub after: &'static str,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum Refusal {
     #[error("no {what} '{name}'")]
@@ -67,6 +92,8 @@ pub enum Refusal {
     NotImplemented(&'static str),
     #[error("invalid {what}: {why}")]
     Invalid { what: &'static str, why: String },
+    #[error("{}{}{}", .0.before, .0.given, .0.after)]
+    Unfit(Box<Unfit>),
     /// A queue that refuses rather than drops was full.
     #[error("the queue is full")]
     QueueFull,
@@ -79,6 +106,10 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    pub fn unfit(before: &'static str, given: Given, after: &'static str) -> Refusal {
+        Refusal::Unfit(Box::new(Unfit { before, given, after }))
+    }
+
     /// Does a publish that is refused for this reason stop a fail-stop owner? What the publisher did wrong does; what it met (a full queue,
     /// a bound of ours, a failed store) is the message's fate alone. Of a *command* every refusal stops.
     pub fn stops_publisher(&self) -> bool {

@@ -342,8 +342,7 @@ impl Vhost {
             }
             Table::Own(router) => {
                 let key = BindKey::amqp(binding.key.as_bytes());
-                let bound = router.bind(key, arguments, binding.to.number(), to.clone());
-                let bound = bound.map_err(|e| Refusal::Invalid { what: "binding", why: e.to_string() })?;
+                let bound = router.bind(key, arguments, binding.to.number(), to.clone())?;
                 if bound == crate::routing::exchange::Bound::Existing {
                     return Ok(None);
                 }

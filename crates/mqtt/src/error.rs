@@ -47,7 +47,9 @@ pub fn answer(refusal: &Refusal) -> Answer {
         Refusal::AccessRefused(_) => Answer { unauthorized: true, ..Answer::new(NotAuthorized, NotAuthorized, NotAuthorized, Acknowledge) },
         Refusal::LoginRefused => Answer::new(BadUserNameOrPassword, NotAuthorized, NotAuthorized, Close),
         Refusal::BadMechanism => Answer::new(BadAuthenticationMethod, ImplementationSpecific, ImplementationSpecific, Close),
-        Refusal::PreconditionFailed(_) => Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close),
+        Refusal::PreconditionFailed(_) | Refusal::Unfit(_) => {
+            Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close)
+        }
         Refusal::Inequivalent(_) => Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close),
         Refusal::Locked(_) => Answer::new(ServerBusy, ImplementationSpecific, ImplementationSpecific, Close),
         Refusal::LimitReached(limit) | Refusal::OverLimit { limit, .. } => limit_reached(*limit),

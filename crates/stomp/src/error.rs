@@ -72,6 +72,7 @@ pub fn of_refusal(refusal: &Refusal, vhost: &str) -> Fault {
         }
         Refusal::NotImplemented(what) => Fault::new("not_implemented", format!("NOT_IMPLEMENTED - {what}")),
         Refusal::Invalid { what, why } => Fault::precondition(format!("invalid {what}: {why}")),
+        Refusal::Unfit(_) => Fault::precondition(refusal.to_string()),
         // RabbitMQ never answers such a SEND; its sender waits for the receipt for ever.
         Refusal::QueueFull => Fault::new("resource_error", "RESOURCE_ERROR - the queue is full"),
         Refusal::OwnerEnded => Fault::new("channel_error", "CHANNEL_ERROR - the connection has failed"),

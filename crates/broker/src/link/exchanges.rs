@@ -40,6 +40,9 @@ impl Link {
         check(&spec.kind, &arguments).map_err(|bad| match bad {
             BadArguments::Type(kind) => unknown(&kind),
             BadArguments::Value(why) => Refusal::PreconditionFailed(why),
+            BadArguments::Length(given) => {
+                Refusal::unfit("Invalid argument ", given, ", 'x-recent-history-length' must be a positive integer")
+            }
         })?;
         self.core.check_exchanges_max(&name, &vhost)?;
         let slot = spec.durable.then(|| self.core.log.reserve());

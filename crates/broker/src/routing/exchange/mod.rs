@@ -21,6 +21,7 @@ pub use table::Binding;
 pub use topic::Topic;
 
 use broker_api::spelling::key_of_topic;
+use broker_api::{Given, Refusal};
 
 use super::topic::{Name, Syntax, TopicError};
 
@@ -76,17 +77,18 @@ pub enum BindError {
     #[error("Invalid x-match field type; expected a string")]
     MatchKindType,
     /// The binding key of a consistent-hash exchange is a weight.
-    #[error("The binding key must be an integer: {}", as_erlang(.0))]
+    #[error("The binding key must be an integer: '{0}'")]
     Weight(String),
     #[error("The binding key must be greater than 0")]
     WeightTooSmall,
 }
 
-/// How RabbitMQ shows a text in its answers.
-fn as_erlang(text: &str) -> String {
-    match text {
-        "" => "<<>>".to_owned(),
-        text => format!("<<{text:?}>>"),
+impl From<BindError> for Refusal {
+    fn from(error: BindError) -> Refusal {
+        match error {
+            BindError::Weight(key) => Refusal::unfit("The binding key must be an integer: ", Given::Text(key), ""),
+            other => Refusal::Invalid { what: "binding", why: other.to_string() },
+        }
     }
 }
 
@@ -191,26 +193,26 @@ pub enum BadArguments {
     Type(String),
     /// In RabbitMQ's words.
     Value(String),
+    /// This is no number of messages that can be remembered.
+    Length(Given),
 }
 
 pub fn check(name: &str, arguments: &Arguments) -> Result<(), BadArguments> {
     match name {
         "x-consistent-hash" => hashed::check(arguments).map_err(BadArguments::Value),
         DELAYED => delayed::check_delayed(arguments),
-        RECENT_HISTORY => check_length(arguments).map_err(BadArguments::Value),
+        RECENT_HISTORY => check_length(arguments).map_err(BadArguments::Length),
         _ => Ok(()),
     }
 }
 
-/// In RabbitMQ's words.
-fn check_length(arguments: &Arguments) -> Result<(), String> {
-    let shown = match arguments.get(b"x-recent-history-length") {
+fn check_length(arguments: &Arguments) -> Result<(), Given> {
+    Err(match arguments.get(b"x-recent-history-length") {
         None | Some(Value::Int(1..)) => return Ok(()),
-        Some(Value::Int(length)) => length.to_string(),
-        Some(Value::Bytes(text)) => format!("<<\"{}\">>", String::from_utf8_lossy(text)),
-        Some(Value::Bool(value)) => value.to_string(),
-        Some(Value::Float(value)) => value.to_string(),
-        Some(_) => "undefined".to_owned(),
-    };
-    Err(format!("Invalid argument {shown}, 'x-recent-history-length' must be a positive integer"))
+        Some(Value::Int(length)) => Given::Word(length.to_string()),
+        Some(Value::Bytes(text)) => Given::Text(String::from_utf8_lossy(text).into_owned()),
+        Some(Value::Bool(value)) => Given::Word(value.to_string()),
+        Some(Value::Float(value)) => Given::Word(value.to_string()),
+        Some(_) => Given::Word("undefined".to_owned()),
+    })
 }
