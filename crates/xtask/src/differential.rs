@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::clients::broker::{Broker, Kind};
+use crate::clients::broker::{Broker, Kind, TRACED};
 use crate::context::Context;
 use crate::needs::Need;
 use crate::{process, Options};
@@ -24,7 +24,7 @@ pub fn differential(context: &Context, options: &Options) -> Result<bool> {
     let start = |kind: Kind, name: &str| {
         let log = logs.join(format!("differential-{name}.log"));
         let _ = fs::remove_file(&log);
-        Broker::with_vhosts(kind, &data.join(name), &log, &vhosts)
+        Broker::with_vhosts(kind, &data.join(name), &log, &[&vhosts[..], &[TRACED.to_owned()]].concat())
     };
     let mut theirs = start(Kind::rabbitmq()?, "rabbitmq")?;
     let mut ours = start(Kind::Carrick(context.release_binary()?), "carrick")?;
@@ -34,6 +34,7 @@ pub fn differential(context: &Context, options: &Options) -> Result<bool> {
     }
     command.args(options.record.then_some("--record"));
     command.env("DIFFERENTIAL_VHOSTS", vhosts.join(","));
+    command.env("DIFFERENTIAL_TRACED_VHOST", TRACED);
     command.env("DIFFERENTIAL_RABBITMQ_PORT", theirs.ports().amqp.to_string());
     command.env("DIFFERENTIAL_CARRICK_PORT", ours.ports().amqp.to_string());
     let log = logs.join("differential-compared.log");

@@ -218,15 +218,15 @@ impl Peer {
     }
 
     fn push(&mut self, line: &str) {
-        let line = line.replace(&format!("vhost '{}'", self.vhost), "vhost '/'");
+        let line = line.replace(&format!("vhost '{}'", self.vhost), "vhost '/'").replace(&format!("vhost=S:{}", self.vhost), "vhost=S:/");
         self.lines.push(without_chance(&line));
     }
 }
 
-/// Names that are made up differ from broker to broker, and so do points in time.
+/// Names that are made up differ from broker to broker, and so do points in time, nodes and addresses.
 fn without_chance(line: &str) -> String {
     let mut line = line.to_owned();
-    for prefix in ["amq.gen-", "amq.ctag-", "amq.rabbitmq.reply-to.", "=@"] {
+    for prefix in ["amq.gen-", "amq.ctag-", "amq.rabbitmq.reply-to.", "=@", "node=S:", "connection=S:"] {
         let mut from = 0;
         while let Some(at) = line[from..].find(prefix).map(|at| from + at) {
             from = at + prefix.len();

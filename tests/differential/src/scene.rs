@@ -20,7 +20,8 @@ pub type Said = BTreeMap<String, Vec<String>>;
 
 pub struct Step {
     pub text: String,
-    /// Lines that the file has behind it.
+    /// What the file has behind it, line by line, and how many lines of it are to come.
+    written: Vec<String>,
     answers: usize,
     recorded: Option<Said>,
 }
@@ -43,18 +44,26 @@ impl Scene {
             if line.starts_with("  ") {
                 // What is cut here is not heard any more, and a line of a body stands behind its method.
                 let heard = !line.trim_start().contains("| cut");
-                scene.steps.last_mut().context("an answer before the first step")?.answers += usize::from(heard);
+                let step = scene.steps.last_mut().context("an answer before the first step")?;
+                step.answers += usize::from(heard);
+                step.written.push(line.to_owned());
             } else if !line.is_empty() && !line.starts_with('#') {
-                scene.steps.push(Step { text: line.to_owned(), answers: 0, recorded: None });
+                scene.steps.push(Step { text: line.to_owned(), written: Vec::new(), answers: 0, recorded: None });
             }
         }
         Ok(scenes)
+    }
+
+    /// In the virtual host where everything is told.
+    pub fn is_traced(&self) -> bool {
+        self.title.starts_with("traced: ")
     }
 
     pub fn record(&mut self, said: &[Said]) {
         self.steps.iter_mut().zip(said).for_each(|(step, said)| step.recorded = Some(said.clone()));
     }
 
+    /// What was recorded, and of what was not had this time what there was.
     pub fn write(path: &Path, scenes: &[Scene]) -> Result<()> {
         let head = std::fs::read_to_string(path)?;
         let mut text: String = head.lines().take_while(|line| line.starts_with('#')).fold(String::new(), |text, line| text + line + "\n");
@@ -62,7 +71,11 @@ impl Scene {
             let _ = writeln!(text, "== {}", scene.title);
             for step in &scene.steps {
                 let _ = writeln!(text, "{}", step.text);
-                for (name, lines) in step.recorded.iter().flatten() {
+                let Some(recorded) = &step.recorded else {
+                    step.written.iter().for_each(|line| text += &format!("{line}\n"));
+                    continue;
+                };
+                for (name, lines) in recorded {
                     for line in lines {
                         let _ = writeln!(text, "  {name}{line}");
                     }
@@ -83,6 +96,12 @@ impl Scene {
             let (name, what) = step.text.split_once(' ').unwrap_or((&step.text, ""));
             if name == "wait" {
                 std::thread::sleep(Duration::from_secs_f64(what.parse().context("wait SECONDS")?));
+            } else if name == "trace" {
+                // It is on all the time where this is had.
+                anyhow::ensure!(
+                    self.is_traced() && what == "on",
+                    "only a conversation 'traced: ' may have 'trace on', and none 'trace off'"
+                );
             } else if Line::new(what).kind() == "connect" {
                 peers.insert(name.to_owned(), Peer::connect(port, vhost, &Line::new(what)).with_context(|| step.text.clone())?);
             } else {

@@ -59,13 +59,14 @@ impl Rig {
             simulated: true,
             ..journal::Config::default()
         };
-        let users = [("guest", "guest"), ("bob", "secret"), ("eve", "secret"), ("max", "secret")];
+        let users = [("guest", "guest"), ("bob", "secret"), ("eve", "secret"), ("max", "secret"), ("few", "secret")];
         let auth = broker::auth::Config {
             permissions: vec![
                 broker::auth::Permission::parse("guest", "/", ".*", ".*", ".*").unwrap(),
                 broker::auth::Permission::parse("guest", "tenant", ".*", ".*", ".*").unwrap(),
                 broker::auth::Permission::parse("bob", "/", "^bob-", "^bob-|^amq.(direct|topic)$", "^amq.topic$").unwrap(),
                 broker::auth::Permission::parse("max", "/", ".*", ".*", ".*").unwrap(),
+                broker::auth::Permission::parse("few", "/", ".*", ".*", ".*").unwrap(),
                 broker::auth::Permission::parse("eve", "/", "", "", "").unwrap(),
             ],
             topic_permissions: vec![broker::auth::TopicPermission::parse("bob", "/", "amq.topic", "^{username}\\.", "^bob\\.").unwrap()],
@@ -76,7 +77,7 @@ impl Rig {
                     credential: broker::auth::Credential::Plain((*password).to_owned()),
                     tags: if *name == "max" { vec!["impersonator".to_owned()] } else { Vec::new() },
                     connections_max: (*name == "eve").then_some(1),
-                    channels_max: (*name == "max").then_some(2),
+                    channels_max: (*name == "few").then_some(2),
                 })
                 .collect(),
             ..broker::auth::Config::default()

@@ -141,26 +141,29 @@ impl Kind {
 }
 
 const DEFINITIONS: &str = "definitions.json";
+/// A virtual host of this name is traced (RabbitMQ's firehose).
+pub const TRACED: &str = "traced";
 
 /// In RabbitMQ's format, which both read.
 fn definitions(vhosts: &[String]) -> String {
     let all = || std::iter::once("/").chain(vhosts.iter().map(String::as_str));
-    let hosts: Vec<String> = all().map(|name| format!("{{\"name\":\"{name}\"}}")).collect();
+    let hosts: Vec<String> = all().map(|name| format!("{{\"name\":\"{name}\",\"tracing\":{}}}", name == TRACED)).collect();
     let may_all =
         |user, name| format!("{{\"user\":\"{user}\",\"vhost\":\"{name}\",\"configure\":\".*\",\"write\":\".*\",\"read\":\".*\"}}");
-    let (guest_may, max_may) = (|name| may_all("guest", name), |name| may_all("max", name));
     // As in the conversations of crates/amqp091: somebody who may do little.
     let little = |name| {
         format!("{{\"user\":\"bob\",\"vhost\":\"{name}\",\"configure\":\"^bob-\",\"write\":\"^bob-|^amq.(direct|topic)$\",\"read\":\"^amq.topic$\"}}")
     };
-    let permissions: Vec<String> = all().map(guest_may).chain(all().map(max_may)).chain(all().map(little)).collect();
+    let permissions: Vec<String> =
+        ["guest", "max", "few"].into_iter().flat_map(|user| all().map(move |name| may_all(user, name))).chain(all().map(little)).collect();
     let keys = "\"exchange\":\"amq.topic\",\"write\":\"^{username}\\\\.\",\"read\":\"^bob\\\\.\"";
     let topics: Vec<String> = all().map(|name| format!("{{\"user\":\"bob\",\"vhost\":\"{name}\",{keys}}}")).collect();
     let guest = "{\"name\":\"guest\",\"password\":\"guest\",\"tags\":\"administrator\"}";
     let max = "{\"name\":\"max\",\"password\":\"secret\",\"tags\":\"impersonator\"}";
+    let few = "{\"name\":\"few\",\"password\":\"secret\",\"tags\":\"\",\"limits\":{\"max-channels\":2}}";
     let bob = "{\"name\":\"bob\",\"password\":\"secret\",\"tags\":\"\"}";
     format!(
-        "{{\"users\":[{guest},{bob},{max}],\"vhosts\":[{}],\"permissions\":[{}],\"topic_permissions\":[{}]}}",
+        "{{\"users\":[{guest},{bob},{max},{few}],\"vhosts\":[{}],\"permissions\":[{}],\"topic_permissions\":[{}]}}",
         hosts.join(","),
         permissions.join(","),
         topics.join(",")
