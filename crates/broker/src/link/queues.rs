@@ -201,9 +201,7 @@ impl Link {
     pub(super) fn end_local(&mut self, id: u64, consumers: Vec<(ConsumerIx, Arc<Queue>)>) {
         let mut follow = Follow::default();
         for (consumer, queue) in &consumers {
-            if queue.remove_consumer(self.outbox.id, Some(*consumer)) {
-                follow.pump.push(queue.clone());
-            }
+            queue.silence_consumer(self.outbox.id, *consumer);
         }
         for queue in self.leased_queues(id) {
             self.core.log_handed(&queue);
@@ -220,6 +218,8 @@ impl Link {
 
     /// Everything that an owner holds goes back, to be delivered again.
     pub(super) fn recover(&mut self, owner: OwnerIx) -> Answer {
+        // They take nothing any more, but keep their groups until what they hold is back in its place: else what stands behind it could go
+        // to somebody else first.
         let id = self.lease_owner(owner).ok_or(Refusal::OwnerEnded)?;
         let mut follow = Follow::default();
         let settled = self.transactions.settled_by(owner);
@@ -230,6 +230,11 @@ impl Link {
         }
         self.core.follow_up(follow);
         done(Reply::Ok)
+        for (consumer, queue) in &consumers {
+            if queue.remove_consumer(self.outbox.id, Some(*consumer)) {
+                follow.pump.push(queue.clone());
+            }
+        }
     }
 
     fn leased_queues(&self, owner: u64) -> Vec<Arc<Queue>> {

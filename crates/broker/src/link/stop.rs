@@ -31,7 +31,8 @@ impl Link {
         }
     }
 
-    /// Stops the owner if it is one that stops. Its consumers leave now, its leases when it ends.
+    /// Stops the owner if it is one that stops. Its consumers leave now, its leases when it ends; so consumers that have message groups, which
+    /// are to stay in order, stay as well, and are handed nothing more.
     pub(super) fn stop(&mut self, owner: OwnerIx, at: u64) {
         let found = self.owners.iter_mut().find(|(ix, _)| *ix == owner);
         let Some((_, Owner::Local { stop, consumers, .. })) = found else { return };
@@ -39,8 +40,10 @@ impl Link {
             return;
         }
         stop.at = Some(at);
-        let consumers = std::mem::take(consumers);
-        self.leave_queues(consumers);
+        let outbox = self.outbox.id;
+        let (stay, leave) = std::mem::take(consumers).into_iter().partition(|(ix, queue)| queue.silence_consumer(outbox, *ix));
+        *consumers = stay;
+        self.leave_queues(leave);
     }
 
     /// Takes consumers off their queues, whose messages go to others.

@@ -92,6 +92,21 @@ impl Queue {
         freed
     }
 
+    /// It is handed nothing more, and stays until it is removed: what is only its to have waits. Answers whether it has groups.
+    pub fn silence_consumer(&self, outbox: u64, to: ConsumerIx) -> bool {
+        let mut state = self.lock();
+        let State { consumers, browsers, .. } = &mut *state;
+        if let Some(consumer) = consumers.iter_mut().chain(browsers).find(|c| c.is(outbox, to)) {
+            consumer.active = false;
+        }
+        state.has_groups(outbox, to)
+    }
+
+    /// Has this connection a consumer here?
+    pub fn is_consumed_by(&self, outbox: u64) -> bool {
+        self.lock().consumers.iter().any(|c| c.outbox.id == outbox)
+    }
+
     /// Tells the one consumer that is served that it is the one. One whose command is not answered yet hears it after that.
     fn say_active(&self, state: &State) {
         if !self.spec.single_active_consumer {

@@ -216,6 +216,12 @@ impl State {
         self.ready > 0
     }
 
+    /// Does any group belong to this consumer?
+    pub(super) fn has_groups(&self, outbox: u64, to: ConsumerIx) -> bool {
+        let is_its = |whose: &Whose| *whose == Whose { outbox, to };
+        self.grouping.as_ref().is_some_and(|grouping| grouping.known.values().any(is_its) || grouping.buckets.iter().flatten().any(is_its))
+    }
+
     /// All groups are anybody's.
     pub(super) fn end_groups(&mut self) {
         let Some(grouping) = &self.grouping else { return };

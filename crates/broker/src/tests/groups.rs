@@ -11,20 +11,6 @@ fn put_in(c: &mut Client, group: &str, body: &str, ends: bool) {
     });
 }
 
-/// To whom, and what.
-fn handed(c: &mut Client, rig: &Rig) -> Vec<(u32, String, Seq)> {
-    c.pull(rig);
-    let message = |got| match got {
-        Got::Message { to, body, seq, .. } => Some((to, body, seq)),
-        _ => None,
-    };
-    std::mem::take(&mut c.got).into_iter().filter_map(message).collect()
-}
-
-fn bodies_to(handed: &[(u32, String, Seq)], ix: u32) -> Vec<&str> {
-    handed.iter().filter(|(to, _, _)| *to == ix).map(|(_, body, _)| body.as_str()).collect()
-}
-
 fn credit(c: &mut Client, rig: &Rig, ix: u32, n: u32) -> Vec<(u32, String, Seq)> {
     c.turn.credit(CreditTo::Consumer(ConsumerIx(ix)), n);
     c.submit(rig);
@@ -96,6 +82,35 @@ fn a_consumer_that_goes_leaves_its_groups_to_others_in_order() {
     put_in(&mut c, "g", "g7", false);
     c.submit(&rig);
     assert_eq!(bodies_to(&handed(&mut c, &rig), 1), ["g7"]);
+}
+
+/// A client that was refused holds what it has until its connection ends, and so long nothing of its groups goes past it.
+#[test]
+fn groups_of_an_owner_that_was_stopped_wait_for_what_it_holds() {
+    let rig = Rig::new();
+    let (mut a, mut b) = (rig.client_of(true), rig.client());
+    a.queue(&rig, "q", durable());
+    a.queue(&rig, "other", durable());
+    a.consume(&rig, "q", 1, 2);
+    a.consume(&rig, "other", 2, 2);
+    for n in 1..=4 {
+        put_in(&mut b, "g", &format!("g{n}"), false);
+    }
+    b.submit(&rig);
+    assert_eq!(bodies_to(&handed(&mut a, &rig), 1), ["g1", "g2"]);
+    b.consume(&rig, "q", 7, 100);
+    a.put("nowhere", "q", "refused");
+    a.submit(&rig);
+    assert_eq!(handed(&mut a, &rig), []);
+    put_in(&mut b, "g", "g5", false);
+    b.put("", "q", "plain");
+    b.submit(&rig);
+    assert_eq!(bodies_to(&handed(&mut b, &rig), 7), ["plain"]);
+    // One without groups has left at once.
+    assert_eq!(b.counts(&rig, "other"), Some((0, 0)));
+    drop(a);
+    assert_eq!(bodies_to(&handed(&mut b, &rig), 7), ["g1", "g2", "g3", "g4", "g5"]);
+    rig.core.recount().expect("counted");
 }
 
 /// What waits aside is free again even where its consumer held nothing.

@@ -348,6 +348,20 @@ fn said(to: u32, queue: QueueId, batch: &broker_api::Batch, delivery: &Delivery)
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let said = Said {
         exchange: text(delivery.exchange(batch)),
+/// To whom, and what.
+fn handed(c: &mut Client, rig: &Rig) -> Vec<(u32, String, Seq)> {
+    c.pull(rig);
+    let message = |got| match got {
+        Got::Message { to, body, seq, .. } => Some((to, body, seq)),
+        _ => None,
+    };
+    std::mem::take(&mut c.got).into_iter().filter_map(message).collect()
+}
+
+fn bodies_to(handed: &[(u32, String, Seq)], ix: u32) -> Vec<&str> {
+    handed.iter().filter(|(to, _, _)| *to == ix).map(|(_, body, _)| body.as_str()).collect()
+}
+
         key: text(delivery.key(batch)),
         attempts: delivery.attempts,
         flags: delivery.flags,

@@ -24,20 +24,6 @@ fn checkpoint(c: &mut Client, rig: &Rig) {
     rig.checkpoint();
 }
 
-/// To whom, and what.
-fn handed(c: &mut Client, rig: &Rig) -> Vec<(u32, String, Seq)> {
-    c.pull(rig);
-    let message = |got| match got {
-        Got::Message { to, body, seq, .. } => Some((to, body, seq)),
-        _ => None,
-    };
-    std::mem::take(&mut c.got).into_iter().filter_map(message).collect()
-}
-
-fn bodies_to(handed: &[(u32, String, Seq)], ix: u32) -> Vec<&str> {
-    handed.iter().filter(|(to, _, _)| *to == ix).map(|(_, body, _)| body.as_str()).collect()
-}
-
 #[test]
 fn a_consumer_with_a_selector_leaves_the_others_alone() {
     let rig = Rig::new();
