@@ -96,7 +96,8 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     fn is_unwanted_in(&self, queue: &Queue) -> bool {
-        queue.spec.no_local && self.connection != 0 && queue.life.holder.load(Ordering::Acquire) == self.connection
+        let has_it = || queue.life.holder.load(Ordering::Acquire) == self.connection || queue.is_consumed_by(self.connection);
+        queue.spec.no_local && self.connection != 0 && has_it()
     }
 }
 
@@ -176,7 +177,8 @@ impl Walk<'_> {
             let headers = self.headers;
             self.route.queues.retain(|queue| queue.selector.as_ref().is_none_or(|selector| headers.selects(selector)));
         }
-        // Routes are remembered by connections, each for itself.
+        // Routes are remembered by connections, each for itself; but one that consumes from a queue may come and go.
+        self.route.volatile |= self.route.queues.iter().any(|queue| queue.spec.no_local && !queue.spec.exclusive);
         self.route.queues.retain(|queue| !self.publisher.is_unwanted_in(queue));
         self.matches.sort_unstable_by_key(|s| (s.session.id, s.id));
         for s in self.matches {

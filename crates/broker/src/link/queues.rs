@@ -274,7 +274,11 @@ fn equivalent(queue: &Queue, spec: &QueueSpec, relaxed: bool) -> Result<(), Refu
     if spec.exclusive != current.exclusive {
         return Err(Refusal::Locked(queue.name.to_string()));
     }
-    differs("arguments", (!same_arguments(spec, current, relaxed)).to_string(), false.to_string())
+    differs("arguments", (!same_arguments(spec, current, relaxed)).to_string(), false.to_string())?;
+    // Of these nothing need stand among the arguments.
+    let text = |selector: &Option<String>| selector.clone().unwrap_or_default();
+    differs("selector", text(&spec.selector), text(&current.selector))?;
+    differs("no_local", spec.no_local.to_string(), current.no_local.to_string())
 }
 
 /// What came as arguments; where it differs the protocol finds out which by comparing the two encodings.

@@ -358,7 +358,8 @@ pub(crate) fn write_queue_spec(w: &mut Writer<'_>, spec: &QueueSpec) {
             None => 0,
             Some(once) => 1 + u8::from(once),
         };
-        w.u8(once | if spec.selector.is_some() { SELECTOR_FOLLOWS } else { 0 });
+        let selects = if spec.selector.is_some() { SELECTOR_FOLLOWS } else { 0 };
+        w.u8(once | selects | if spec.no_local { NO_LOCAL } else { 0 });
         if let Some(selector) = &spec.selector {
             w.bytes(selector.as_bytes());
         }
@@ -367,10 +368,12 @@ pub(crate) fn write_queue_spec(w: &mut Writer<'_>, spec: &QueueSpec) {
 
 /// A bit of the byte before the selector of a queue or a subscription.
 pub(crate) const SELECTOR_FOLLOWS: u8 = 0x80;
+/// The same of a queue: not what its consumer's own connection publishes.
+const NO_LOCAL: u8 = 0x40;
 
 /// What came later stands behind the rest, where there is any of it.
 fn has_more(spec: &QueueSpec) -> bool {
-    spec.consumer_timeout_ms.is_some() || spec.dead_letter_at_least_once.is_some() || spec.selector.is_some()
+    spec.consumer_timeout_ms.is_some() || spec.dead_letter_at_least_once.is_some() || spec.selector.is_some() || spec.no_local
 }
 
 pub(crate) fn read_queue_spec(r: &mut Reader<'_>) -> Option<QueueSpec> {
@@ -399,7 +402,8 @@ pub(crate) fn read_queue_spec(r: &mut Reader<'_>) -> Option<QueueSpec> {
     if on(7) {
         spec.consumer_timeout_ms = r.opt_u64()?;
         let bits = r.u8()?;
-        spec.dead_letter_at_least_once = (bits & !SELECTOR_FOLLOWS).checked_sub(1).map(|once| once == 1);
+        spec.dead_letter_at_least_once = (bits & !(SELECTOR_FOLLOWS | NO_LOCAL)).checked_sub(1).map(|once| once == 1);
+        spec.no_local = bits & NO_LOCAL != 0;
         if bits & SELECTOR_FOLLOWS != 0 {
             spec.selector = Some(r.text()?.to_owned());
         }
@@ -519,6 +523,10 @@ mod tests {
             let mut longest = Vec::new();
             write_queue_spec(&mut Writer(&mut longest), &selects);
             assert_eq!(read_queue_spec(&mut Reader::new(&longest)), Some(selects));
+            let others = QueueSpec { no_local: true, dead_letter_at_least_once: once, ..spec.clone() };
+            longest.clear();
+            write_queue_spec(&mut Writer(&mut longest), &others);
+            assert_eq!(read_queue_spec(&mut Reader::new(&longest)), Some(others));
         }
     }
 }

@@ -384,6 +384,40 @@ fn what_the_same_connection_publishes_can_be_left_out() {
     assert_eq!((bodies_to(&got, 1), bodies_to(&got, 2)), (vec!["0", "0", "1", "1"], vec!["0", "1"]));
 }
 
+/// A queue that stays leaves out what the connection publishes that consumes from it, and what others do while nobody consumes is put in.
+#[test]
+fn a_durable_queue_leaves_out_what_its_consumers_connection_publishes() {
+    let rig = Rig::new();
+    let spec = QueueSpec { no_local: true, ..durable() };
+    let (mut a, mut b) = (rig.client(), rig.client());
+    a.exchange(&rig, "t", "topic");
+    a.queue(&rig, "q", spec.clone());
+    a.bind(&rig, "t", "q", "#");
+    let differs = a.ask(&rig, Control::Declare(Declare::Queue { owner: OwnerIx(1), name: "q".into(), spec: durable(), passive: false }));
+    assert!(matches!(differs, Err(Refusal::Inequivalent(what)) if what.property == "no_local"));
+    for (consumes, body) in [(false, "before"), (true, "own")] {
+        if consumes {
+            a.consume(&rig, "q", 1, 100);
+        }
+        a.put("t", "x", body);
+        a.submit(&rig);
+    }
+    b.put("t", "x", "other's");
+    b.submit(&rig);
+    assert_eq!(bodies_to(&handed(&mut a, &rig), 1), ["before", "other's"]);
+    a.ok(&rig, Control::Cancel { consumer: ConsumerIx(1) });
+    a.put("t", "x", "after");
+    a.submit(&rig);
+    drop(a);
+    let rig = rig.crash(Crash::PowerCut);
+    let mut a = rig.client();
+    a.queue(&rig, "q", spec);
+    a.consume(&rig, "q", 1, 100);
+    a.put("t", "x", "own again");
+    a.submit(&rig);
+    assert_eq!(bodies_to(&handed(&mut a, &rig), 1), ["before", "other's", "after"]);
+}
+
 /// However many first messages of groups are ready at once.
 #[test]
 fn groups_are_spread_over_the_consumers() {

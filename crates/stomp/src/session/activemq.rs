@@ -53,9 +53,7 @@ impl Session {
         let is_true = |name: &str| -> Handled<bool> { Ok(get(name)?.as_deref() == Some(b"true")) };
         let alone = is_true("activemq.exclusive")?;
         let no_local = is_true("activemq.noLocal")? || is_true("no-local")?;
-        if no_local && name.is_some() {
-            return Err(Fault::plain("A durable subscription without what its own connection sends is not supported yet".to_owned()));
-        }
+        let maps = get("transformation")?.and_then(|named| Form::wanted(&named));
         let which = Which { selector: selector_of(frame)?, no_local };
         for destination in &destinations {
             self.check_room()?;
