@@ -287,7 +287,7 @@ impl Shared {
     pub fn follow_up(&self, follow: Follow) {
         let mut next = follow;
         while !next.is_empty() {
-            let Follow { fills, load, pump, look, leaving, uncommitted } = next;
+            let Follow { fills, load, pump, look, leaving, uncommitted, resting } = next;
             next = Follow::default();
             for fill in fills {
                 // On the list before the slot is filled: a checkpoint that begins behind it has to hold what it did.
@@ -305,6 +305,9 @@ impl Shared {
             }
             for (queue, scan) in look {
                 let _ = self.loader.send(Job::Look(queue, scan));
+            }
+            for (queue, until_ms) in resting {
+                self.set_rest_timer(&queue, until_ms);
             }
             for leaving in leaving {
                 self.dead_letter(leaving, &mut next, &mut How::Own(&mut |slot, filled| slot.fill(filled)));

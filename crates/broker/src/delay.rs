@@ -86,9 +86,12 @@ impl Shared {
         }
     }
 
-    /// The timer's thread only says so: messages may have to be read first.
+    /// The timer's thread only says so: messages may have to be read first. Of any other queue it is about what rests there.
     pub fn delays_are_due(&self, id: u64) {
         if let Some(queue) = self.queue(QueueId(id)) {
+            if !queue.delays {
+                return self.wake_rested(&queue);
+            }
             // The reader thread ends only with the process.
             let _ = self.loader.send(Job::Due(queue));
         }

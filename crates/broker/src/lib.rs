@@ -18,6 +18,7 @@ mod pattern;
 mod policy;
 mod queue;
 mod read_through;
+mod resting;
 mod retained_expiry;
 mod review;
 mod route;

@@ -41,9 +41,14 @@ fn policy(settings: &file::DeadLetter) -> Option<Policy> {
         definition.insert("dead-letter-exchange".to_owned(), PolicyValue::Text(String::new()));
         definition.insert("dead-letter-routing-key".to_owned(), PolicyValue::Text(queue.clone()));
     }
-    if let Some(limit) = settings.redelivery_limit {
-        definition.insert("redelivery-limit".to_owned(), PolicyValue::Int(limit.0 as i64));
-    }
+    let numbers = [
+        ("redelivery-limit", settings.redelivery_limit.map(|limit| limit.0)),
+        ("redelivery-delay", settings.redelivery_delay_ms.map(|ms| ms.0)),
+        ("redelivery-delay-multiplier", settings.redelivery_delay_multiplier.map(|times| times.0)),
+        ("redelivery-delay-max", settings.redelivery_delay_max_ms.map(|ms| ms.0)),
+    ];
+    let given = numbers.into_iter().filter_map(|(key, number)| Some((key.to_owned(), PolicyValue::Int(number? as i64))));
+    definition.extend(given);
     let all = Policy { name: NAME.to_owned(), pattern: ".*".to_owned(), apply_to: ApplyTo::Queues, priority: i32::MIN, definition };
     (!all.definition.is_empty()).then_some(all)
 }

@@ -155,6 +155,7 @@ fn stomp_config(file: &file::Stomp) -> stomp::Config {
         connect_timeout: file.connect_timeout_secs.map_or(default.connect_timeout, |n| Duration::from_secs(n.0)),
         min_heart_beat: file.min_heart_beat_ms.map_or(default.min_heart_beat, |n| Duration::from_millis(n.0)),
         heart_beats_missed: file.heart_beats_missed.map_or(default.heart_beats_missed, |n| n.0 as u32),
+        auto_create: file.auto_create.unwrap_or(default.auto_create),
         default_prefetch: file.default_prefetch.map(|n| n.0 as u32).or(default.default_prefetch),
         ..default
     }

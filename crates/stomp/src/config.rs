@@ -29,6 +29,8 @@ pub struct Config {
     /// Deliveries that a subscription may have in hand whose client acknowledges and names no number; 0 is no bound. `None`: as the dialect
     /// has it.
     pub default_prefetch: Option<u32>,
+    /// Queues are made when they are first named; otherwise one that is not there is an error.
+    pub auto_create: bool,
     /// What CONNECTED says this is, in its `server` header.
     pub product: String,
     pub version: String,
@@ -48,6 +50,7 @@ impl Default for Config {
             min_heart_beat: Duration::from_secs(1),
             heart_beats_missed: 2,
             default_prefetch: None,
+            auto_create: true,
             product: "RabbitMQ".to_owned(),
             version: "3.13.7".to_owned(),
         }

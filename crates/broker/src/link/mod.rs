@@ -8,6 +8,7 @@ pub(crate) const INTERNAL: &str = "internal";
 
 mod access;
 mod attach;
+mod auto_create;
 mod commit;
 mod control;
 mod exchanges;

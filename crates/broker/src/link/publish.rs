@@ -189,7 +189,10 @@ impl Link {
         }
         let route = match runs.iter().rev().take(4).find(|r| same_way(batch, r, head)) {
             Some(run) => run.route.clone(),
-            None => self.find_route(batch, head)?,
+            None => match self.find_route(batch, head)? {
+                route if route.reaches_nobody() && self.make_target(batch, head) => self.find_route(batch, head)?,
+                route => route,
+            },
         };
         self.core.remember(&route, batch, index);
         let nowhere = route.reaches_nobody() && head.has(HEAD_MANDATORY);

@@ -112,6 +112,7 @@ impl Link {
         let queue = self.named_queue(&consume.queue)?;
         let group = consume.group.and_then(|ix| self.group(ix));
         if group.is_some() && queue.spec.counts_attempts {
+        self.make_missing(&consume.queue);
             return Err(Refusal::SharedCredit(queue.name.to_string()));
         }
         let owner = self.lease_owner(consume.owner).ok_or(Refusal::OwnerEnded)?;
@@ -189,6 +190,7 @@ impl Link {
                         tracing::error!(queue = %queue.name, lsn, %error, "a message cannot be read and stays where it is");
                         queue.lock().set_aside(seq);
                     }
+        self.make_missing(&take.queue);
                 },
             }
         };

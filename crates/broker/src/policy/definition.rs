@@ -1,6 +1,6 @@
-//! What a policy's definition says. The keys and what they may be are RabbitMQ's, but for `redelivery-limit`.
+//! What a policy's definition says. The keys and what they may be are RabbitMQ's, but for [`OURS`].
 
-use super::{PolicyKind, PolicyValue};
+use super::{Backoff, PolicyKind, PolicyValue};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,6 +10,38 @@ pub(crate) enum Overflow {
     DropHead,
     RejectPublish,
     RejectPublishDlx,
+}
+
+/// Whose clients make queues by naming them.
+#[derive(Clone, Debug)]
+pub(crate) enum AutoCreate {
+    Nobodys,
+    Everybodys,
+    /// Protocols, by the beginning of their names: `amqp`.
+    Of(Vec<String>),
+}
+
+impl AutoCreate {
+    fn read(value: &PolicyValue) -> Result<AutoCreate, String> {
+        let protocol = |value: &PolicyValue| match value {
+            PolicyValue::Text(text) if PROTOCOLS.contains(&text.as_str()) => Ok(text.clone()),
+            _ => Err(format!("a list of protocols ({}), or true or false", PROTOCOLS.join(", "))),
+        };
+        match value {
+            PolicyValue::Bool(true) => Ok(AutoCreate::Everybodys),
+            PolicyValue::Bool(false) => Ok(AutoCreate::Nobodys),
+            PolicyValue::List(all) => all.iter().map(protocol).collect::<Result<_, _>>().map(AutoCreate::Of),
+            one => protocol(one).map(|one| AutoCreate::Of(vec![one])),
+        }
+    }
+
+    pub fn is_for(&self, protocol: &str) -> bool {
+        match self {
+            AutoCreate::Nobodys => false,
+            AutoCreate::Everybodys => true,
+            AutoCreate::Of(all) => all.iter().any(|one| protocol.starts_with(one.as_str())),
+        }
+    }
 }
 
 /// What has a meaning here.
@@ -25,9 +57,15 @@ pub(crate) struct Settings {
     pub delivery_limit: Option<u32>,
     /// Ours: the same for queues of every type.
     pub redelivery_limit: Option<u32>,
+    /// Ours: how long what was given back waits, how many times longer each time, and at most.
+    pub redelivery_delay_ms: Option<u64>,
+    pub redelivery_delay_multiplier: Option<u64>,
+    pub redelivery_delay_max_ms: Option<u64>,
     pub consumer_timeout_ms: Option<u64>,
     pub dead_letter_at_least_once: Option<bool>,
     pub alternate: Option<Arc<str>>,
+    /// Ours: queues are made when they are first named.
+    pub auto_create: Option<AutoCreate>,
 }
 
 /// Keys that say how RabbitMQ places, mirrors or stores queues, or that belong to plug-ins: kept, listed, and without effect here.
@@ -63,12 +101,19 @@ const WITHOUT_EFFECT: [&str; 29] = [
     "x-queue-type",
 ];
 
+/// Those who name queues.
+const PROTOCOLS: [&str; 2] = ["amqp", "stomp"];
+
+/// What RabbitMQ does not know.
+const OURS: [&str; 5] = ["auto-create", "redelivery-limit", "redelivery-delay", "redelivery-delay-multiplier", "redelivery-delay-max"];
+
 /// What an operator may bound.
 const OF_OPERATORS: [&str; 7] =
     ["consumer-timeout", "delivery-limit", "expires", "max-length", "max-length-bytes", "message-ttl", "overflow"];
 
 /// Timers of RabbitMQ take no more.
 const MILLISECONDS_MAX: u64 = u32::MAX as u64;
+const MULTIPLIER_MAX: u64 = 1000;
 const TEXT_MAX: usize = 255;
 /// A definition in the log.
 const VALUES_MAX: usize = 1000;
@@ -90,7 +135,23 @@ impl Settings {
                 return Err(format!("{key}: not a setting of operator policies"));
             }
         }
+        if settings.redelivery_delay_ms.is_none() {
+            let without = [("multiplier", settings.redelivery_delay_multiplier), ("max", settings.redelivery_delay_max_ms)];
+            if let Some((what, _)) = without.iter().find(|(_, value)| value.is_some()) {
+                return Err(format!("redelivery-delay-{what}: without redelivery-delay"));
+            }
+        }
         Ok(settings)
+    }
+
+    /// How long what was given back waits, if it does.
+    pub fn backoff(&self) -> Option<Backoff> {
+        let number = |number: Option<u64>, otherwise| number.map_or(otherwise, |number| u32::try_from(number).unwrap_or(u32::MAX));
+        Some(Backoff {
+            delay_ms: self.redelivery_delay_ms.filter(|ms| *ms > 0).map(|ms| number(Some(ms), 0))?,
+            multiplier: number(self.redelivery_delay_multiplier, 1),
+            max_ms: number(self.redelivery_delay_max_ms, u32::MAX),
+        })
     }
 
     fn set(&mut self, key: &str, value: &PolicyValue) -> Result<(), String> {
@@ -104,8 +165,17 @@ impl Settings {
             "delivery-limit" if *value == PolicyValue::Int(-1) => {}
             "delivery-limit" => self.delivery_limit = Some(u32::try_from(natural(value)?).unwrap_or(u32::MAX)),
             "redelivery-limit" => self.redelivery_limit = Some(u32::try_from(natural(value)?).unwrap_or(u32::MAX)),
+            "redelivery-delay" => self.redelivery_delay_ms = Some(milliseconds(value, 0)?),
+            "redelivery-delay-max" => self.redelivery_delay_max_ms = Some(milliseconds(value, 1)?),
+            "redelivery-delay-multiplier" => {
+                self.redelivery_delay_multiplier = Some(natural(value)?).filter(|times| (1..=MULTIPLIER_MAX).contains(times));
+                if self.redelivery_delay_multiplier.is_none() {
+                    return Err(format!("not from 1 to {MULTIPLIER_MAX}"));
+                }
+            }
             "dead-letter-exchange" => self.dead_letter_exchange = Some(text(value)?),
             "dead-letter-routing-key" => self.dead_letter_key = Some(text(value)?),
+            "auto-create" => self.auto_create = Some(AutoCreate::read(value)?),
             "alternate-exchange" => self.alternate = Some(text(value)?),
             "dead-letter-strategy" => {
                 self.dead_letter_at_least_once = Some(match &*text(value)? {
@@ -132,6 +202,7 @@ impl Settings {
 pub fn known_policy_setting(key: &str) -> bool {
     without_effect(key)
         || OF_OPERATORS.contains(&key)
+        || OURS.contains(&key)
         || matches!(key, "dead-letter-exchange" | "dead-letter-routing-key" | "dead-letter-strategy" | "alternate-exchange")
 }
 
@@ -193,6 +264,8 @@ mod tests {
             ("delivery-limit", Int(-1)),
             ("overflow", text("reject-publish")),
             ("dead-letter-exchange", text("")),
+            ("redelivery-limit", Int(5)),
+            ("redelivery-delay", Int(100)),
             ("ha-mode", text("nodes")),
             ("ha-params", List(vec![text("a@b")])),
         ];
@@ -208,6 +281,9 @@ mod tests {
         assert_eq!(refused(&[("max-length", text("5"))]), "max-length: not a whole number");
         assert_eq!(refused(&[("overflow", text("x"))]), "overflow: 'x' is none of drop-head, reject-publish, reject-publish-dlx");
         assert_eq!(refused(&[("max-lenght", Int(1))]), "max-lenght: not a policy setting that is known");
+        assert_eq!(refused(&[("redelivery-delay-multiplier", Int(0))]), "redelivery-delay-multiplier: not from 1 to 1000");
+        assert_eq!(refused(&[("redelivery-delay-max", Int(5))]), "redelivery-delay-max: without redelivery-delay");
+        assert!(read(PolicyKind::User, &[("redelivery-delay", Int(0))]).unwrap().backoff().is_none());
         assert_eq!(refused(&[("ha-params", List(vec![Int(1); 2000]))]), "ha-params: too large a definition");
         let operator = read(PolicyKind::Operator, &[("dead-letter-exchange", text("x"))]).unwrap_err();
         assert_eq!(operator, "dead-letter-exchange: not a setting of operator policies");

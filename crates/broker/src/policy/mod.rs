@@ -12,7 +12,7 @@ mod rules;
 pub(crate) use apply::rule_exchange;
 pub use definition::known_policy_setting;
 pub(crate) use definition::Settings;
-pub(crate) use rules::Rules;
+pub(crate) use rules::{Backoff, Rules};
 
 use crate::pattern::NamePattern;
 use std::collections::BTreeMap;
@@ -143,6 +143,12 @@ impl Policies {
         let place = |policy: &Policy| (-i64::from(policy.priority), policy.name.clone());
         let at = all.partition_point(|other| place(&other.policy) < place(&known.policy));
         all.insert(at, Arc::new(known));
+    }
+
+    /// Is a queue of this name made when a client of this protocol names it?
+    pub fn makes_queue(&self, name: &str, protocol: &str) -> bool {
+        let found = self.find(PolicyKind::User, Thing::ClassicQueue, name);
+        found.and_then(|known| known.settings.auto_create.as_ref()).is_some_and(|made| made.is_for(protocol))
     }
 
     /// `false`: there is none of this name.

@@ -24,11 +24,23 @@ pub(crate) struct Rules {
     /// A dead letter that nothing takes stays and is tried again.
     pub dead_letter_at_least_once: bool,
     pub delivery_limit: Option<u32>,
+    /// How long what was given back waits until it may be had again.
+    pub backoff: Option<Backoff>,
     /// How long a consumer may hold a delivery.
     pub consumer_timeout_ms: Option<u64>,
     /// The policies by which this is so.
     pub policy: Option<Arc<str>>,
     pub operator_policy: Option<Arc<str>>,
+}
+
+/// How long an attempt waits for the next; longer each time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Backoff {
+    /// After the first.
+    pub delay_ms: u32,
+    /// How many times as long as the one before each further wait is.
+    pub multiplier: u32,
+    pub max_ms: u32,
 }
 
 impl Rules {
@@ -43,6 +55,7 @@ impl Rules {
             dead_letter_key: spec.dead_letter_key.as_deref().map(Arc::from),
             delivery_limit: spec.delivery_limit,
             consumer_timeout_ms: spec.consumer_timeout_ms,
+            backoff: None,
             dead_letter_at_least_once: false,
             policy: None,
             operator_policy: None,
@@ -79,6 +92,7 @@ impl Rules {
         // Classic queues have no strategy.
         let by_policy = of_user.dead_letter_at_least_once.filter(|_| thing == Thing::QuorumQueue);
         rules.strategy(spec.dead_letter_at_least_once.or(by_policy));
+        rules.backoff = of_user.backoff();
         rules.policy = user.map(|known| known.policy.name.as_str().into());
         rules.operator_policy = operator.map(|known| known.policy.name.as_str().into());
         rules

@@ -118,9 +118,13 @@ impl State {
     /// Messages and bytes that count for the bound.
     fn counted(&self) -> (u64, u64) {
         let (stuck, stuck_bytes) = self.stuck();
+        let (resting, resting_bytes) = self.resting();
         match self.rules.bound.in_flight {
             true => (self.ready + self.leased, self.bytes),
-            false => (self.ready + self.hidden.0 + stuck, self.bytes - self.leased_bytes + self.hidden.1 + stuck_bytes),
+            false => {
+                let bytes = self.bytes - self.leased_bytes + resting_bytes + self.hidden.1 + stuck_bytes;
+                (self.ready + resting + self.hidden.0 + stuck, bytes)
+            }
         }
     }
 
@@ -158,7 +162,12 @@ impl Entry {
     /// Forgets the message in memory if the log has it. `false`: it will have it, but not yet. What is not durable stays, unless a spill file
     /// has it: nobody else does.
     pub(super) fn let_go(&mut self, committed: u64, held_bytes: &mut u64) -> bool {
-        if self.status != Status::Ready || self.held.is_none() {
+        self.status != Status::Ready || self.forget_body(committed, held_bytes)
+    }
+
+    /// The same, whoever has it.
+    pub(super) fn forget_body(&mut self, committed: u64, held_bytes: &mut u64) -> bool {
+        if self.held.is_none() {
             return true;
         }
         if !self.durable {

@@ -18,6 +18,8 @@ pub(crate) struct Follow {
     pub uncommitted: Vec<Arc<Queue>>,
     /// Left a queue without being consumed.
     pub leaving: Vec<Leaving>,
+    /// Queues in which something rests, and until when (broker time in ms).
+    pub resting: Vec<(Arc<Queue>, u64)>,
 }
 
 pub(crate) struct Fill {
@@ -58,6 +60,7 @@ impl Follow {
             && self.pump.is_empty()
             && self.uncommitted.is_empty()
             && self.leaving.is_empty()
+            && self.resting.is_empty()
     }
 }
 

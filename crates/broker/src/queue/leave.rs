@@ -65,7 +65,12 @@ impl Queue {
             let (attempts, durable) = (entry.attempts.saturating_add(1), entry.durable);
             if limit.is_some_and(|limit| u32::from(attempts) > limit) {
                 self.leave(state, level, position, Gone::Limit, &mut gone, follow);
-            } else if state.return_one(level, position, owner, true) && durable {
+                continue;
+            }
+            if !state.rest(self, seq, attempts, log, follow) {
+                state.return_one(level, position, owner, true);
+            }
+            if durable {
                 counts.push((seq, attempts));
             }
         }

@@ -14,6 +14,7 @@ mod life;
 mod paging;
 mod pump;
 mod recover;
+mod resting;
 mod select;
 mod settle;
 mod spilling;
@@ -33,6 +34,7 @@ pub(crate) use lanes::Lanes;
 pub(crate) use leave::{Modified, Peek};
 pub(crate) use life::Life;
 pub(crate) use paging::Wanted;
+pub(crate) use resting::RESTED;
 pub(crate) use select::Look;
 pub(crate) use spilling::SpillRun;
 pub(crate) use take::Taken;
@@ -111,6 +113,8 @@ pub(crate) struct State {
     pub delays: Option<Box<Delays>>,
     /// There where messages of groups were handed out.
     grouping: Option<Box<grouping::Grouping>>,
+    /// There where what was given back waits for its time.
+    resting: Option<Box<resting::Resting>>,
     /// Dead letters that nothing took and that stay.
     stuck: Option<Box<stuck::Stuck>>,
     pub deleted: bool,
@@ -177,6 +181,8 @@ impl Queue {
 
 /// Messages above this stay in memory only at the queue's head; the log has the rest.
 const HELD_BYTES: u64 = 1 << 20;
+/// Of an entry's flags: those that say nothing outside the queue.
+pub(crate) const INSIDE: u8 = GROUPED | RESTED;
 /// How many entries one load reads back, at most.
 pub(crate) const LOAD: usize = 256;
 

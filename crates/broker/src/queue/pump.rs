@@ -3,7 +3,7 @@
 use super::append::TRIM_MAX;
 use super::lane::Next;
 use super::tick::is_due;
-use super::{Consumer, Fill, Follow, Gone, Grant, Queue, State, Status, GROUPED, HELD_BYTES};
+use super::{Consumer, Entry, Fill, Follow, Gone, Grant, Queue, State, Status, GROUPED, HELD_BYTES, INSIDE};
 use crate::outbox::Outbox;
 use crate::store::Log;
 use broker_api::{Batch, ConsumerIx, DeliverTo, Delivery, Seq, Side, DELIVERY_REDELIVERED};
@@ -208,6 +208,13 @@ pub(super) struct Giving {
     expired: Fill,
 }
 
+impl Entry {
+    /// What a delivery says of it. `suspect`: it may have been handed out before a crash.
+    pub(super) fn shown_flags(&self, suspect: bool) -> u8 {
+        self.flags & !INSIDE | if self.attempts > 0 || suspect { DELIVERY_REDELIVERED } else { 0 }
+    }
+}
+
 impl Giving {
     pub fn new(to: &Consumer, queue: &Queue, log: &Log, browses: bool, granted: Grant) -> Giving {
         Giving {
@@ -261,6 +268,10 @@ impl Giving {
             queue.leave(state, level, position, Gone::Expired, &mut self.expired, follow);
             return Step::Gone;
         }
+        if entry.attempts > 0 && entry.is_to_rest(&state.rules) && !self.browses {
+            state.rest_again(queue, Seq::new(level, position), log, follow);
+            return Step::Gone;
+        }
         let Some(held) = &entry.held else { return Step::Unread };
         if entry.flags & GROUPED != 0 && !self.may_have {
             return Step::Grouped;
@@ -279,10 +290,7 @@ impl Giving {
                 self.outbox.run(DeliverTo::Consumer(self.to), queue.id, &batch, self.run.drain(..));
             }
         }
-        let mut flags = entry.flags & !GROUPED | self.extra | queue.counted_flag();
-        if entry.attempts > 0 || suspect {
-            flags |= DELIVERY_REDELIVERED;
-        }
+        let flags = entry.shown_flags(suspect) | self.extra | queue.counted_flag();
         self.run.push(Delivery {
             seq: Seq::new(level, position),
             index: entry.head,

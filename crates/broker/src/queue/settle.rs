@@ -1,6 +1,6 @@
 //! Out of the queue: settled, given back, purged, ended; and leases that a session takes up again.
 
-use super::{Consumer, Entry, Fill, Follow, Gone, Held, Lane, Queue, State, Status, GROUPED};
+use super::{Consumer, Entry, Fill, Follow, Gone, Held, Lane, Queue, State, Status, INSIDE};
 use crate::store::Log;
 use ahash::AHashMap;
 use broker_api::{DeliverTo, Delivery, Seq, DELIVERY_REDELIVERED, DELIVERY_RESUMED};
@@ -115,7 +115,7 @@ impl Queue {
                 side: entry.side.clone().or_else(|| to.side.clone()),
                 attempts: entry.attempts,
                 level: entry.level.min(to.level),
-                flags: entry.flags & !GROUPED | to.flags | DELIVERY_RESUMED | DELIVERY_REDELIVERED,
+                flags: entry.flags & !INSIDE | to.flags | DELIVERY_RESUMED | DELIVERY_REDELIVERED,
             };
             state.held_bytes += fresh;
             if let Some(group) = &to.group {

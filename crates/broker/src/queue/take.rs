@@ -2,10 +2,10 @@
 
 use super::lane::Next;
 use super::tick::is_due;
-use super::{Fill, Gone, Queue, Status, GROUPED};
+use super::{Fill, Gone, Queue, Status};
 use crate::outbox::Outbox;
 use crate::store::Log;
-use broker_api::{DeliverTo, Delivery, Seq, Token, DELIVERY_REDELIVERED};
+use broker_api::{DeliverTo, Delivery, Seq, Token};
 use std::sync::Arc;
 
 /// What a [`Queue::take`] came to.
@@ -34,6 +34,7 @@ impl Queue {
         follow: &mut super::Follow,
     ) -> Taken {
         let mut state = self.lock();
+        let state = &mut *state;
         let mut gone = Fill::new(self.id, Gone::Accepted);
         let mut expired = Fill::new(self.id, Gone::Expired);
         let (mut count, mut first) = (0, None);
@@ -43,7 +44,7 @@ impl Queue {
                 Some((level, Next::Ready(position))) => (level, position),
                 Some((level, Next::Away(number))) if count == 0 => {
                     // Nobody waits here but who asked.
-                    self.read_now(&mut state, level, number, log);
+                    self.read_now(state, level, number, log);
                     if matches!(state.next(), Some((_, Next::Away(_)))) {
                         break;
                     }
@@ -55,10 +56,14 @@ impl Queue {
             let suspect = position < lane.suspect;
             let Some(entry) = lane.get_mut(position) else { break };
             if is_due(entry.expires, now) {
-                self.leave(&mut state, level, position, Gone::Expired, &mut expired, follow);
+                self.leave(state, level, position, Gone::Expired, &mut expired, follow);
                 continue;
             }
             let seq = Seq::new(level, position);
+            if entry.attempts > 0 && entry.is_to_rest(&state.rules) {
+                state.rest_again(self, seq, log, follow);
+                continue;
+            }
             let Some(held) = entry.held.clone() else {
                 unread = Some((seq, entry.known_lsn()));
                 break;
@@ -67,17 +72,14 @@ impl Queue {
             if !held.is_shown() || (log.delivers_late() && entry.durable && !is_committed()) {
                 break;
             }
-            let mut flags = entry.flags & !GROUPED | self.counted_flag();
-            if entry.attempts > 0 || suspect {
-                flags |= DELIVERY_REDELIVERED;
-            }
+            let flags = entry.shown_flags(suspect) | self.counted_flag();
             let (index, side, attempts, granted) = (entry.head, entry.side.clone(), entry.attempts, entry.level);
             entry.status = Status::Leased;
             entry.owner = owner;
             let bytes = entry.bytes;
             state.taken(level, position, bytes);
             if settled {
-                self.take_out(&mut state, level, position, &mut gone);
+                self.take_out(state, level, position, &mut gone);
             }
             let delivery = Delivery { seq, index, side, attempts, level: granted, flags };
             outbox.run(DeliverTo::Reply(token), self.id, &held.batch, std::iter::once(delivery));

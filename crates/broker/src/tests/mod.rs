@@ -9,6 +9,7 @@ mod keys;
 mod moves;
 mod policies;
 mod queues;
+mod resting;
 mod review;
 mod selectors;
 mod stop;

@@ -321,3 +321,32 @@ fn consumers_are_told_how_long_they_may_take() {
     c.consume(&rig, "q", 1, 10);
     assert!(c.all(&rig).contains(&Got::Within(1, Some(5_000))));
 }
+
+#[test]
+fn queues_that_a_policy_makes_when_they_are_named() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    let named = |protocol: &str| policy("p", "^auto", 0, &[("auto-create", PolicyValue::List(vec![text(protocol)]))]);
+    // Of clients of another protocol it says nothing.
+    set(&rig, named("stomp"));
+    c.publish(&rig, "", "auto.1", "lost");
+    assert_eq!(c.counts(&rig, "auto.1"), None);
+    assert!(matches!(c.ask(&rig, Control::Consume(consume("auto.1", 1, 1))), Err(Refusal::NotFound { .. })));
+    set(&rig, policy("p", "^auto", 0, &[("auto-create", PolicyValue::Bool(true))]));
+    for body in ["1", "2"] {
+        c.publish(&rig, "", "auto.1", body);
+    }
+    c.consume(&rig, "auto.2", 2, 1);
+    c.publish(&rig, "", "other", "lost");
+    c.publish(&rig, "amq.direct", "auto.3", "lost");
+    let rig = rig.crash(Crash::PowerCut);
+    let mut c = rig.client();
+    let counts = ["auto.1", "auto.2", "auto.3", "other", "amq.direct"].map(|name| c.counts(&rig, name));
+    assert_eq!(counts, [Some((2, 0)), Some((0, 0)), None, None, None]);
+    // Who asks for one message has it made as well.
+    assert_eq!(c.take(&rig, "auto.4"), None);
+    assert_eq!(c.counts(&rig, "auto.4"), Some((0, 0)));
+    let wrong = policy("w", "x", 0, &[("auto-create", text("mqtt"))]);
+    let refused = rig.core.set_policy("/", PolicyKind::User, wrong, Box::new(|| {}));
+    assert!(refused.is_err_and(|why| why.to_string().contains("auto-create: a list of protocols (amqp, stomp), or true or false")));
+}

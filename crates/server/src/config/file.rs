@@ -303,6 +303,7 @@ pub struct Stomp {
     pub min_heart_beat_ms: Option<Whole<10, 3_600_000>>,
     pub heart_beats_missed: Option<Whole<1, 100>>,
     pub default_prefetch: Option<Whole<0, 1_000_000>>,
+    pub auto_create: Option<bool>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
@@ -331,6 +332,9 @@ pub struct DeadLetter {
     /// The queue, in each virtual host.
     pub default: Option<String>,
     pub redelivery_limit: Option<Whole<0, 1_000_000>>,
+    pub redelivery_delay_ms: Option<Whole<0, { u32::MAX as u64 }>>,
+    pub redelivery_delay_multiplier: Option<Whole<1, 1000>>,
+    pub redelivery_delay_max_ms: Option<Whole<1, { u32::MAX as u64 }>>,
 }
 
 /// A listen URL, refused at its line.

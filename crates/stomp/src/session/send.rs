@@ -200,6 +200,10 @@ impl Session {
     /// name.
     fn reply_address(&mut self, address: &[u8], step: &mut Step<'_>) -> Handled<Vec<u8>> {
         let text = destination_text(address)?;
+                _ if !self.stomp.config.auto_create => {
+                    let declare = Declare::Queue { owner: OWNER, name: queue.clone(), spec: QueueSpec::default(), passive: true };
+                    self.command(Control::Declare(declare), Asked::Silent, step);
+                }
         if self.dialect() == Dialect::ActiveMq {
             // Nothing there is refused; what is no address stays a text.
             return match self.dialect().destination(text, false) {

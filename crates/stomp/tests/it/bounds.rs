@@ -82,3 +82,21 @@ fn many_receipts_at_once_all_come() {
     assert_eq!(rig.lines.len(), 40_001);
     assert_eq!(rig.lines[39_999], "a< RECEIPT receipt-id:39999");
 }
+
+#[test]
+fn without_auto_create_what_is_not_there_is_an_error() {
+    for dialect in [stomp::Dialect::RabbitMq, stomp::Dialect::ActiveMq] {
+        let mut rig = Rig::with(Config { auto_create: true, ..Config::default().speaking(dialect) }, usize::MAX);
+        rig.step("a connect");
+        rig.step("a SEND destination:/queue/q receipt:1 body=made");
+        assert_eq!(rig.lines, ["a< RECEIPT receipt-id:1"]);
+        let mut rig = Rig::with(Config { auto_create: false, ..Config::default().speaking(dialect) }, usize::MAX);
+        for frame in ["SEND destination:/queue/q receipt:1 body=x", "SUBSCRIBE destination:/queue/q id:1 receipt:1"] {
+            rig.lines.clear();
+            let who = frame.split(' ').next().unwrap_or_default().to_lowercase();
+            rig.step(&format!("{who} connect"));
+            rig.step(&format!("{who} {frame}"));
+            assert!(rig.lines[0].contains("< ERROR message:not_found ") && rig.lines[0].contains("no queue 'q'"), "{:?}", rig.lines);
+        }
+    }
+}
