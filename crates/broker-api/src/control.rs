@@ -255,6 +255,18 @@ pub struct Take {
     pub settled: bool,
 }
 
+/// To be told of queues by their names: of those that are there when this is answered, and of those that are made later, each by a
+/// [`crate::Signal::Found`], maybe twice. Not of those that the user may not read from, nor of those that are one connection's alone.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    pub owner: OwnerIx,
+    /// Chosen as for a consumer; [`Control::Cancel`] ends it.
+    pub watch: ConsumerIx,
+    pub names: Filter,
+    /// Of those that are there, no more than so many, the first by name.
+    pub at_first: u32,
+}
+
 #[derive(Clone, Debug)]
 pub enum Control {
     Login(Login),
@@ -298,6 +310,8 @@ pub enum Control {
         queue: QueueName,
     },
     Consume(Consume),
+    Watch(Watch),
+    /// A consumer, or a watch.
     Cancel {
         consumer: ConsumerIx,
     },
@@ -339,6 +353,7 @@ impl Control {
             | Control::Purge { owner, .. }
             | Control::Consume(Consume { owner, .. })
             | Control::Take(Take { owner, .. })
+            | Control::Watch(Watch { owner, .. })
             | Control::Recover { owner }
             | Control::Commit { owner, .. }
             | Control::Rollback { owner, .. } => Some(*owner),

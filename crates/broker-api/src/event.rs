@@ -1,6 +1,6 @@
 //! What the core tells a connection.
 
-use crate::{Batch, ConsumerIx, OwnerIx, QueueId, Refusal, Reply, Seq, Serial, Token};
+use crate::{Batch, ConsumerIx, OwnerIx, QueueId, QueueName, Refusal, Reply, Seq, Serial, Token};
 use std::sync::Arc;
 
 /// Delivered before, as far as the core knows (MQTT DUP does not follow from it, AMQP `redelivered` does).
@@ -170,6 +170,11 @@ pub enum Signal {
     /// A consumer that only looks ([`crate::Mode::Browse`]) has been handed everything that was there.
     Browsed {
         consumer: ConsumerIx,
+    },
+    /// There is a queue of a name that is watched for ([`crate::Watch`]).
+    Found {
+        watch: ConsumerIx,
+        queue: QueueName,
     },
     /// Another connection has taken this owner's session.
     Superseded {

@@ -88,7 +88,7 @@ pub use batch::{
 pub use broker::{Broker, ConnectionInfo, CoreSession, Identity, Peer};
 pub use control::{
     Attach, Attached, Bind, Consume, Control, Declare, Destination, EndOwner, ExchangeSpec, Expiry, Filter, Login, LoginStep, Mode,
-    Parting, PartingFate, PrincipalInfo, QueueSpec, Reply, RetainedOn, Subscribe, Take,
+    Parting, PartingFate, PrincipalInfo, QueueSpec, Reply, RetainedOn, Subscribe, Take, Watch,
 };
 pub use event::{
     Death, DeathReason, DeliverTo, Delivery, Elsewhere, EndReason, Event, EventBatch, Moved, Side, Signal, DELIVERY_AS_PUBLISHED,

@@ -27,6 +27,7 @@ pub mod selector;
 mod session;
 mod vhost;
 mod vhosts;
+mod watch;
 
 pub use open::Steps;
 

@@ -62,6 +62,7 @@ pub(crate) struct Vhost {
     pub retained: routing::Retained<RetainedMessage>,
     /// Connections that are in here.
     pub links: DashMap<u64, Arc<Outbox>, RandomState>,
+    pub watches: crate::watch::Watches,
     deleted: AtomicBool,
     pub expiring: crate::retained_expiry::Expiring,
     stripes: Vec<Mutex<()>>,
@@ -92,6 +93,7 @@ impl Vhost {
             reviewing: Mutex::default(),
             retained: routing::Retained::default(),
             links: DashMap::default(),
+            watches: Default::default(),
             deleted: AtomicBool::new(false),
             expiring: Default::default(),
             retained_order: AtomicU64::new(0),

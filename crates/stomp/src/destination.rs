@@ -25,6 +25,8 @@ pub enum Destination {
     TempQueue(String),
     /// ActiveMQ's alone.
     TempTopic(String),
+    /// All queues whose names match, as a pattern of routing keys. ActiveMQ's alone.
+    Queues(String),
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,7 +88,9 @@ impl Destination {
         let names = match self {
             Destination::Exchange { name, key } => [name.as_str(), key.as_deref().unwrap_or("")],
             Destination::Queue(name) | Destination::AmqQueue(name) | Destination::ReplyQueue(name) => [name.as_str(), ""],
-            Destination::Topic(name) | Destination::TempQueue(name) | Destination::TempTopic(name) => [name.as_str(), ""],
+            Destination::Topic(name) | Destination::TempQueue(name) | Destination::TempTopic(name) | Destination::Queues(name) => {
+                [name.as_str(), ""]
+            }
         };
         names.into_iter().find(|name| name.len() > NAME_MAX).map_or(Ok(()), |long| Err(too_long(long)))
     }
@@ -97,7 +101,7 @@ impl Destination {
             Destination::Queue(name) | Destination::AmqQueue(name) | Destination::ReplyQueue(name) => Some(("", name)),
             Destination::Topic(key) => Some((TOPIC_EXCHANGE, key)),
             Destination::Exchange { name, key } => Some((name, key.as_deref().unwrap_or(""))),
-            Destination::TempQueue(_) | Destination::TempTopic(_) => None,
+            Destination::TempQueue(_) | Destination::TempTopic(_) | Destination::Queues(_) => None,
         }
     }
 }

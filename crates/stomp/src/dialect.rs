@@ -3,7 +3,8 @@
 //! ActiveMQ's destinations, all of them made when they are first named:
 //!
 //! ```text
-//! /queue/NAME   queue://NAME   or anything else   a shared queue; NAME is everything behind the prefix, slashes too
+//! /queue/NAME   queue://NAME   or anything else   a shared queue; NAME is everything behind the prefix, slashes too; with `*` or `>` among
+//!                                                 its words, all queues that match, when subscribing
 //! /topic/NAME   topic://NAME                      the topic space, NAME being a routing key; `*` and `>` match words when subscribing
 //! /temp-queue/ID   temp-queue://ID                a queue of this connection
 //! /temp-topic/ID   temp-topic://ID                a topic that nobody else knows: `temp-topic.SESSION.ID`
@@ -126,7 +127,6 @@ pub(crate) fn virtual_topic(queue: &str) -> Option<&str> {
 
 fn activemq_destination(text: &str) -> Result<Destination, Fault> {
     let behind = |prefixes: [&str; 2]| prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
-    let not_yet = |what: &str| Fault::plain(format!("{what} are not supported yet: '{text}'"));
     let destination = if let Some(name) = behind(["/topic/", "topic://"]) {
         Destination::Topic(name.to_owned())
     } else if let Some(id) = behind(["/temp-queue/", "temp-queue://"]) {
@@ -149,10 +149,10 @@ fn activemq_destination(text: &str) -> Result<Destination, Fault> {
             if name.is_empty() {
                 return Err(Fault::plain(format!("Invalid destination name: '{text}'")));
             }
-            // Of topics it is a pattern, or a word like any other.
-            let wild = name.split('.').any(|word| word == "*" || word == ">");
-            if wild && matches!(destination, Destination::Queue(_)) {
-                return Err(not_yet("Wildcards in the names of queues"));
+            // Of topics it is a pattern all the same, or a word like any other.
+            let is_wild = name.split('.').any(|word| word == "*" || word == ">");
+            if is_wild && matches!(destination, Destination::Queue(_)) {
+                return Ok(Destination::Queues(Dialect::ActiveMq.pattern(name)));
             }
         }
         _ => {}
@@ -185,6 +185,9 @@ mod tests {
             ("foo", queue("foo")),
             ("/wat/x", queue("/wat/x")),
             ("/queue/a%2Fb", queue("a%2Fb")),
+            ("/queue/a.*.>", Ok(Destination::Queues("a.*.#".into()))),
+            ("queue://>", Ok(Destination::Queues("#".into()))),
+            ("/queue/a>b", queue("a>b")),
             ("/topic/a.>", Ok(Destination::Topic("a.>".into()))),
             ("topic://a", Ok(Destination::Topic("a".into()))),
             ("/temp-queue/r", Ok(Destination::TempQueue("r".into()))),
@@ -195,7 +198,7 @@ mod tests {
         for (text, expected) in rows {
             assert_eq!(parse(text), expected, "{text}");
         }
-        for text in ["/queue/", "/queue/a.*", "/temp-topic/", "queue://>"] {
+        for text in ["/queue/", "/temp-topic/"] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

@@ -37,6 +37,8 @@ pub(crate) struct Sent<'a> {
     /// ActiveMQ's: what it belongs to, and its number in there.
     pub group: Option<Cow<'a, [u8]>>,
     pub group_seq: Option<Cow<'a, [u8]>>,
+    /// ActiveMQ's: what kind of a value the body writes down.
+    pub transformation: Option<Cow<'a, [u8]>>,
     /// A name that is not allowed here.
     pub message_id: bool,
 }
@@ -110,6 +112,10 @@ pub(crate) fn read_send<'a>(headers: &codec::Headers<'a>, kept: &mut Vec<u8>) ->
             }
             b"JMSXGroupSeq" => {
                 sent.group_seq = text()?;
+                put_raw(name, value, version, kept)?;
+            }
+            b"transformation" => {
+                sent.transformation = text()?;
                 put_raw(name, value, version, kept)?;
             }
             b"user-id" => {

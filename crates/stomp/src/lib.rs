@@ -17,6 +17,7 @@ mod destination;
 mod dialect;
 mod error;
 mod headers;
+mod map;
 mod mapping;
 mod protocol;
 mod session;

@@ -10,6 +10,7 @@ use crate::codec::{escape, unescape, Version};
 use crate::destination::{self, has_prefix, REPLY_QUEUE, TEMP_QUEUE, TOPIC_EXCHANGE};
 use crate::dialect::{self, REMOTE_TEMP_QUEUE, REMOTE_TEMP_TOPIC, TEMP_TOPIC, TEMP_TOPIC_KEY};
 use crate::headers::{lines, put_lines_for, FORMAT, PROPERTIES};
+use crate::map::Form;
 
 pub(crate) const SEPARATOR: u8 = b'.';
 
@@ -37,6 +38,7 @@ pub(crate) fn put_activemq_headers(
     head: &Head,
     delivery: &Delivery,
     (version, views, temporary): (Version, &Views, Temporary<'_>),
+    converted: Option<Form>,
     out: &mut Vec<u8>,
 ) {
     let mut all = Vec::new();
@@ -47,6 +49,7 @@ pub(crate) fn put_activemq_headers(
         priority |= name == b"priority";
         match name {
             b"expires" | b"expiration" | b"timestamp" => {}
+            b"transformation" if converted.is_some() => put(name, converted.map_or("", Form::name).as_bytes(), &mut said),
             b"reply-to" => {
                 let value = unescape(value, Version::V12).unwrap_or_default();
                 put(name, &activemq_reply_to(&value, temporary), &mut said);

@@ -334,7 +334,7 @@ impl Session {
                     consumer.queue_timeout_ms = ms;
                 }
             }
-            Signal::Drained { .. } | Signal::Browsed { .. } | Signal::Superseded { .. } | Signal::Active { .. } => {}
+            Signal::Drained { .. } | Signal::Browsed { .. } | Signal::Found { .. } | Signal::Superseded { .. } | Signal::Active { .. } => {}
             Signal::Kicked => return forced("broker forced connection closure with reason 'closed by an operator'"),
             Signal::Shutdown => return forced("broker forced connection closure with reason 'shutdown'"),
             Signal::Moved(elsewhere) => {

@@ -61,6 +61,7 @@ fn uses_names(control: &Control) -> bool {
             | Control::Purge { .. }
             | Control::Consume(_)
             | Control::Take(_)
+            | Control::Watch(_)
     )
 }
 

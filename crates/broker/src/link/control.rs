@@ -68,6 +68,7 @@ impl Link {
             Control::Bind(bind) => self.bind(bind, true),
             Control::Unbind(bind) => self.bind(bind, false),
             Control::Consume(consume) => self.consume(consume),
+            Control::Watch(watch) => self.watch(watch),
             Control::Cancel { consumer } => self.cancel(consumer),
             Control::DeleteExchange { name, if_unused, .. } => self.delete_exchange(&name, if_unused),
             Control::Take(take) => {
@@ -270,6 +271,7 @@ impl Shared {
         vhost.queues.insert(name, queue.clone());
         self.rule(vhost, &queue);
         self.checkpoint.queue(&queue);
+        vhost.watches.made(vhost, &queue);
         queue
     }
 

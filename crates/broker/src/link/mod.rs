@@ -483,6 +483,7 @@ impl CoreSession for Link {
         for (_, owner) in std::mem::take(&mut self.owners) {
             self.end(owner, None, broker_api::PartingFate::Fire);
         }
+        self.vhost.watches.end(self.outbox.id, None);
         self.outbox.close();
         self.end_exclusive();
         for (_, group) in self.groups.drain(..) {

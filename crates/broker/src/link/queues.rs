@@ -5,6 +5,8 @@ use super::{Link, Owner};
 use crate::core::Shared;
 use crate::outbox::Work;
 use crate::queue::{Consumer, Follow, Modified, Queue, Taken};
+use crate::route::syntax;
+use crate::routing::Pattern;
 use crate::spill::is_spilled;
 use crate::store::exchanges::exchange_gone_record;
 use crate::store::{push_handed, push_queue_gone, queue_record, requeue_record};
@@ -12,6 +14,7 @@ use crate::timers::Timer;
 use crate::vhost::Vhost;
 use broker_api::{
     Consume, ConsumerIx, EndReason, Inequivalent, Limit, Mode, OwnerIx, QueueName, QueueSpec, Refusal, Reply, Seq, Signal, Take, Token,
+    Watch,
 };
 use journal::{Filled, Records, Slot};
 use std::sync::atomic::Ordering;
@@ -109,10 +112,10 @@ impl Link {
 
     pub(super) fn consume(&mut self, consume: Consume) -> Answer {
         let selector = consume.selector.as_deref().map(read_selector).transpose()?.map(Arc::new);
+        self.make_missing(&consume.queue);
         let queue = self.named_queue(&consume.queue)?;
         let group = consume.group.and_then(|ix| self.group(ix));
         if group.is_some() && queue.spec.counts_attempts {
-        self.make_missing(&consume.queue);
             return Err(Refusal::SharedCredit(queue.name.to_string()));
         }
         let owner = self.lease_owner(consume.owner).ok_or(Refusal::OwnerEnded)?;
@@ -153,7 +156,22 @@ impl Link {
         Ok((Reply::Ok, None, Some(Work::Start(queue, consume.consumer))))
     }
 
+    /// Tells of the queues that match, and goes on with those that come.
+    pub(super) fn watch(&mut self, watch: Watch) -> Answer {
+        let Watch { watch, names, at_first, .. } = watch;
+        Pattern::parse(syntax(names.separator), names.pattern.as_bytes())
+            .map_err(|error| Refusal::Invalid { what: "pattern of names", why: error.to_string() })?;
+        // First, so that none is missed; one that is made meanwhile is told of twice.
+        self.vhost.watches.add(self.outbox.clone(), watch, names.clone());
+        let matching = self.vhost.queues.iter().filter(|queue| crate::watch::matches(&names, &self.outbox, &self.vhost, queue));
+        let mut all: Vec<Arc<Queue>> = matching.map(|queue| queue.clone()).collect();
+        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        all.iter().take(at_first as usize).for_each(|queue| crate::watch::found(&self.outbox, watch, queue));
+        done(Reply::Ok)
+    }
+
     pub(super) fn cancel(&mut self, consumer: ConsumerIx) -> Answer {
+        self.vhost.watches.end(self.outbox.id, Some(consumer));
         let queues = self.queues_of(consumer);
         for (_, owner) in &mut self.owners {
             if let Owner::Local { consumers, .. } = owner {
@@ -172,6 +190,7 @@ impl Link {
     }
 
     pub(super) fn take(&mut self, token: Token, take: &Take) -> Answer {
+        self.make_missing(&take.queue);
         let queue = self.named_queue(&take.queue)?;
         let owner = self.lease_owner(take.owner).ok_or(Refusal::OwnerEnded)?;
         queue.life.used(self.core.now_ms());
@@ -190,7 +209,6 @@ impl Link {
                         tracing::error!(queue = %queue.name, lsn, %error, "a message cannot be read and stays where it is");
                         queue.lock().set_aside(seq);
                     }
-        self.make_missing(&take.queue);
                 },
             }
         };
@@ -202,6 +220,8 @@ impl Link {
     /// Consumers and leases of an owner that dies with its connection.
     pub(super) fn end_local(&mut self, id: u64, consumers: Vec<(ConsumerIx, Arc<Queue>)>) {
         let mut follow = Follow::default();
+        // They take nothing any more, but keep their groups until what they hold is back in its place: else what stands behind it could go
+        // to somebody else first.
         for (consumer, queue) in &consumers {
             queue.silence_consumer(self.outbox.id, *consumer);
         }
@@ -209,6 +229,11 @@ impl Link {
             self.core.log_handed(&queue);
             self.core.give_back_all(&queue, id, |_| false, &mut follow);
             follow.pump.push(queue);
+        }
+        for (consumer, queue) in &consumers {
+            if queue.remove_consumer(self.outbox.id, Some(*consumer)) {
+                follow.pump.push(queue.clone());
+            }
         }
         self.leasing.retain(|(owner, _)| *owner != id);
         self.core.follow_up(follow);
@@ -220,8 +245,6 @@ impl Link {
 
     /// Everything that an owner holds goes back, to be delivered again.
     pub(super) fn recover(&mut self, owner: OwnerIx) -> Answer {
-        // They take nothing any more, but keep their groups until what they hold is back in its place: else what stands behind it could go
-        // to somebody else first.
         let id = self.lease_owner(owner).ok_or(Refusal::OwnerEnded)?;
         let mut follow = Follow::default();
         let settled = self.transactions.settled_by(owner);
@@ -232,11 +255,6 @@ impl Link {
         }
         self.core.follow_up(follow);
         done(Reply::Ok)
-        for (consumer, queue) in &consumers {
-            if queue.remove_consumer(self.outbox.id, Some(*consumer)) {
-                follow.pump.push(queue.clone());
-            }
-        }
     }
 
     fn leased_queues(&self, owner: u64) -> Vec<Arc<Queue>> {

@@ -15,6 +15,7 @@ mod selectors;
 mod stop;
 mod transactions;
 mod vhosts;
+mod watch;
 
 use crate::open::Steps;
 use crate::{Config, Core};
@@ -62,6 +63,7 @@ enum Got {
     Within(u32, Option<u64>),
     Kicked,
     Browsed(u32),
+    Found(u32, String),
 }
 
 /// What a delivery says beside the body.
@@ -252,6 +254,7 @@ impl Client {
             Event::Signal(Signal::Ended { consumer, .. }) => self.got.push(Got::Ended(consumer.0)),
             Event::Signal(Signal::SettleWithin { consumer, ms }) => self.got.push(Got::Within(consumer.0, *ms)),
             Event::Signal(Signal::Browsed { consumer }) => self.got.push(Got::Browsed(consumer.0)),
+            Event::Signal(Signal::Found { watch, queue }) => self.got.push(Got::Found(watch.0, queue.to_string())),
             Event::Signal(Signal::Kicked) => self.got.push(Got::Kicked),
             Event::Signal(_) | Event::Direct { .. } => {}
         }
@@ -345,10 +348,6 @@ impl Client {
     }
 }
 
-fn said(to: u32, queue: QueueId, batch: &broker_api::Batch, delivery: &Delivery) -> Got {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let said = Said {
-        exchange: text(delivery.exchange(batch)),
 /// To whom, and what.
 fn handed(c: &mut Client, rig: &Rig) -> Vec<(u32, String, Seq)> {
     c.pull(rig);
@@ -363,6 +362,10 @@ fn bodies_to(handed: &[(u32, String, Seq)], ix: u32) -> Vec<&str> {
     handed.iter().filter(|(to, _, _)| *to == ix).map(|(_, body, _)| body.as_str()).collect()
 }
 
+fn said(to: u32, queue: QueueId, batch: &broker_api::Batch, delivery: &Delivery) -> Got {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let said = Said {
+        exchange: text(delivery.exchange(batch)),
         key: text(delivery.key(batch)),
         attempts: delivery.attempts,
         flags: delivery.flags,

@@ -55,9 +55,12 @@ impl Session {
                 debug!(client = %self.client_id, why, "publishes are held");
                 return Ok(None);
             }
-            Signal::Unblocked | Signal::Drained { .. } | Signal::Browsed { .. } | Signal::Active { .. } | Signal::SettleWithin { .. } => {
-                return Ok(None)
-            }
+            Signal::Unblocked
+            | Signal::Drained { .. }
+            | Signal::Browsed { .. }
+            | Signal::Found { .. }
+            | Signal::Active { .. }
+            | Signal::SettleWithin { .. } => return Ok(None),
             Signal::Superseded { .. } => {
                 self.hand_over(step.turn);
                 self.ownership = Ownership::Given;

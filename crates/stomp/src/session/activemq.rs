@@ -4,12 +4,14 @@ use broker_api::{QueueName, QueueSpec};
 
 use super::send::{destination_text, number};
 use super::subscribe::{ack_mode, durable_name, selector_of, tag_of, AckMode, Wanted};
+use super::wildcard::Wildcard;
 use super::{made_up_name, malformed, Handled, Session, Step};
 use crate::codec::{self, Frame, Version};
 use crate::destination::{Destination, TOPIC_EXCHANGE};
 use crate::dialect::{shown, virtual_topic, REMOTE_TEMP_QUEUE, TEMP_TOPIC};
 use crate::error::Fault;
 use crate::headers::FORMAT;
+use crate::map::Form;
 
 /// Which messages a subscription is for.
 #[derive(Clone, Default)]
@@ -47,7 +49,9 @@ impl Session {
         if browses && self.version == Version::V10 {
             return Err(Fault::plain("Queue Browser feature only valid for Stomp v1.1+ clients!".to_owned()));
         }
-        if browses && destinations.iter().any(|one| matches!(one, Destination::Topic(_) | Destination::TempTopic(_))) {
+        if browses
+            && destinations.iter().any(|one| matches!(one, Destination::Topic(_) | Destination::TempTopic(_) | Destination::Queues(_)))
+        {
             return Err(Fault::plain(format!("Only queues can be browsed: '{text}'")));
         }
         let is_true = |name: &str| -> Handled<bool> { Ok(get(name)?.as_deref() == Some(b"true")) };
@@ -57,8 +61,21 @@ impl Session {
         let which = Which { selector: selector_of(frame)?, no_local };
         for destination in &destinations {
             self.check_room()?;
+            if let Destination::Queues(pattern) = destination {
+                let wildcard = Wildcard {
+                    tag: tag.clone(),
+                    id: id.as_deref().map(Box::from),
+                    mode,
+                    priority,
+                    alone,
+                    maps,
+                    selector: which.selector.clone(),
+                };
+                self.watch(pattern, wildcard, step);
+                continue;
+            }
             let mut wanted = self.source(destination, name.clone(), which.clone(), &frame.headers, step)?;
-            wanted = Wanted { tag: tag.clone(), id: id.as_deref(), mode, priority, browses, alone: alone && !wanted.topic, ..wanted };
+            wanted = Wanted { tag: tag.clone(), id: id.as_deref(), mode, priority, browses, maps, alone: alone && !wanted.topic, ..wanted };
             self.consume(wanted, step);
         }
         Ok(())
@@ -98,21 +115,26 @@ impl Session {
                 feeds_it = virtual_topic(name);
                 (self.declare(name, headers, true, step)?, Some("/queue/"))
             }
-            Destination::AmqQueue(_) | Destination::Exchange { .. } => return Err(self.dialect().missing_destination("SUBSCRIBE")),
+            Destination::AmqQueue(_) | Destination::Exchange { .. } | Destination::Queues(_) => {
+                return Err(self.dialect().missing_destination("SUBSCRIBE"))
+            }
         };
         if let Some(topic) = feeds_it {
             let pattern = self.dialect().pattern(topic);
             self.bind(&queue, TOPIC_EXCHANGE, &pattern, step);
         }
-        let shown = prefix.map(|prefix| {
-            let name = if let Destination::TempQueue(id) | Destination::TempTopic(id) = destination { id } else { queue.as_str() };
-            let mut out = Vec::new();
-            shown(prefix, name.as_bytes(), self.version, &mut out);
-            out.into()
-        });
+        let name = if let Destination::TempQueue(id) | Destination::TempTopic(id) = destination { id } else { queue.as_str() };
+        let shown = prefix.map(|prefix| self.shown(prefix, name));
         let topic = matches!(destination, Destination::Topic(_) | Destination::TempTopic(_));
         let (virtual_topic, selector) = (feeds_it.is_some(), which.selector);
         Ok(Wanted { topic, virtual_topic, exclusive, selector, shown, ..Wanted::all_of(queue) })
+    }
+
+    /// What messages say as their destination.
+    pub(super) fn shown(&self, prefix: &str, name: &str) -> Box<[u8]> {
+        let mut out = Vec::new();
+        shown(prefix, name.as_bytes(), self.version, &mut out);
+        out.into()
     }
 
     /// The queue of a subscription to a topic: for ever, under a name, or for as long as the connection.

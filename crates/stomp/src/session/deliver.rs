@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use broker_api::{Batch, Delivery, Out, QueueId, DELIVERY_REDELIVERED};
+use broker_api::{Batch, Delivery, Head, Out, QueueId, DELIVERY_REDELIVERED};
 
 use super::settle::Unsettled;
 use super::subscribe::says_ack;
@@ -10,6 +10,8 @@ use super::{Session, Step};
 use crate::codec::put_number;
 use crate::destination::TOPIC_EXCHANGE;
 use crate::dialect::Dialect;
+use crate::headers::{lines, FORMAT};
+use crate::map::{self, Form};
 use crate::mapping::{put_activemq_headers, put_destination, put_headers, put_topic, Temporary};
 
 impl Session {
@@ -50,9 +52,21 @@ impl Session {
                 put_topic(batch, head, delivery, self.version, out);
                 out.push(b'\n');
             }
+            let converted = subscription.maps.and_then(|wanted| Some((wanted, in_form(batch, head, wanted)?)));
             match activemq {
                 false => put_headers(batch, head, delivery, self.version, &self.stomp.views, out),
-                true => put_activemq_headers(batch, head, delivery, (self.version, &self.stomp.views, temporary), out),
+                true => {
+                    let form = converted.as_ref().map(|(form, _)| *form);
+                    put_activemq_headers(batch, head, delivery, (self.version, &self.stomp.views, temporary), form, out);
+                }
+            }
+            if let Some((_, body)) = converted {
+                out.extend_from_slice(b"content-length:");
+                put_number(body.len() as u64, out);
+                out.extend_from_slice(b"\n\n");
+                out.extend_from_slice(&body);
+                out.extend_from_slice(b"\0\n");
+                continue;
             }
             if head.body.is_empty() {
                 out.extend_from_slice(b"\n\0\n");
@@ -68,6 +82,16 @@ impl Session {
             step.out.buffer().extend_from_slice(b"\0\n");
         }
     }
+}
+
+/// A map that is written down in another form than this one.
+#[cold]
+fn in_form(batch: &Batch, head: &Head, wanted: Form) -> Option<Vec<u8>> {
+    if head.format != FORMAT {
+        return None;
+    }
+    let named = lines(batch.bytes(head.origin)).find(|(name, _)| *name == b"transformation")?.1;
+    map::convert(named, batch.body(head), wanted)
 }
 
 fn put_id(prefix: &[u8], tag: u64, out: &mut Vec<u8>) {

@@ -19,6 +19,7 @@ mod send;
 mod settle;
 mod subscribe;
 mod transaction;
+mod wildcard;
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -44,6 +45,7 @@ use due::DueList;
 use send::Target;
 use subscribe::Subscription;
 use transaction::Transaction;
+use wildcard::Wildcard;
 
 /// Commands that wait for the core; from here on nothing is read.
 const REQUESTS_MAX: usize = 4096;
@@ -51,7 +53,7 @@ const REQUESTS_MAX: usize = 4096;
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Everything a connection does is done in the name of this owner.
 const OWNER: OwnerIx = OwnerIx(1);
-/// But for making queues that may be there already, and other ones then: that stops nobody.
+/// But for what stops nobody: making queues that may be there already, and other ones then; consuming from queues that may not be there.
 const MAKER: OwnerIx = OwnerIx(2);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,6 +83,8 @@ enum Asked {
     Make,
     /// The end of this subscription.
     Cancel(u32),
+    /// This subscription, which is part of another.
+    Part(u32),
 }
 
 struct Request {
@@ -118,6 +122,8 @@ pub(crate) struct Session {
     numbers: Numbers,
     /// By consumer number.
     subscriptions: HashMap<u32, Subscription>,
+    /// Subscriptions to all queues of a pattern, numbered with the others.
+    watches: HashMap<u32, Wildcard>,
     /// By what an id makes of them, `T_id` or `Q_destination`; those that were ended are not here. One to a composite destination is several.
     by_tag: HashMap<Box<[u8]>, SmallVec<[u32; 1]>>,
     /// Reply queues, by the ID of `/temp-queue/ID`; to ActiveMQ, temporary queues.
@@ -176,6 +182,7 @@ impl Session {
             sent_at: now,
             numbers: Numbers::default(),
             subscriptions: HashMap::new(),
+            watches: HashMap::new(),
             by_tag: HashMap::new(),
             replies: HashMap::new(),
             targets: HashMap::new(),
@@ -329,6 +336,10 @@ impl Session {
             // Somebody else has deleted the queue or its place meanwhile: what was to end has ended.
             (Asked::Cancel(ix), Err(_)) => self.forget_if_idle(ix),
             (Asked::Make, Err(Refusal::Inequivalent(_))) => {}
+            (Asked::Part(ix), Err(refusal)) => {
+                debug!(%refusal, "a queue that matched is not there for us");
+                self.subscription_ended(ix, step);
+            }
             // It was skipped behind a refusal, which ends the connection.
             (_, Err(Refusal::OwnerEnded)) => {}
             (asked, Err(refusal)) => {
@@ -365,6 +376,7 @@ impl Session {
         match signal {
             Signal::Ended { consumer, .. } => self.subscription_ended(consumer.0, step),
             Signal::Browsed { consumer } => self.browsed(consumer.0, step),
+            Signal::Found { watch, queue } => self.found(watch.0, queue, step),
             Signal::Kicked => {
                 let why = "CONNECTION_FORCED - broker forced connection closure with reason 'closed by an operator'";
                 return end("connection_forced", why);

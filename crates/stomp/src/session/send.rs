@@ -2,6 +2,7 @@
 
 use broker_api::{Control, Declare, Head, QueueName, QueueSpec, Span, HEAD_CONFIRM, HEAD_DURABLE, HEAD_GROUP_ENDS};
 
+use super::schedule::Schedule;
 use super::{made_up_name, malformed, Asked, Handled, Session, Step, MAKER, OWNER};
 use crate::arguments::{queue_spec, Kind};
 use crate::codec::{self, Frame};
@@ -9,6 +10,7 @@ use crate::destination::{check_queue_name, too_long, Destination, NAME_MAX, TEMP
 use crate::dialect::{Dialect, TEMP_TOPIC_KEY};
 use crate::error::Fault;
 use crate::headers::{put_line, read_send, Sent, FORMAT};
+use crate::map;
 use crate::mapping::{self, SEPARATOR};
 
 /// Destinations that are remembered.
@@ -49,6 +51,36 @@ impl Session {
         let Some(destination) = &sent.destination else { return Err(self.dialect().missing_destination("SEND")) };
         self.dialect().not_yet(&frame.headers)?;
         let schedule = self.schedule(sent, from, step)?;
+        let mut head = self.head(sent, step)?;
+        self.put_own_lines(sent, destination, frame.body, step)?;
+        head.origin = Span::arena(from, step.turn.arena.len() - from);
+        if !self.targets.contains_key(&**destination) {
+            self.find_target(destination, &frame.headers, step)?;
+        }
+        let several = self.several(destination, schedule, frame.body.len(), step)?;
+        let Some(target) = self.targets.get(&**destination) else { return Ok(()) };
+        head.exchange = step.turn.intern(target.first.exchange.as_bytes());
+        head.key = step.turn.intern(target.first.key.as_bytes());
+        if let Some(group) = sent.group.as_ref().filter(|_| self.dialect() == Dialect::ActiveMq) {
+            head.group = step.turn.intern(group);
+            // The last of its group.
+            if !group.is_empty() && sent.group_seq.as_deref().and_then(number::<i64>).is_some_and(|seq| seq < 0) {
+                head.flags |= HEAD_GROUP_ENDS;
+            }
+        }
+        debug_assert!(block.len() >= frame.end);
+        head.body = Span::block(frame.body_at, frame.body.len());
+        self.set_scope(transaction, step.turn);
+        let first = self.numbers.serial + 1;
+        self.publish(head, several, step);
+        if let Some(receipt) = &sent.receipt {
+            self.due.receipt_of((first, self.numbers.serial), receipt, (first_token, self.numbers.token), true);
+        }
+        Ok(())
+    }
+
+    /// What the headers say that the core reads.
+    fn head(&self, sent: &Sent<'_>, step: &mut Step<'_>) -> Handled<Head> {
         let priority = match &sent.priority {
             None => 0,
             Some(text) => number(text).ok_or_else(|| Fault::processing("priority is no number from 0 to 255"))?,
@@ -62,49 +94,11 @@ impl Session {
             (None, Some(text)) if self.dialect() == Dialect::ActiveMq => expires(text, step)?,
             _ => 0,
         };
-        if let Some(address) = &sent.reply_to {
-            let address = self.reply_address(address, step)?;
-            put_line("reply-to", &address, &mut step.turn.arena);
-        }
-        if self.dialect() == Dialect::ActiveMq && destination.contains(&b',') {
-            put_line("original-destination", destination, &mut step.turn.arena);
-        }
-        let origin = Span::arena(from, step.turn.arena.len() - from);
-        if !self.targets.contains_key(&**destination) {
-            self.find_target(destination, &frame.headers, step)?;
-        }
-        let addresses = match self.targets.get(&**destination) {
-            Some(target) if target.more.is_empty() && schedule.is_none() => None,
-            Some(target) => Some([std::slice::from_ref(&target.first), &*target.more].concat()),
-            None => return Ok(()),
-        };
-        // Others than one at once are rare.
-        let several = match (addresses, schedule) {
-            (None, _) => None,
-            (Some(addresses), Some(schedule)) => Some(self.scheduled(addresses, schedule, frame.body.len(), step)?),
-            (Some(addresses), None) => Some(addresses.into_iter().map(|address| (address, 0)).collect()),
-        };
-        let Some(target) = self.targets.get(&**destination) else { return Ok(()) };
-        let (exchange, key) = (step.turn.intern(target.first.exchange.as_bytes()), step.turn.intern(target.first.key.as_bytes()));
         let mut flags = if sent.persistent { HEAD_DURABLE } else { 0 };
         if sent.receipt.is_some() {
             flags |= HEAD_CONFIRM;
         }
-        let group = match &sent.group {
-            Some(group) if self.dialect() == Dialect::ActiveMq => step.turn.intern(group),
-            _ => Span::EMPTY,
-        };
-        // The last of its group.
-        if !group.is_empty() && sent.group_seq.as_deref().and_then(number::<i64>).is_some_and(|seq| seq < 0) {
-            flags |= HEAD_GROUP_ENDS;
-        }
-        debug_assert!(block.len() >= frame.end);
-        let head = Head {
-            exchange,
-            key,
-            origin,
-            group,
-            body: Span::block(frame.body_at, frame.body.len()),
+        Ok(Head {
             expires_ms,
             owner: OWNER.0,
             flags,
@@ -114,26 +108,60 @@ impl Session {
             format: FORMAT,
             separator: SEPARATOR,
             ..Head::default()
-        };
-        self.set_scope(transaction, step.turn);
-        let first = self.numbers.serial + 1;
-        match several {
-            None => {
-                step.turn.publish(head);
-                self.numbers.serial += 1;
-            }
-            Some(several) => {
-                for (address, delay_ms) in several {
-                    let (exchange, key) = (step.turn.intern(address.exchange.as_bytes()), step.turn.intern(address.key.as_bytes()));
-                    step.turn.publish(Head { exchange, key, delay_ms, ..head });
-                    self.numbers.serial += 1;
-                }
-            }
+        })
+    }
+
+    /// Headers for consumers that the client did not write so.
+    #[inline]
+    fn put_own_lines(&mut self, sent: &Sent<'_>, destination: &[u8], body: &[u8], step: &mut Step<'_>) -> Handled {
+        if let Some(address) = &sent.reply_to {
+            let address = self.reply_address(address, step)?;
+            put_line("reply-to", &address, &mut step.turn.arena);
         }
-        if let Some(receipt) = &sent.receipt {
-            self.due.receipt_of((first, self.numbers.serial), receipt, (first_token, self.numbers.token), true);
+        if self.dialect() != Dialect::ActiveMq {
+            return Ok(());
+        }
+        if destination.contains(&b',') {
+            put_line("original-destination", destination, &mut step.turn.arena);
+        }
+        if let Some(Err(why)) = sent.transformation.as_deref().map(|named| map::check(named, body)) {
+            put_line("transformation-error", why.as_bytes(), &mut step.turn.arena);
         }
         Ok(())
+    }
+
+    /// All addresses, and how long each message is held back; `None` where it is one at once, as it almost always is.
+    #[inline]
+    fn several(
+        &mut self,
+        destination: &[u8],
+        schedule: Option<Schedule>,
+        body: usize,
+        step: &mut Step<'_>,
+    ) -> Handled<Option<Vec<(Address, u32)>>> {
+        let Some(target) = self.targets.get(destination) else { return Ok(None) };
+        if target.more.is_empty() && schedule.is_none() {
+            return Ok(None);
+        }
+        let addresses = [std::slice::from_ref(&target.first), &*target.more].concat();
+        match schedule {
+            Some(schedule) => self.scheduled(addresses, schedule, body, step).map(Some),
+            None => Ok(Some(addresses.into_iter().map(|address| (address, 0)).collect())),
+        }
+    }
+
+    #[inline]
+    fn publish(&mut self, head: Head, several: Option<Vec<(Address, u32)>>, step: &mut Step<'_>) {
+        let Some(several) = several else {
+            step.turn.publish(head);
+            self.numbers.serial += 1;
+            return;
+        };
+        for (address, delay_ms) in several {
+            let (exchange, key) = (step.turn.intern(address.exchange.as_bytes()), step.turn.intern(address.key.as_bytes()));
+            step.turn.publish(Head { exchange, key, delay_ms, ..head });
+            self.numbers.serial += 1;
+        }
     }
 
     /// The first message to a destination: it is read, and its queue is made.
@@ -172,6 +200,10 @@ impl Session {
         if !self.declared.contains(&queue) {
             check_queue_name(name)?;
             match self.dialect() {
+                _ if !self.stomp.config.auto_create => {
+                    let declare = Declare::Queue { owner: OWNER, name: queue.clone(), spec: QueueSpec::default(), passive: true };
+                    self.command(Control::Declare(declare), Asked::Silent, step);
+                }
                 Dialect::RabbitMq => {
                     let spec = queue_spec(name, &self.peer.vhost, Kind::Queue, headers, subscribe)?;
                     self.declare_as(&queue, spec, step);
@@ -200,10 +232,6 @@ impl Session {
     /// name.
     fn reply_address(&mut self, address: &[u8], step: &mut Step<'_>) -> Handled<Vec<u8>> {
         let text = destination_text(address)?;
-                _ if !self.stomp.config.auto_create => {
-                    let declare = Declare::Queue { owner: OWNER, name: queue.clone(), spec: QueueSpec::default(), passive: true };
-                    self.command(Control::Declare(declare), Asked::Silent, step);
-                }
         if self.dialect() == Dialect::ActiveMq {
             // Nothing there is refused; what is no address stays a text.
             return match self.dialect().destination(text, false) {

@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use broker_api::{ConsumerIx, CreditTo, Outcome, QueueId, Seq, Settle};
 use smallvec::SmallVec;
 
-use super::{malformed, Handled, Session, Step, OWNER};
+use super::subscribe::owner_of;
+use super::{malformed, Handled, Session, Step};
 use crate::codec::{Frame, Version};
 use crate::dialect::Dialect;
 use crate::error::Fault;
@@ -134,8 +135,9 @@ impl Session {
         }
         self.set_scope(scope, step.turn);
         let browses = |ix: &u32| self.subscriptions.get(ix).is_some_and(|found| found.browses);
-        for (_, entry) in taken.iter().filter(|(part, _)| !browses(part)) {
-            step.turn.settle(Settle { queue: entry.queue, first: entry.seq, count: 1, owner: OWNER, state: 0, outcome });
+        for (part, entry) in taken.iter().filter(|(part, _)| !browses(part)) {
+            let owner = owner_of(self.subscriptions.get(part).is_some_and(|found| found.part));
+            step.turn.settle(Settle { queue: entry.queue, first: entry.seq, count: 1, owner, state: 0, outcome });
         }
         match transaction.and_then(|name| self.transactions.get_mut(&*name)) {
             Some(transaction) => transaction.settled.extend(taken),

@@ -1,18 +1,19 @@
 //! SUBSCRIBE and UNSUBSCRIBE: which queue a destination stands for, made and bound where need be, and the consumer on it.
 
 use base64::Engine;
-use broker_api::{Bind, Consume, ConsumerIx, Control, Destination as Core, ExchangeName, Mode, QueueName, QueueSpec};
+use broker_api::{Bind, Consume, ConsumerIx, Control, Destination as Core, ExchangeName, Mode, OwnerIx, QueueName, QueueSpec};
 use md5::{Digest, Md5};
 
 use super::send::{destination_text, number};
 use super::settle::{Unacked, ID_SEPARATOR};
-use super::{made_up_name, malformed, Asked, Handled, Session, Step, OWNER};
+use super::{made_up_name, malformed, Asked, Handled, Session, Step, MAKER, OWNER};
 use crate::arguments::{queue_spec, Kind};
 use crate::codec::{escape, Command, Frame, FrameWriter, Version};
 use crate::destination::{check_queue_name, Destination, TEMP_QUEUE};
 use crate::dialect::Dialect;
 use crate::error::Fault;
 use crate::headers::FORMAT;
+use crate::map::Form;
 
 pub(super) struct Subscription {
     /// `T_id`, or `Q_destination` where the client gave no id.
@@ -32,8 +33,12 @@ pub(super) struct Subscription {
     pub(super) auto: bool,
     pub(super) cumulative: bool,
     pub(super) limited: bool,
+    /// Of a subscription to all queues of a pattern: it may come and go, and nobody is told.
+    pub(super) part: bool,
     /// It only looks: there is nothing to settle, but an ACK makes room.
     pub(super) browses: bool,
+    /// It wants maps in this form.
+    pub(super) maps: Option<Form>,
     pub(super) owed: u32,
     pub(super) unacked: Unacked,
     /// The client wants no more; what it has may still be settled.
@@ -60,8 +65,12 @@ pub(super) struct Wanted<'a> {
     pub(super) exclusive: bool,
     /// While it is there others get nothing.
     pub(super) alone: bool,
+    /// See [`Subscription::part`].
+    pub(super) part: bool,
     /// It only looks.
     pub(super) browses: bool,
+    /// In which form it wants maps.
+    pub(super) maps: Option<Form>,
     /// What it takes of its queue.
     pub(super) selector: Option<Box<str>>,
     /// What its messages say as their destination, where that is always the same.
@@ -81,7 +90,9 @@ impl Wanted<'_> {
             priority: 0,
             exclusive: false,
             alone: false,
+            part: false,
             browses: false,
+            maps: None,
             selector: None,
             shown: None,
         }
@@ -159,7 +170,7 @@ impl Session {
 
     pub(super) fn check_room(&self) -> Handled {
         let most = self.stomp.config.max_subscriptions;
-        if self.subscriptions.len() >= most {
+        if self.subscriptions.len() + self.watches.len() >= most {
             return Err(Fault::new("Subscription limit exceeded", format!("Too many subscriptions of one connection (limit {most})\n")));
         }
         Ok(())
@@ -189,13 +200,14 @@ impl Session {
     }
 
     pub(super) fn consume(&mut self, wanted: Wanted<'_>, step: &mut Step<'_>) {
-        let Wanted { tag, id, queue, topic, virtual_topic, mode, priority, exclusive, alone, browses, selector, shown } = wanted;
+        let Wanted { tag, id, queue, topic, virtual_topic, mode, priority, exclusive, alone, part, browses, maps, selector, shown } =
+            wanted;
         self.numbers.consumer += 1;
         let ix = self.numbers.consumer;
         let limited = mode.prefetch != 0 && !mode.auto;
         let control = Control::Consume(Consume {
             consumer: ConsumerIx(ix),
-            owner: OWNER,
+            owner: owner_of(part),
             group: None,
             queue: queue.clone(),
             credit: if limited { mode.prefetch } else { u32::MAX },
@@ -209,7 +221,7 @@ impl Session {
             priority,
             selector,
         });
-        self.command(control, Asked::Silent, step);
+        self.command(control, if part { Asked::Part(ix) } else { Asked::Silent }, step);
         let subscription = Subscription {
             line: self.line(id),
             id: self.id_prefix(&tag),
@@ -221,7 +233,9 @@ impl Session {
             auto: mode.auto,
             cumulative: mode.cumulative,
             limited,
+            part,
             browses,
+            maps,
             owed: 0,
             unacked: Unacked::default(),
             ended: false,
@@ -282,12 +296,13 @@ impl Session {
         let all = self.by_tag.remove(tag)?;
         for ix in &all {
             self.command(Control::Cancel { consumer: ConsumerIx(*ix) }, Asked::Cancel(*ix), step);
+            self.watches.remove(ix);
             if let Some(found) = self.subscriptions.get_mut(ix) {
                 found.ended = true;
             }
         }
-        let found = self.subscriptions.get(all.first()?)?;
-        Some((found.topic, found.queue.clone()))
+        let found = all.iter().find_map(|ix| self.subscriptions.get(ix));
+        Some(found.map_or_else(|| (false, QueueName::new("")), |found| (found.topic, found.queue.clone())))
     }
 
     pub(super) fn delete(&mut self, name: QueueName, step: &mut Step<'_>) {
@@ -310,14 +325,17 @@ impl Session {
         if found.ended {
             return;
         }
+        self.declared.remove(&found.queue);
         if let Some(all) = self.by_tag.get_mut(&found.tag) {
             all.retain(|other| *other != ix);
             if all.is_empty() {
                 self.by_tag.remove(&found.tag);
             }
         }
+        if found.part {
+            return;
+        }
         self.replies.retain(|_, queue| *queue != found.queue);
-        self.declared.remove(&found.queue);
         let (kind, name) = found.tag.split_at(2.min(found.tag.len()));
         let word = if kind == b"T_" { "id" } else { "destination" };
         let shown = String::from_utf8_lossy(name);
@@ -329,6 +347,15 @@ impl Session {
             .header("subscription", name)
             .body(detail.as_bytes());
         step.out.buffer().push(b'\n');
+    }
+}
+
+/// A part's queue may be gone, or another's, before its consumer comes: that stops nobody.
+pub(super) fn owner_of(part: bool) -> OwnerIx {
+    if part {
+        MAKER
+    } else {
+        OWNER
     }
 }
 
