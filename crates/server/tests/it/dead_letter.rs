@@ -21,7 +21,7 @@ fn nack(client: &mut Stomp, headers: &[(&str, &str)]) {
 #[test]
 fn dead_letters_go_to_one_queue_in_every_dialect_and_stay_over_restarts() {
     let dir = tempfile::tempdir().expect("a folder");
-    let on = "[dead_letter]\ndefault = 'ActiveMQ.DLQ'\nredelivery_limit = 2\nredelivery_delay_ms = 150\nredelivery_delay_multiplier = 2\n";
+    let on = "[dead_letter]\ndefault = 'ActiveMQ.DLQ'\nredelivery_limit = 2\n";
     let carrick = settings(dir.path(), on);
     let individually = [("destination", "/queue/work"), ("id", "w"), ("ack", "client-individual")];
     // To an ActiveMQ a NACK is the end of a message.
@@ -35,10 +35,7 @@ fn dead_letters_go_to_one_queue_in_every_dialect_and_stay_over_restarts() {
     let mut rabbitmq = Stomp::at(&carrick.urls[1]);
     rabbitmq.send("/queue/work", &[("persistent", "true")], b"tried");
     rabbitmq.ask("SUBSCRIBE", &individually, b"");
-    let first = Instant::now();
     (0..3).for_each(|_| nack(&mut rabbitmq, &[]));
-    // Each attempt waited, the second twice as long.
-    assert!(first.elapsed() >= Duration::from_millis(450), "{:?}", first.elapsed());
     rabbitmq.assert_nothing();
     drop(rabbitmq);
     drop(carrick);
