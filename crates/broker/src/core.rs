@@ -378,14 +378,9 @@ impl Core {
         self.0.spill.stats()
     }
 
-    /// Others have the log synced up to here: see [`journal::Journal::permit`].
-    pub fn permit(&self, lsn: journal::Lsn) {
-        self.0.log.journal().permit(lsn);
-    }
-
     /// The log, for who sends it to another node.
-    pub fn with_journal<R>(&self, ask: impl FnOnce(&journal::Journal) -> R) -> R {
-        ask(self.0.log.journal())
+    pub fn journal(&self) -> &Arc<journal::Journal> {
+        self.0.log.journal()
     }
 
     /// The log's counters, for metrics.

@@ -7,12 +7,17 @@
 //! `store` (records and recovery), `open`.
 
 mod audit;
+pub mod auth;
 mod commit_gate;
 mod core;
+mod dead_letter;
 mod delay;
 mod exchange;
 mod history;
 mod link;
+mod memory;
+pub mod mutants;
+mod open;
 mod outbox;
 mod pattern;
 mod policy;
@@ -25,28 +30,22 @@ mod route;
 pub mod routing;
 pub mod selector;
 mod session;
-mod vhost;
-mod vhosts;
-mod watch;
-
-pub use open::Steps;
-
-pub mod auth;
-mod dead_letter;
-mod memory;
-pub mod mutants;
-mod open;
 mod spill;
+mod standby;
 mod store;
 mod sys;
 mod timers;
 mod users;
+mod vhost;
+mod vhosts;
+mod watch;
 
 pub use crate::core::{Config, Core, DeliveryPoint, VhostLimits};
 pub use delay::Delayed;
-pub use open::{CoreError, Standby};
+pub use open::{CoreError, Steps};
 pub use policy::{check_policy, known_policy_setting, ApplyTo, Policy, PolicyKind, PolicyValue};
 pub use spill::SpillStats;
+pub use standby::{Promotion, Standby};
 pub use sys::Traffic;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::core::{Config, Core, Counters, DeliveryPoint, Job, Shared};
 use crate::queue::{Follow, Queue, Wanted};
 use crate::session::{Session, Subscription};
 use crate::spill::{is_spilled, name_of, spill_backlogs, Limits, Spill, Spiller};
-use crate::store::{push_handed, Dirty, Log, Recovery, RecoveryLimits, Warm};
+use crate::store::{push_handed, Dirty, Log, Recovery, RecoveryLimits};
 use crate::timers::{Timer, Timers};
 use crate::vhost::{TopicTarget, Vhost};
 use broker_api::{Expiry, VhostName};
@@ -65,7 +65,7 @@ impl Core {
     }
 
     /// Everything is recovered: what was read becomes what is served.
-    fn assemble(plan: Plan, journal: Journal, recovery: Recovery, on_failure: OnFailure) -> (Core, Receiver<Job>) {
+    pub(crate) fn assemble(plan: Plan, journal: Journal, recovery: Recovery, on_failure: OnFailure) -> (Core, Receiver<Job>) {
         let Plan { storage, journal: journal_config, config, auth } = plan;
         let stepped = journal_config.simulated;
         let clock = journal_config.clock.clone();
@@ -110,7 +110,7 @@ impl Core {
         (Core(shared), to_load)
     }
 
-    fn serve_stepped(self, to_load: Receiver<Job>) -> (Core, Steps) {
+    pub(crate) fn serve_stepped(self, to_load: Receiver<Job>) -> (Core, Steps) {
         let shared = self.0.clone();
         shared.log.journal().start_stepped(Arc::new(crate::store::CoreSnapshot(Arc::downgrade(&shared))));
         shared.after_restart();
@@ -118,7 +118,7 @@ impl Core {
     }
 
     /// Begins to serve.
-    fn serve(self, to_load: Receiver<Job>) -> Result<Core, CoreError> {
+    pub(crate) fn serve(self, to_load: Receiver<Job>) -> Result<Core, CoreError> {
         let shared = &self.0;
         shared.log.journal().start(Arc::new(crate::store::CoreSnapshot(Arc::downgrade(shared))));
         shared.after_restart();
@@ -130,111 +130,22 @@ impl Core {
 pub(crate) type OnFailure = Box<dyn Fn(&Failure) + Send + Sync>;
 
 /// What a core is made with.
-struct Plan {
-    storage: Arc<dyn journal::storage::Storage>,
-    journal: journal::Config,
-    config: Config,
+pub(crate) struct Plan {
+    pub storage: Arc<dyn journal::storage::Storage>,
+    pub journal: journal::Config,
+    pub config: Config,
     auth: Auth,
 }
 
 impl Plan {
-    fn new(storage: Arc<dyn journal::storage::Storage>, journal: journal::Config, config: Config) -> Result<Plan, CoreError> {
+    pub fn new(storage: Arc<dyn journal::storage::Storage>, journal: journal::Config, config: Config) -> Result<Plan, CoreError> {
         let auth = Auth::new(&config.auth)?;
         Ok(Plan { storage, journal, config, auth })
     }
 
-    fn recovery(&self) -> Recovery {
+    pub fn recovery(&self) -> Recovery {
         let limits = RecoveryLimits { session: self.config.session_bound(), delayed_max: self.config.delayed_max };
         Recovery::new(vec![Vhost::new(0, VhostName::new("/"))], limits, self.config.header_views.clone())
-    }
-}
-
-/// A core that does not serve: it follows the log of another node's, record by record, and can take over at any moment.
-pub struct Standby {
-    plan: Plan,
-    warm: Arc<Warm>,
-    replayer: journal::Replayer,
-}
-
-impl Standby {
-    /// Recovers the store. What comes from the other node goes into the [`journal::Receiver`].
-    pub fn open(
-        storage: Arc<dyn journal::storage::Storage>,
-        journal_config: journal::Config,
-        config: Config,
-    ) -> Result<(Standby, journal::Receiver), CoreError> {
-        let plan = Plan::new(storage, journal_config, config)?;
-        let mut recovery = plan.recovery();
-        let follower = journal::Follower::open(plan.storage.clone(), plan.journal.clone(), &mut recovery)?;
-        let warm = Arc::new(Warm::new(recovery, plan.config.index_bytes));
-        let mut replayer = follower.replayer;
-        replayer.set_snapshot(warm.clone());
-        Ok((Standby { plan, warm, replayer }, follower.receiver))
-    }
-
-    /// Redoes what is committed: everything that came so far and lies below this position. Answers up to where it is done.
-    pub fn redo_up_to(&mut self, commit: journal::Lsn) -> Result<journal::Lsn, CoreError> {
-        Ok(self.replayer.redo_up_to(commit, &mut self.warm.redo())?)
-    }
-
-    /// Batches that wait to be redone.
-    pub fn behind(&self) -> usize {
-        self.replayer.behind()
-    }
-
-    /// One round of checkpoint, evacuation and removal of files; whether there was something to do.
-    pub fn maintain(&mut self) -> bool {
-        self.replayer.maintain()
-    }
-
-    /// Queues and the messages in them.
-    pub fn counts(&self) -> (usize, u64) {
-        self.warm.counts()
-    }
-
-    /// Takes over: redoes what is left and serves. What stands in the log above `permitted` is committed when others have it
-    /// ([`Core::permit`]).
-    pub fn lead(
-        self,
-        receiver: journal::Receiver,
-        epoch: u64,
-        permitted: journal::Lsn,
-        progress: Option<Arc<dyn journal::Progress>>,
-        on_failure: OnFailure,
-    ) -> Result<Core, CoreError> {
-        let (core, to_load) = self.assemble(receiver, epoch, permitted, progress, on_failure)?;
-        core.serve(to_load)
-    }
-
-    /// The same without threads, as [`Core::open_stepped`].
-    pub fn lead_stepped(
-        self,
-        receiver: journal::Receiver,
-        epoch: u64,
-        permitted: journal::Lsn,
-        on_failure: OnFailure,
-    ) -> Result<(Core, Steps), CoreError> {
-        let (core, to_load) = self.assemble(receiver, epoch, permitted, None, on_failure)?;
-        Ok(core.serve_stepped(to_load))
-    }
-
-    fn assemble(
-        self,
-        receiver: journal::Receiver,
-        epoch: u64,
-        permitted: journal::Lsn,
-        progress: Option<Arc<dyn journal::Progress>>,
-        on_failure: OnFailure,
-    ) -> Result<(Core, Receiver<Job>), CoreError> {
-        let Standby { plan, warm, replayer } = self;
-        let follower = journal::Follower { receiver, replayer };
-        let journal = follower.lead(epoch, permitted, &mut warm.redo())?;
-        if let Some(progress) = progress {
-            journal.set_progress(progress);
-        }
-        // The journal's maintenance has let go of it.
-        let Ok(warm) = Arc::try_unwrap(warm) else { return Err(CoreError::Busy) };
-        Ok(Core::assemble(plan, journal, warm.into_recovery(), on_failure))
     }
 }
 

@@ -30,7 +30,7 @@ use wire::Writer;
 
 /// The journal as the core uses it.
 pub(crate) struct Log {
-    journal: Journal,
+    journal: Arc<Journal>,
     /// Where messages are that are not logged and not in memory.
     spill: Arc<Spill>,
     failed: Arc<AtomicBool>,
@@ -103,10 +103,10 @@ impl Log {
         let gate = Arc::new(Gate::default());
         let watch = Arc::new(Watch { failed: failed.clone(), gate: gate.clone(), on_failure, core: std::sync::OnceLock::new() });
         journal.set_hooks(watch.clone());
-        (Log { journal, spill, failed, gate, clock, late }, FailureDoor(watch))
+        (Log { journal: Arc::new(journal), spill, failed, gate, clock, late }, FailureDoor(watch))
     }
 
-    pub fn journal(&self) -> &Journal {
+    pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
     }
 

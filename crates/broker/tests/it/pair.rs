@@ -1,7 +1,7 @@
 //! A second node that follows the first, for simulations: it is sent the log, falls behind, dies, is cut or gets a copy, and takes over.
 
 use crate::support::*;
-use broker::Standby;
+use broker::{Promotion, Standby};
 use journal::sim::{Crash, Rng};
 use journal::{cut, start_over, Cut, Incoming, LogReader, Lsn, Meeting, Receiver};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,14 +76,14 @@ impl Pair {
             self.setup.storage = self.setup.storage.beside(self.rng.draw());
         }
         self.in_sync = false;
-        node.core.permit(Lsn(u64::MAX));
+        node.core.journal().permit(Lsn(u64::MAX));
     }
 
     fn join(&mut self, node: &Node) -> Result<(), String> {
         let storage = Arc::new(self.setup.storage.clone());
         let opened = Standby::open(storage.clone(), self.setup.journal.clone(), self.setup.config.clone());
         let (standby, receiver) = opened.map_err(|e| format!("the standby does not start: {e}"))?;
-        let cluster = node.core.with_journal(|journal| journal.cluster());
+        let cluster = node.core.journal().cluster();
         if receiver.cluster() != cluster {
             if receiver.position().lsn != Lsn(0) {
                 return Err("a store of another cluster".into());
@@ -92,7 +92,7 @@ impl Pair {
             drop((standby, receiver));
             return start_over(storage, cluster, &self.setup.journal).map_err(|e| format!("starting over: {e}"));
         }
-        let meeting = node.core.with_journal(|journal| journal.meet(receiver.position()));
+        let meeting = node.core.journal().meet(receiver.position());
         let fail = |e: &dyn std::fmt::Display| format!("joining: {e}");
         // The disk under it may just have crashed.
         let Ok(meeting) = meeting else { return Ok(()) };
@@ -119,7 +119,7 @@ impl Pair {
 
     fn receive_copy(&mut self, node: &Node, storage: Arc<journal::sim::SimStorage>) -> Result<(), String> {
         let fail = |e: &dyn std::fmt::Display| format!("copying: {e}");
-        let asked = node.core.with_journal(|journal| journal.copy());
+        let asked = node.core.journal().copy();
         let steps = node.steps.clone().expect("stepped");
         for _ in 0..10 {
             steps.maintain();
@@ -151,7 +151,7 @@ impl Pair {
 
     /// `false`: the first node's disk has crashed under it.
     fn ship(&mut self, node: &Node) -> Result<bool, String> {
-        let reign = node.core.with_journal(|journal| journal.epoch());
+        let epoch = node.core.journal().epoch();
         let Some(following) = &mut self.following else { return Ok(true) };
         let mut bytes = Vec::new();
         let most = 1 + self.rng.below(20_000) as usize;
@@ -162,7 +162,7 @@ impl Pair {
         while !rest.is_empty() {
             let len = u32::from_le_bytes(rest[8..12].try_into().unwrap()) as usize;
             let (batch, after) = rest.split_at(len);
-            following.receiver.append(reign, batch).map_err(|e| format!("shipping: {e}"))?;
+            following.receiver.append(epoch, batch).map_err(|e| format!("shipping: {e}"))?;
             self.tally.shipped += 1;
             rest = after;
         }
@@ -172,18 +172,18 @@ impl Pair {
     fn sync(&mut self, node: &Node) -> Result<(), String> {
         let Some(following) = &mut self.following else { return Ok(()) };
         let synced = following.receiver.sync().map_err(|e| format!("syncing: {e:?}"))?;
-        let (written, _) = node.core.with_journal(|journal| journal.written_and_synced());
+        let (written, _) = node.core.journal().written_and_synced();
         if self.in_sync || synced >= written {
             // Joining: what was confirmed so far it has, and from now on confirms wait for it.
             self.in_sync = true;
-            node.core.permit(synced);
+            node.core.journal().permit(synced);
         }
         Ok(())
     }
 
     fn redo(&mut self, node: &Node) -> Result<(), String> {
         let Some(following) = &mut self.following else { return Ok(()) };
-        let committed = node.core.with_journal(|journal| journal.committed_lsn());
+        let committed = node.core.journal().committed_lsn();
         following.standby.redo_up_to(committed).map(drop).map_err(|e| format!("redoing: {e}"))
     }
 
@@ -205,7 +205,7 @@ impl Pair {
         let failed = Arc::new(AtomicBool::new(false));
         let flag = failed.clone();
         let on_failure = Box::new(move |_: &journal::Failure| flag.store(true, Ordering::Release));
-        let led = standby.lead_stepped(receiver, epoch, Lsn(u64::MAX), on_failure);
+        let led = standby.promote_stepped(Promotion { receiver, epoch, permitted: Lsn(u64::MAX), progress: None }, on_failure);
         let (core, steps) = led.map_err(|e| format!("the standby does not take over: {e}"))?;
         std::mem::swap(&mut first.storage, &mut self.setup.storage);
         Ok(Some(Node { core, steps: Some(Arc::new(steps)), setup: first.clone(), failed }))
@@ -219,8 +219,8 @@ impl Pair {
             if node.failed.load(Ordering::Acquire) {
                 return Ok(false);
             }
-            let (written, _) = node.core.with_journal(|journal| journal.written_and_synced());
-            if !self.in_sync || node.core.with_journal(|journal| journal.committed_lsn()) == written {
+            let (written, _) = node.core.journal().written_and_synced();
+            if !self.in_sync || node.core.journal().committed_lsn() == written {
                 return Ok(true);
             }
             if !self.ship(node)? {
