@@ -1,9 +1,10 @@
 //! `[ha]`: this node is one of a pair.
 
+use super::nodes::{times, HeartbeatMs, LeaseMs, Proof, Tls};
 use super::units::Whole;
 use anyhow::{ensure, Context, Result};
 use replication::coordinator::{NodeName, Settings as Voters, VoterPeer};
-use replication::net::{Identity, Secret, TlsFiles};
+use replication::net::Identity;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -32,18 +33,10 @@ pub struct Ha {
     #[serde(default)]
     pub clients: Vec<String>,
     /// How long a promise lasts; the same on all three.
-    pub lease_ms: Option<Whole<150, 30_000>>,
-    pub heartbeat_ms: Option<Whole<10, 5_000>>,
-    /// A standby that has not acked for so long is taken out of the in-sync set.
-    pub silence_ms: Option<Whole<100, 60_000>>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    pub certificate: PathBuf,
-    pub private_key: PathBuf,
-    pub ca: PathBuf,
+    pub lease_ms: Option<LeaseMs>,
+    pub heartbeat_ms: Option<HeartbeatMs>,
+    /// A standby that has not acked for so long is taken out of the in-sync set, and a primary that is silent for so long is gone.
+    pub peer_timeout_ms: Option<Whole<100, 60_000>>,
 }
 
 /// It, checked.
@@ -54,7 +47,7 @@ pub struct Pair {
     pub identity: Identity,
 }
 
-const SILENCE: Duration = Duration::from_millis(1000);
+const PEER_TIMEOUT: Duration = Duration::from_millis(1000);
 
 impl Ha {
     /// `data_dir`: what the voter promises is kept in a folder of it.
@@ -67,26 +60,12 @@ impl Ha {
         };
         let (peers, witness) = (named(&self.peers, "ha.peers")?, named(&self.witness, "ha.witness")?);
         ensure!(peers.iter().chain(&witness).all(|(other, _)| *other != name), "ha: {name} is this node itself");
-        let secret = match (&self.secret, &self.secret_file) {
-            (Some(_), Some(_)) => anyhow::bail!("ha.secret and ha.secret_file: one of them"),
-            (Some(text), None) => {
-                Some(Secret::new(text).with_context(|| format!("ha.secret: it has at least {} characters", Secret::LEN_MIN))?)
-            }
-            (None, Some(path)) => Some(Secret::read(path).map_err(anyhow::Error::msg).context("ha.secret_file")?),
-            (None, None) => None,
-        };
-        let identity = match (&self.tls, secret) {
-            (Some(Tls { certificate, private_key, ca }), secret) => {
-                let files = TlsFiles { certificate: certificate.clone(), private_key: private_key.clone(), ca: ca.clone() };
-                Identity::with_tls(name.clone(), &files, secret).context("ha.tls")?
-            }
-            (None, Some(secret)) => Identity::with_secret(name.clone(), secret),
-            (None, None) => anyhow::bail!("ha.secret, ha.secret_file or [ha.tls]: one of them, by which the nodes know each other"),
-        };
+        let (secret, secret_file) = (self.secret.as_deref(), self.secret_file.as_ref());
+        let identity = Proof { section: "ha.", secret, secret_file, tls: self.tls.as_ref() }.identity(&name)?;
+        let (lease, heartbeat) = times(self.lease_ms, self.heartbeat_ms);
         let voters = peers.iter().map(|peer| (peer, false)).chain(witness.iter().map(|peer| (peer, true)));
         let voter =
             |((name, address), witness): (&(NodeName, String), bool)| VoterPeer { name: name.clone(), address: address.clone(), witness };
-        let millis = Duration::from_millis;
         Ok(Pair {
             listen: self.listen.clone(),
             voter: Voters {
@@ -94,16 +73,15 @@ impl Ha {
                 witness: false,
                 peers: voters.map(voter).collect(),
                 folder: data_dir.join("ha"),
-                lease: self.lease_ms.map_or(Voters::LEASE, |ms| millis(ms.0)),
-                heartbeat: self.heartbeat_ms.map_or(Voters::HEARTBEAT, |ms| millis(ms.0)),
+                lease,
+                heartbeat,
             },
             node: replication::Settings {
                 name,
-                identity: identity.clone(),
                 peers: peers.into_iter().collect(),
                 advertise: self.advertise.clone().unwrap_or_else(|| self.listen.clone()),
                 clients: self.clients.clone(),
-                silence: self.silence_ms.map_or(SILENCE, |ms| millis(ms.0)),
+                peer_timeout: self.peer_timeout_ms.map_or(PEER_TIMEOUT, |ms| Duration::from_millis(ms.0)),
             },
             identity,
         })

@@ -2,6 +2,7 @@
 
 pub mod file;
 pub mod ha;
+mod nodes;
 mod units;
 pub mod witness;
 

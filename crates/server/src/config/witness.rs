@@ -1,14 +1,13 @@
 //! The configuration file of `carrick witness`.
 
 use super::file::LogLevel;
-use super::units::Whole;
+use super::nodes::{times, HeartbeatMs, LeaseMs, Proof, Tls};
 use anyhow::{ensure, Context, Result};
 use replication::coordinator::{NodeName, Settings, VoterPeer};
-use replication::net::{Identity, Secret, TlsFiles};
+use replication::net::Identity;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,17 +27,9 @@ struct File {
     /// Certificates that name the nodes, instead of a secret or beside it.
     tls: Option<Tls>,
     /// How long a promise lasts; the same on all three.
-    lease_ms: Option<Whole<150, 30_000>>,
-    heartbeat_ms: Option<Whole<10, 5_000>>,
+    lease_ms: Option<LeaseMs>,
+    heartbeat_ms: Option<HeartbeatMs>,
     log: Option<LogLevel>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Tls {
-    certificate: PathBuf,
-    private_key: PathBuf,
-    ca: PathBuf,
 }
 
 /// It, checked.
@@ -65,31 +56,10 @@ impl WitnessConfig {
         let peer = |(peer, address): (String, String)| Ok(VoterPeer { name: peer.parse().context("peers")?, address, witness: false });
         let peers: Vec<VoterPeer> = file.peers.into_iter().map(peer).collect::<Result<_>>()?;
         ensure!(peers.iter().all(|peer| peer.name != name), "peers: {name} is this node itself");
-        let secret = match (file.secret, file.secret_file) {
-            (Some(_), Some(_)) => anyhow::bail!("secret and secret_file: one of them"),
-            (Some(text), None) => {
-                Some(Secret::new(&text).with_context(|| format!("secret: it has at least {} characters", Secret::LEN_MIN))?)
-            }
-            (None, Some(path)) => Some(Secret::read(&path).map_err(anyhow::Error::msg).context("secret_file")?),
-            (None, None) => None,
-        };
-        let identity = match (file.tls, secret) {
-            (Some(tls), secret) => {
-                let files = TlsFiles { certificate: tls.certificate, private_key: tls.private_key, ca: tls.ca };
-                Identity::with_tls(name.clone(), &files, secret).context("tls")?
-            }
-            (None, Some(secret)) => Identity::with_secret(name.clone(), secret),
-            (None, None) => anyhow::bail!("secret, secret_file or [tls]: one of them, by which the nodes know each other"),
-        };
-        let millis = |value: u64| Duration::from_millis(value);
-        let voter = Settings {
-            name,
-            witness: true,
-            peers,
-            folder: file.data_dir,
-            lease: file.lease_ms.map_or(Settings::LEASE, |ms| millis(ms.0)),
-            heartbeat: file.heartbeat_ms.map_or(Settings::HEARTBEAT, |ms| millis(ms.0)),
-        };
+        let (secret, secret_file) = (file.secret.as_deref(), file.secret_file.as_ref());
+        let identity = Proof { section: "", secret, secret_file, tls: file.tls.as_ref() }.identity(&name)?;
+        let (lease, heartbeat) = times(file.lease_ms, file.heartbeat_ms);
+        let voter = Settings { name, witness: true, peers, folder: file.data_dir, lease, heartbeat };
         Ok(Self { listen: file.listen, voter, identity, log: file.log.map_or_else(|| "info".to_owned(), |log| log.0) })
     }
 }
@@ -97,6 +67,7 @@ impl WitnessConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     const GOOD: &str =
         "node = 'w'\nlisten = '127.0.0.1:0'\ndata_dir = 'd'\nsecret = 'sixteen letters!'\npeers = { a = 'h:1', b = 'h:2' }\n";
