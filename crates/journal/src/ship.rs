@@ -177,8 +177,8 @@ impl LogReader {
         Ok(into.len() > before)
     }
 
-    /// Segments that were begun since.
-    fn pin(&mut self) {
+    /// Keeps segments that were begun since as well, without reading them.
+    pub fn pin(&mut self) {
         let last = self.segments.keys().next_back().copied().unwrap_or(0);
         let catalog = self.core.catalog.read();
         for (first, entry) in catalog.ranges.range(last + 1..) {

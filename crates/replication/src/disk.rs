@@ -1,52 +1,50 @@
-//! The disk's pulse: a lease is renewed only while this node's disk still syncs. A primary whose disk hangs looks well to everybody else.
+//! Whether the disk still syncs. A lease is renewed only while it does: a primary whose disk hangs looks well to everybody else.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use journal::storage::Storage;
 
+use crate::machine::Machine;
+
 const NAME: &str = "pulse.tmp";
 
-/// A thread that writes a few bytes and syncs them, again and again. It ends with its handle.
-pub struct Pulse {
+/// Writes a few bytes and syncs them, again and again, until its handle is dropped.
+pub struct DiskProbe {
+    machine: Arc<dyn Machine>,
     base: Instant,
     /// Nanoseconds from the base to the begin of the last write that was synced.
     last: Arc<AtomicU64>,
-    over: Arc<AtomicBool>,
 }
 
-impl Pulse {
-    pub fn start(storage: Arc<dyn Storage>, every: Duration) -> io::Result<Pulse> {
-        let pulse = Pulse { base: Instant::now(), last: Arc::default(), over: Arc::default() };
-        let (base, last, over) = (pulse.base, pulse.last.clone(), pulse.over.clone());
+impl DiskProbe {
+    pub fn start(machine: Arc<dyn Machine>, storage: &dyn Storage, every: Duration) -> io::Result<DiskProbe> {
+        let probe = DiskProbe { base: machine.now(), machine, last: Arc::default() };
         let file = storage.create(NAME)?;
-        let beat = move || {
+        let (machine, base, last) = (probe.machine.clone(), probe.base, Arc::downgrade(&probe.last));
+        probe.machine.spawn(Box::pin(async move {
             let mut count = 0u64;
-            while !over.load(Ordering::Acquire) {
-                let begun = base.elapsed().as_nanos() as u64;
+            loop {
+                let begun = machine.now().duration_since(base);
                 count += 1;
-                if file.write_at(&count.to_le_bytes(), 0).and_then(|()| file.sync_data()).is_err() {
-                    // The log's own writes find out what is wrong, and say so.
-                    return;
-                }
-                last.store(begun, Ordering::Release);
-                std::thread::sleep(every);
+                let file = file.clone();
+                let synced = move || file.write_at(&count.to_le_bytes(), 0).and_then(|()| file.sync_data());
+                // Where that fails, the log's own writes find out what is wrong, and say so.
+                let Ok(Ok(())) = machine.blocking(synced).await else { return };
+                let Some(last) = last.upgrade() else { return };
+                last.store(begun.as_nanos() as u64, Ordering::Release);
+                drop(last);
+                machine.sleep(every).await;
             }
-        };
-        std::thread::Builder::new().name("ha-pulse".into()).spawn(beat)?;
-        Ok(pulse)
+        }));
+        Ok(probe)
     }
 
     /// How old the last sign of life is.
     pub fn since(&self) -> Duration {
-        self.base.elapsed().saturating_sub(Duration::from_nanos(self.last.load(Ordering::Acquire)))
-    }
-}
-
-impl Drop for Pulse {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Release);
+        let last = Duration::from_nanos(self.last.load(Ordering::Acquire));
+        self.machine.now().duration_since(self.base).saturating_sub(last)
     }
 }

@@ -1,4 +1,4 @@
-//! What a node needs of the store and of the broker above it. The broker's standby and its core implement this; so do tests.
+//! What a node needs of the store and of the broker above it. The broker's standby and its core implement this; so do simulations.
 
 use std::sync::Arc;
 
@@ -13,20 +13,15 @@ pub trait Follows: Send + 'static {
     fn maintain(&mut self) -> bool;
 }
 
-/// One that serves.
-pub trait Leads: Send + Sync + 'static {
-    fn with_journal(&self, ask: &mut dyn FnMut(&Journal));
-}
-
-/// Opens the store and begins reigns. Its calls block; a node makes them on threads of their own.
+/// Opens the store and begins reigns. Its calls block; a node makes them where it may.
 pub trait House: Send + Sync + 'static {
     type Follows: Follows;
 
     /// Recovers what is on the disk.
     fn open(&self) -> Result<(Self::Follows, Receiver), String>;
 
-    /// Begins to serve. What stands in the log above `permitted` is committed when the journal is told so.
-    fn lead(&self, follows: Self::Follows, receiver: Receiver, begin: Begin) -> Result<Arc<dyn Leads>, String>;
+    /// Begins to serve, and answers with the log. What stands in it above `permitted` is committed when the journal is told so.
+    fn lead(&self, follows: Self::Follows, receiver: Receiver, begin: Begin) -> Result<Arc<Journal>, String>;
 
     fn storage(&self) -> Arc<dyn Storage>;
     fn journal_config(&self) -> journal::Config;

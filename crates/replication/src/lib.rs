@@ -9,12 +9,17 @@
 pub mod coordinator;
 mod disk;
 mod house;
+mod lease;
+mod machine;
+pub mod mutants;
 pub mod net;
 mod node;
 mod peer;
+mod reign;
 mod status;
 
-pub use house::{Begin, Follows, House, Leads};
+pub use house::{Begin, Follows, House};
+pub use machine::{Host, Late, Machine, Task};
 pub use node::{run, End, Settings};
 pub use peer::fuzz as peer_fuzz;
 pub use status::{Role, Snapshot, Status};

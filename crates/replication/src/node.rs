@@ -12,35 +12,30 @@
 //! * A primary without a lease stops, unless it is the only one in sync: then nobody else can be primary.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use journal::{cut, start_over, Cut, Incoming, Journal, Lsn, Progress, Receiver};
-use tokio::sync::{mpsc, oneshot};
+use journal::{cut, start_over, Cut, Lsn, Receiver};
+use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use crate::coordinator::{Cas, Coordinator, Lease, Member, NodeName, Read, Register, Version};
-use crate::disk::Pulse;
-use crate::house::{Begin, House, Leads};
-use crate::net::{Identity, Link, Purpose};
-use crate::peer::{follow, serve, Followed, Following, Hello, Peers};
+use crate::coordinator::{Cas, Coordinator, Member, NodeName, Read, Register, Version};
+use crate::house::House;
+use crate::machine::Machine;
+use crate::mutants::{self, Mutant};
+use crate::net::Link;
+use crate::peer::{Followed, Following, Hello, Standby};
 use crate::status::{Role, Status};
 
 /// Between two looks at the register, and two attempts to reach somebody.
-const RETRY: Duration = Duration::from_millis(50);
+pub(crate) const RETRY: Duration = Duration::from_millis(50);
 /// A primary says nothing before it is greeted; one that is none says so at once.
 const TURNED_AWAY: Duration = Duration::from_millis(150);
-/// How often the primary looks after its standby.
-const TICK: Duration = Duration::from_millis(20);
-/// A standby is put in once what it lacks is at most this much log.
-const NEAR: u64 = 8 << 20;
 
 /// How a node is set up.
 #[derive(Clone)]
 pub struct Settings {
     pub name: NodeName,
-    pub identity: Identity,
     /// The other data nodes: where their links are accepted.
     pub peers: BTreeMap<NodeName, String>,
     /// Where this node's are, as others reach it.
@@ -48,7 +43,7 @@ pub struct Settings {
     /// What clients are told of this node.
     pub clients: Vec<String>,
     /// A standby that has not acked for so long is taken out, and a primary that is silent for so long is gone.
-    pub silence: Duration,
+    pub peer_timeout: Duration,
 }
 
 /// Why a node has ended. The process that had it goes as well.
@@ -60,19 +55,21 @@ pub enum End {
     Failed(String),
 }
 
-/// Runs a node for good. `links`: those that others made to it, for [`Purpose::Peer`].
+/// Runs a node for good. `links`: those that others made to it, as to a primary.
 pub async fn run<H: House>(
     settings: Settings,
+    machine: Arc<dyn Machine>,
     coordinator: Arc<dyn Coordinator>,
     house: Arc<H>,
     mut links: mpsc::Receiver<(Link, NodeName)>,
     status: Arc<Status>,
 ) -> End {
-    let mut node = Node { settings, coordinator, house, status: status.clone() };
+    let node = Node { settings, machine, coordinator, house, status };
     loop {
         let stood_by = tokio::select! {
+            biased;
             stood_by = node.stand_by() => stood_by,
-            () = turn_away(&mut links, &status) => unreachable!("it goes on for ever"),
+            () = node.turn_away(&mut links) => unreachable!("it goes on for ever"),
         };
         match stood_by {
             Ok(StoodBy::Again) => {}
@@ -85,25 +82,12 @@ pub async fn run<H: House>(
 /// What a node says that stands by with a store in which nothing ever was.
 const EMPTY: &[u8] = b"this node is not primary, and its store is empty";
 
-/// Somebody takes us for the primary.
-async fn turn_away(links: &mut mpsc::Receiver<(Link, NodeName)>, status: &Status) {
-    loop {
-        match links.recv().await {
-            Some((mut link, peer)) => {
-                debug!(%peer, "a node takes this one for the primary, which it is not");
-                let text = if status.store_is_empty() { EMPTY } else { b"this node is not primary" };
-                let _ = tokio::time::timeout(RETRY, link.send(crate::peer::NO, text, &[])).await;
-            }
-            None => std::future::pending().await,
-        }
-    }
-}
-
-struct Node<H: House> {
-    settings: Settings,
-    coordinator: Arc<dyn Coordinator>,
-    house: Arc<H>,
-    status: Arc<Status>,
+pub(crate) struct Node<H: House> {
+    pub settings: Settings,
+    pub machine: Arc<dyn Machine>,
+    pub coordinator: Arc<dyn Coordinator>,
+    pub house: Arc<H>,
+    pub status: Arc<Status>,
 }
 
 enum StoodBy<F> {
@@ -113,11 +97,11 @@ enum StoodBy<F> {
 }
 
 /// The register names this node.
-struct Won<F> {
-    follows: F,
-    receiver: Receiver,
-    version: Version,
-    register: Register,
+pub(crate) struct Won<F> {
+    pub follows: F,
+    pub receiver: Receiver,
+    pub version: Version,
+    pub register: Register,
 }
 
 /// What this node says of itself wherever it writes.
@@ -127,7 +111,29 @@ struct Me {
     hello: Hello,
 }
 
+/// What a node that stands by does next.
+enum Next {
+    /// Looks at the register again after that time.
+    Wait(Duration),
+    Follow(Register),
+    Propose {
+        expect: Option<Version>,
+        epoch: u64,
+        members: BTreeMap<NodeName, Member>,
+    },
+}
+
 impl<H: House> Node<H> {
+    /// Somebody takes us for the primary.
+    async fn turn_away(&self, links: &mut mpsc::Receiver<(Link, NodeName)>) {
+        loop {
+            let Some((mut link, peer)) = links.recv().await else { return std::future::pending().await };
+            debug!(%peer, "a node takes this one for the primary, which it is not");
+            let text = if self.status.store_is_empty() { EMPTY } else { b"this node is not primary" };
+            let _ = self.machine.within(RETRY, link.send(crate::peer::NO, text, &[])).await;
+        }
+    }
+
     fn opened(&self, receiver: &Receiver) -> Me {
         let member = Member {
             boot: u128::from(receiver.store_id()) << 64 | u128::from(receiver.boot_id()),
@@ -139,99 +145,75 @@ impl<H: House> Node<H> {
     }
 
     /// One life of the store as a standby's.
-    async fn stand_by(&mut self) -> Result<StoodBy<H::Follows>, String> {
+    async fn stand_by(&self) -> Result<StoodBy<H::Follows>, String> {
         self.status.set_role(Role::Joining);
         self.status.opened(false);
         let house = self.house.clone();
-        let (mut follows, mut receiver) = blocking(move || house.open()).await?;
-        let mut me = self.opened(&receiver);
-        self.status.opened(me.hello.end.lsn == Lsn(0));
+        let (mut follows, mut receiver) = self.machine.blocking(move || house.open()).await??;
+        self.status.opened(receiver.position().lsn == Lsn(0));
         loop {
-            let known = match self.coordinator.read().await {
-                Read::Known(known) => known,
-                Read::Unknown => {
-                    self.status.say("nobody answers for the register");
-                    tokio::time::sleep(RETRY).await;
-                    continue;
-                }
+            let Read::Known(known) = self.coordinator.read().await else {
+                self.status.say("nobody answers for the register");
+                self.machine.sleep(RETRY).await;
+                continue;
             };
             self.status.set_register(known.as_ref());
-            let Some((version, register)) = known else {
-                // The first node of all: one that has messages, or of two empty ones that with the lower name. Nobody writes past a store that is
-                // still being opened.
-                if me.hello.end.lsn == Lsn(0) && !self.may_be_first().await {
-                    self.status.say("waiting for the other data node, which may have messages");
-                    tokio::time::sleep(RETRY).await;
-                    continue;
-                }
-                let epoch = receiver.promised() + 1;
-                match self.propose(None, &me, epoch, BTreeMap::new()).await {
-                    Some((version, register)) => return Ok(promoted(follows, receiver, version, register)),
-                    None => continue,
-                }
-            };
-            if register.cluster != me.cluster && me.hello.end.lsn != Lsn(0) {
-                return Err(
-                    "this store belongs to another cluster than the register; empty the data directory to let it be replaced".into()
-                );
-            }
-            let mine = register.primary == self.settings.name;
-            let eligible = self.eligible(&register, &me);
-            // It was ours before a restart, or the primary is gone from sight.
-            if eligible && (mine || !self.reachable(&register).await) {
-                self.status.say("waiting until no other node can be primary");
-                tokio::select! {
-                    () = self.coordinator.vacant() => {}
-                    () = self.until_reachable(&register), if !mine => continue,
-                }
-                let epoch = register.epoch + 1;
-                match self.propose(Some(version), &me, epoch, register.members).await {
+            let me = self.opened(&receiver);
+            match self.decide(known, &me).await? {
+                Next::Wait(time) => self.machine.sleep(time).await,
+                Next::Propose { expect, epoch, members } => match self.propose(expect, &me, epoch, members).await {
                     // The log may have been used without the register and be in a later epoch: then one step does not do.
-                    Some((_, register)) if register.epoch <= receiver.promised() => continue,
-                    Some((version, register)) => return Ok(promoted(follows, receiver, version, register)),
-                    None => {
-                        self.coordinator.release().await;
-                        continue;
+                    Some((_, register)) if register.epoch <= receiver.promised() => {}
+                    Some((version, register)) => return Ok(StoodBy::Promoted(Box::new(Won { follows, receiver, version, register }))),
+                    None => self.coordinator.release().await,
+                },
+                Next::Follow(register) => {
+                    let (over, back) = self.follow_once(&register, &me, follows, receiver).await?;
+                    if !self.goes_on(&register, &over).await {
+                        drop(back);
+                        return self.open_anew(over).await;
                     }
+                    (follows, receiver) = back;
                 }
             }
-            if mine {
-                self.status.say("the register names this node, but not with this store: another member in sync has to take over");
-                tokio::time::sleep(RETRY * 10).await;
-                continue;
+        }
+    }
+
+    async fn decide(&self, known: Option<(Version, Register)>, me: &Me) -> Result<Next, String> {
+        let empty = me.hello.end.lsn == Lsn(0);
+        let Some((version, register)) = known else {
+            // The first node of all: one that has messages, or of two empty ones that with the lower name. Nobody writes past a store that is
+            // still being opened.
+            if empty && !self.may_be_first().await {
+                self.status.say("waiting for the other data node, which may have messages");
+                return Ok(Next::Wait(RETRY));
             }
-            let (over, back) = self.follow_once(&register, &me, follows, receiver).await?;
-            (follows, receiver) = back;
-            me = self.opened(&receiver);
-            match over {
-                Followed::Lost(why) => {
-                    self.status.say(&format!("the link to {} is over: {why}", register.primary));
-                    tokio::time::sleep(RETRY).await;
-                }
-                Followed::Refused(why) => {
-                    warn!(primary = %register.primary, %why, "refused by the primary");
-                    self.status.say(&format!("{} refuses us: {why}", register.primary));
-                    tokio::time::sleep(RETRY * 10).await;
-                }
-                Followed::Failed(why) => return Err(why),
-                Followed::Cut(to) => {
-                    drop((follows, receiver));
-                    self.cut(to).await?;
-                    return Ok(StoodBy::Again);
-                }
-                Followed::StartOver(cluster) => {
-                    drop((follows, receiver));
-                    let (storage, config) = (self.house.storage(), self.house.journal_config());
-                    blocking(move || start_over(storage, cluster, &config).map_err(|error| error.to_string())).await?;
-                    return Ok(StoodBy::Again);
-                }
-                Followed::Copied(cluster, incoming) => {
-                    drop((follows, receiver));
-                    let config = self.house.journal_config();
-                    blocking(move || incoming.finish(cluster, &config).map_err(|error| error.to_string())).await?;
-                    return Ok(StoodBy::Again);
-                }
+            return Ok(Next::Propose { expect: None, epoch: me.hello.promised + 1, members: BTreeMap::new() });
+        };
+        if register.cluster != me.cluster && !empty {
+            return Err("this store belongs to another cluster than the register; empty the data directory to let it be replaced".into());
+        }
+        let mine = register.primary == self.settings.name;
+        // It was ours before a restart, or the primary is gone from sight.
+        if self.eligible(&register, me) && (mine || !self.reachable(&register).await) {
+            self.status.say("waiting until no other node can be primary");
+            tokio::select! {
+                biased;
+                () = self.vacant() => {}
+                () = self.until_reachable(&register), if !mine => return Ok(Next::Wait(Duration::ZERO)),
             }
+            return Ok(Next::Propose { expect: Some(version), epoch: register.epoch + 1, members: register.members });
+        }
+        if mine {
+            self.status.say("the register names this node, but not with this store: another member in sync has to take over");
+            return Ok(Next::Wait(RETRY * 10));
+        }
+        Ok(Next::Follow(register))
+    }
+
+    async fn vacant(&self) {
+        if !mutants::active(Mutant::IgnoreLease) {
+            self.coordinator.vacant().await;
         }
     }
 
@@ -259,7 +241,7 @@ impl<H: House> Node<H> {
             Cas::Lost(_) => None,
             Cas::Refused(why) => {
                 warn!(%why, "the register refuses this node as primary");
-                tokio::time::sleep(RETRY * 10).await;
+                self.machine.sleep(RETRY * 10).await;
                 None
             }
             // A read tells: until then nothing is acked, since nobody is followed.
@@ -267,39 +249,45 @@ impl<H: House> Node<H> {
                 match self.coordinator.read().await {
                     Read::Known(Some((version, found))) if found == register => return Some((version, found)),
                     Read::Known(_) => return None,
-                    Read::Unknown => tokio::time::sleep(RETRY).await,
+                    Read::Unknown => self.machine.sleep(RETRY).await,
                 }
             },
         }
     }
 
-    fn address(&self, register: &Register) -> String {
+    async fn dial(&self, name: &NodeName, address: &str) -> Result<Link, String> {
+        match self.machine.within(self.settings.peer_timeout, self.machine.dial(address, name)).await {
+            Ok(Ok(link)) => Ok(link),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("it does not answer".into()),
+        }
+    }
+
+    async fn dial_primary(&self, register: &Register) -> Result<Link, String> {
         let told = register.members.get(&register.primary).map(|member| member.peer.clone());
-        self.settings.peers.get(&register.primary).cloned().or(told).unwrap_or_default()
+        let address = self.settings.peers.get(&register.primary).cloned().or(told).unwrap_or_default();
+        self.dial(&register.primary, &address).await
     }
 
     async fn reachable(&self, register: &Register) -> bool {
-        let (address, identity) = (self.address(register), self.settings.identity.clone());
-        let dial = Link::dial(&address, &register.primary, Purpose::Peer, &identity);
-        let Ok(Ok(mut link)) = tokio::time::timeout(self.settings.silence, dial).await else { return false };
+        let Ok(mut link) = self.dial_primary(register).await else { return false };
         // A process is not a primary yet.
-        tokio::time::timeout(TURNED_AWAY, link.recv()).await.is_err()
+        self.machine.within(TURNED_AWAY, link.recv()).await.is_err()
+    }
+
+    async fn until_reachable(&self, register: &Register) {
+        while !self.reachable(register).await {
+            self.machine.sleep(RETRY).await;
+        }
     }
 
     /// Whether an empty store may begin the cluster: the other data node's is empty too, and its name is higher.
     async fn may_be_first(&self) -> bool {
         let Some((peer, address)) = self.settings.peers.iter().next() else { return true };
-        let dial = Link::dial(address, peer, Purpose::Peer, &self.settings.identity);
-        let Ok(Ok(mut link)) = tokio::time::timeout(self.settings.silence, dial).await else { return false };
-        match tokio::time::timeout(self.settings.silence, link.recv()).await {
+        let Ok(mut link) = self.dial(peer, address).await else { return false };
+        match self.machine.within(self.settings.peer_timeout, link.recv()).await {
             Ok(Ok(Some((crate::peer::NO, text)))) => text == EMPTY && self.settings.name < *peer,
             _ => false,
-        }
-    }
-
-    async fn until_reachable(&self, register: &Register) {
-        while !self.reachable(register).await {
-            tokio::time::sleep(RETRY).await;
         }
     }
 
@@ -311,40 +299,70 @@ impl<H: House> Node<H> {
         follows: H::Follows,
         receiver: Receiver,
     ) -> Result<(Followed, (H::Follows, Receiver)), String> {
-        let address = self.address(register);
-        let dial = Link::dial(&address, &register.primary, Purpose::Peer, &self.settings.identity);
-        let link = match tokio::time::timeout(self.settings.silence, dial).await {
-            Ok(Ok(link)) => link,
-            Ok(Err(error)) => return Ok((Followed::Lost(error.to_string()), (follows, receiver))),
-            Err(_) => return Ok((Followed::Lost("it does not answer".into()), (follows, receiver))),
+        let link = match self.dial_primary(register).await {
+            Ok(link) => link,
+            Err(why) => return Ok((Followed::Lost(why), (follows, receiver))),
         };
         self.status.set_role(Role::Following);
-        let hello = Hello { promised: receiver.promised(), end: receiver.position(), ..me.hello.clone() };
-        let following = Following::start(follows, receiver).map_err(|error| format!("starting a thread: {error}"))?;
-        let storage = self.house.storage();
-        let over = {
-            let following = &following;
-            let status = self.status.clone();
-            let watch = async move {
-                loop {
-                    let (synced, redone) = following.progress();
-                    status.set_progress(synced, redone);
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-            };
-            tokio::select! {
-                over = follow(link, &hello, following, || Incoming::begin(storage.clone()), self.settings.silence) => over,
-                () = watch => unreachable!("it goes on for ever"),
-            }
+        let following = Following::start(self.machine.as_ref(), follows, receiver);
+        let following = following.map_err(|error| format!("starting a thread: {error}"))?;
+        let standby = Standby {
+            machine: self.machine.clone(),
+            hello: &me.hello,
+            following: &following,
+            storage: self.house.storage(),
+            timeout: self.settings.peer_timeout,
+        };
+        let over = tokio::select! {
+            biased;
+            over = standby.follow(link) => over,
+            () = self.report(&following) => unreachable!("it goes on for ever"),
         };
         info!(primary = %register.primary, over = ?OverText(&over), "no longer following");
-        let back = blocking(move || following.stop()).await?;
-        Ok((over, back))
+        Ok((over, following.stop().await?))
+    }
+
+    async fn report(&self, following: &Following<H::Follows>) {
+        loop {
+            let (synced, redone) = following.progress();
+            self.status.set_progress(synced, redone);
+            self.machine.sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Whether the store stays open after this end of a link.
+    async fn goes_on(&self, register: &Register, over: &Followed) -> bool {
+        match over {
+            Followed::Lost(why) => {
+                self.status.say(&format!("the link to {} is over: {why}", register.primary));
+                self.machine.sleep(RETRY).await;
+                true
+            }
+            Followed::Refused(why) => {
+                warn!(primary = %register.primary, %why, "refused by the primary");
+                self.status.say(&format!("{} refuses us: {why}", register.primary));
+                self.machine.sleep(RETRY * 10).await;
+                true
+            }
+            Followed::Failed(_) | Followed::Cut(_) | Followed::StartOver(_) | Followed::Copied(..) => false,
+        }
+    }
+
+    /// What has to be done to the closed store.
+    async fn open_anew(&self, over: Followed) -> Result<StoodBy<H::Follows>, String> {
+        let (storage, config) = (self.house.storage(), self.house.journal_config());
+        let done = match over {
+            Followed::Cut(to) => return self.cut(to).await.map(|()| StoodBy::Again),
+            Followed::StartOver(cluster) => self.machine.blocking(move || start_over(storage, cluster, &config)).await?,
+            Followed::Copied(cluster, incoming) => self.machine.blocking(move || incoming.finish(cluster, &config)).await?,
+            Followed::Failed(why) | Followed::Lost(why) | Followed::Refused(why) => return Err(why),
+        };
+        done.map(|()| StoodBy::Again).map_err(|error| error.to_string())
     }
 
     async fn cut(&self, to: Lsn) -> Result<(), String> {
         let (storage, config) = (self.house.storage(), self.house.journal_config());
-        let done = blocking(move || cut(storage.as_ref(), &config, to).map_err(|error| error.to_string())).await?;
+        let done = self.machine.blocking(move || cut(storage.as_ref(), &config, to)).await?.map_err(|error| error.to_string())?;
         match done {
             Cut::Done { kept_in } => {
                 warn!(%to, kept_in, "a tail of the log that no other node has was cut off");
@@ -355,53 +373,6 @@ impl<H: House> Node<H> {
             )),
         }
     }
-
-    /// This node's reign, until it is over.
-    async fn reign(&mut self, won: Won<H::Follows>, links: mpsc::Receiver<(Link, NodeName)>) -> End {
-        let Won { follows, receiver, version, register } = won;
-        let epoch = register.epoch;
-        let watch = Arc::new(Watch::default());
-        let house = self.house.clone();
-        let begin = Begin { epoch, permitted: Lsn(u64::MAX), progress: watch.clone() };
-        // The lease first: whoever is granted it may serve, and starting to serve takes its time.
-        let lease = Arc::new(Granted::new(self.coordinator.lease()));
-        let (lost, fenced) = oneshot::channel();
-        let disk = match Pulse::start(self.house.storage(), self.coordinator.lease() / 6) {
-            Ok(disk) => disk,
-            Err(error) => return End::Failed(format!("the disk's pulse: {error}")),
-        };
-        tokio::spawn(keep_lease(self.coordinator.clone(), epoch, lease.clone(), disk, lost));
-        let leads = match blocking(move || house.lead(follows, receiver, begin)).await {
-            Ok(leads) => leads,
-            Err(why) => return End::Failed(why),
-        };
-        let gate = Arc::new(Gate { leads: leads.clone(), needed: Mutex::default() });
-        let on_ack = {
-            let gate = gate.clone();
-            let watch = watch.clone();
-            Box::new(move || gate.refresh(watch.peers.get()))
-        };
-        let peers = Arc::new(Peers::new(epoch, leads, on_ack));
-        watch.peers.set(peers.clone()).ok();
-        info!(epoch, "this node is primary");
-        self.status.set_register(Some(&(version, register.clone())));
-        self.status.set_role(Role::Primary);
-        let settings = self.settings.clone();
-        let mut reign =
-            Reign { coordinator: self.coordinator.clone(), settings, peers, gate, version, register, lease, status: self.status.clone() };
-        tokio::select! {
-            why = reign.look_after(links) => End::Fenced(why),
-            why = fenced => End::Fenced(why.unwrap_or_else(|_| "the lease's keeper has ended".into())),
-        }
-    }
-}
-
-fn promoted<F>(follows: F, receiver: Receiver, version: Version, register: Register) -> StoodBy<F> {
-    StoodBy::Promoted(Box::new(Won { follows, receiver, version, register }))
-}
-
-async fn blocking<R: Send + 'static>(work: impl FnOnce() -> Result<R, String> + Send + 'static) -> Result<R, String> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(format!("a thread of the node panicked: {error}")))
 }
 
 struct OverText<'a>(&'a Followed);
@@ -416,261 +387,5 @@ impl std::fmt::Debug for OverText<'_> {
             Followed::Copied(..) => write!(f, "a copy of the primary's store is here"),
             Followed::Failed(why) => write!(f, "the store failed: {why}"),
         }
-    }
-}
-
-/// Told by the commit thread.
-#[derive(Default)]
-struct Watch {
-    peers: std::sync::OnceLock<Arc<Peers>>,
-}
-
-impl Progress for Watch {
-    fn written(&self, _: Lsn) {
-        if let Some(peers) = self.peers.get() {
-            peers.written.notify_one();
-        }
-    }
-
-    fn committed(&self, _: Lsn) {
-        if let Some(peers) = self.peers.get() {
-            // The standby redoes what is committed.
-            peers.written.notify_one();
-        }
-    }
-}
-
-/// Whose sync confirms wait for.
-struct Gate {
-    leads: Arc<dyn Leads>,
-    needed: Mutex<BTreeSet<NodeName>>,
-}
-
-impl Gate {
-    fn refresh(&self, peers: Option<&Arc<Peers>>) {
-        let needed = self.needed.lock().unwrap_or_else(PoisonError::into_inner);
-        let synced = |name: &NodeName| peers.and_then(|peers| peers.synced(name)).unwrap_or(Lsn(0));
-        let permitted = needed.iter().map(synced).min().unwrap_or(Lsn(u64::MAX));
-        self.leads.with_journal(&mut |journal: &Journal| journal.permit(permitted));
-    }
-
-    fn need(&self, name: &NodeName, peers: &Arc<Peers>) {
-        self.needed.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
-        self.refresh(Some(peers));
-    }
-
-    fn forgo(&self, name: &NodeName, peers: &Arc<Peers>) {
-        self.needed.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-        self.refresh(Some(peers));
-    }
-}
-
-/// Until when this node may act, in nanoseconds since it began to count.
-struct Granted {
-    base: Instant,
-    until: AtomicU64,
-    /// Nobody else is in sync, so nobody else can be primary.
-    alone: std::sync::atomic::AtomicBool,
-    lease: Duration,
-}
-
-impl Granted {
-    fn new(lease: Duration) -> Granted {
-        // The register has just been written by this node: until the first renewal that counts as a grant.
-        let until = AtomicU64::new(lease.as_nanos() as u64);
-        Granted { base: Instant::now(), until, alone: true.into(), lease }
-    }
-
-    fn extend(&self, until: Instant) {
-        self.until.fetch_max(until.saturating_duration_since(self.base).as_nanos() as u64, Ordering::AcqRel);
-    }
-
-    fn left(&self) -> Duration {
-        Duration::from_nanos(self.until.load(Ordering::Acquire)).saturating_sub(self.base.elapsed())
-    }
-
-    fn has_run_out(&self) -> bool {
-        self.left().is_zero()
-    }
-
-    fn is_over(&self) -> bool {
-        self.has_run_out() && !self.alone.load(Ordering::Acquire)
-    }
-
-    /// How long to wait for something at most, so that the end is noticed when it comes.
-    fn at_most(&self, wait: Duration) -> Duration {
-        if self.alone.load(Ordering::Acquire) {
-            wait
-        } else {
-            wait.min(self.left() + Duration::from_millis(1))
-        }
-    }
-}
-
-/// Renews the lease for as long as the disk earns it.
-async fn keep_lease(coordinator: Arc<dyn Coordinator>, epoch: u64, granted: Arc<Granted>, disk: Pulse, lost: oneshot::Sender<String>) {
-    let every = granted.lease / 6;
-    loop {
-        if disk.since() < granted.lease {
-            let answer = tokio::time::timeout(granted.at_most(granted.lease), coordinator.renew(epoch)).await;
-            if let Ok(Lease::Granted { until }) = answer {
-                granted.extend(until);
-            }
-        }
-        if granted.is_over() {
-            let _ = lost.send("the lease is over and cannot be renewed".into());
-            return;
-        }
-        tokio::time::sleep(granted.at_most(every)).await;
-    }
-}
-
-/// A primary's care for its standby, and for the register.
-struct Reign {
-    coordinator: Arc<dyn Coordinator>,
-    settings: Settings,
-    peers: Arc<Peers>,
-    gate: Arc<Gate>,
-    version: Version,
-    register: Register,
-    lease: Arc<Granted>,
-    status: Arc<Status>,
-}
-
-impl Reign {
-    /// Answers why the reign is over.
-    async fn look_after(&mut self, mut links: mpsc::Receiver<(Link, NodeName)>) -> String {
-        let mut last_read = Instant::now();
-        loop {
-            tokio::select! {
-                Some((link, name)) = links.recv() => {
-                    tokio::spawn(serve(link, name, self.peers.clone()));
-                }
-                () = self.peers.changed.notified() => {}
-                () = tokio::time::sleep(TICK) => {}
-            }
-            let step = self.step().await;
-            if let Err(why) = step {
-                return why;
-            }
-            // Somebody may have been put in our place by force.
-            if last_read.elapsed() > self.lease.lease * 4 {
-                last_read = Instant::now();
-                if let Read::Known(found) = self.coordinator.read().await {
-                    if let Err(why) = self.learn(found) {
-                        return why;
-                    }
-                }
-            }
-        }
-    }
-
-    async fn step(&mut self) -> Result<(), String> {
-        let connected = self.peers.connected();
-        let now = Instant::now();
-        let me = self.settings.name.clone();
-        let gone = self
-            .register
-            .in_sync
-            .iter()
-            .filter(|name| **name != me)
-            .find(|name| connected.get(*name).is_none_or(|peer| now.duration_since(peer.heard) > self.settings.silence));
-        if let Some(name) = gone.cloned() {
-            return self.shrink(&name).await;
-        }
-        let (committed, written) = self.positions();
-        let ready = connected.iter().find(|(name, peer)| {
-            let fresh = now.duration_since(peer.heard) <= self.settings.silence / 2;
-            let near = peer.synced >= committed && written.0.saturating_sub(peer.synced.0) <= NEAR;
-            // From then on the lease counts, so it has to be there.
-            !self.register.in_sync.contains(*name) && fresh && near && !self.lease.has_run_out()
-        });
-        if let Some((name, peer)) = ready {
-            let (name, member) = (name.clone(), peer.member.clone());
-            return self.grow(&name, member).await;
-        }
-        let standbys = connected.iter().map(|(name, peer)| (name.clone(), peer.synced, peer.redone)).collect();
-        self.status.set_standbys(committed, written, standbys);
-        Ok(())
-    }
-
-    fn positions(&self) -> (Lsn, Lsn) {
-        let mut found = (Lsn(0), Lsn(0));
-        self.gate.leads.with_journal(&mut |journal| found = (journal.committed_lsn(), journal.written_and_synced().0));
-        found
-    }
-
-    /// Confirms begin to wait for it before it is proposed, so that whenever the write takes effect nothing is confirmed that it lacks.
-    async fn grow(&mut self, name: &NodeName, member: Member) -> Result<(), String> {
-        self.gate.need(name, &self.peers);
-        let (committed, _) = self.positions();
-        if self.peers.synced(name).is_none_or(|synced| synced < committed) {
-            // Something was confirmed between the look and the wait; the next look sees whether it has that.
-            self.gate.forgo(name, &self.peers);
-            return Ok(());
-        }
-        let mut register = self.register.clone();
-        register.in_sync.insert(name.clone());
-        register.members.insert(name.clone(), member);
-        // From now on somebody else may become primary: the lease counts.
-        self.lease.alone.store(false, Ordering::Release);
-        let result = self.write(register).await?;
-        if result {
-            info!(standby = %name, "the standby is in sync: confirms wait for it, and it can take over");
-        } else {
-            self.lease.alone.store(self.register.in_sync.len() == 1, Ordering::Release);
-            self.gate.forgo(name, &self.peers);
-        }
-        Ok(())
-    }
-
-    /// Confirms do without it only when the register says so.
-    async fn shrink(&mut self, name: &NodeName) -> Result<(), String> {
-        let mut register = self.register.clone();
-        register.in_sync.remove(name);
-        if self.write(register).await? {
-            warn!(standby = %name, "the standby is out of sync: confirms no longer wait for it");
-            self.gate.forgo(name, &self.peers);
-            self.lease.alone.store(self.register.in_sync.len() == 1, Ordering::Release);
-        }
-        Ok(())
-    }
-
-    /// Whether it took effect. Where that is not known, it waits until it is. An error: the reign is over.
-    async fn write(&mut self, register: Register) -> Result<bool, String> {
-        match self.coordinator.cas(Some(self.version), register.clone()).await {
-            Cas::Won(version) => {
-                (self.version, self.register) = (version, register);
-                self.status.set_register(Some(&(self.version, self.register.clone())));
-                Ok(true)
-            }
-            Cas::Lost(found) => {
-                self.learn(found)?;
-                Ok(self.register == register)
-            }
-            Cas::Refused(why) => {
-                warn!(%why, "the register refuses a write");
-                tokio::time::sleep(RETRY * 10).await;
-                Ok(false)
-            }
-            Cas::Unknown => loop {
-                match self.coordinator.read().await {
-                    Read::Known(found) => {
-                        self.learn(found)?;
-                        return Ok(self.register == register);
-                    }
-                    Read::Unknown => tokio::time::sleep(RETRY).await,
-                }
-            },
-        }
-    }
-
-    fn learn(&mut self, found: Option<(Version, Register)>) -> Result<(), String> {
-        let Some((version, register)) = found else { return Err("the register is gone".into()) };
-        if register.epoch != self.register.epoch || register.primary != self.settings.name {
-            return Err(format!("{} is primary in epoch {}", register.primary, register.epoch));
-        }
-        (self.version, self.register) = (version, register);
-        Ok(())
     }
 }

@@ -4,12 +4,12 @@ use crate::config::ha::Pair;
 use crate::door::{self, Door};
 use crate::wiring::{self, House, Plan};
 use anyhow::{Context, Result};
-use broker::{Core, Standby};
+use broker::{Promotion, Standby};
 use journal::storage::Storage;
 use journal::{Journal, Lsn, Receiver};
 use replication::coordinator::{Coordinator, Voter};
 use replication::net::{Listener, Purpose};
-use replication::{Begin, End, Follows, Leads, Status};
+use replication::{Begin, End, Follows, Host, Status};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -66,6 +66,7 @@ async fn live(plan: Plan, pair: Pair, serves: oneshot::Sender<Result<House>>, st
         std::process::exit(FENCED);
     });
     let folder = pair.voter.folder.clone();
+    let machine = Host::new(pair.identity.clone());
     let voter = Voter::start(pair.voter, pair.identity, fatal).await;
     let voter = voter.with_context(|| format!("cannot be a voter with {}", folder.display()))?;
     let (to_node, links) = mpsc::channel(16);
@@ -90,7 +91,7 @@ async fn live(plan: Plan, pair: Pair, serves: oneshot::Sender<Result<House>>, st
     });
     let store = Arc::new(Store { plan: Mutex::new(Some(plan)), serves: Mutex::new(Some(serves)) });
     let coordinator: Arc<dyn Coordinator> = voter.clone();
-    let node = replication::run(pair.node, coordinator, store, links, status);
+    let node = replication::run(pair.node, machine, coordinator, store, links, status);
     tokio::spawn(async move {
         match node.await {
             End::Fenced(why) => error!(why, "stopping: this node is primary no more"),
@@ -119,14 +120,6 @@ impl Follows for Following {
     }
 }
 
-struct Leading(Core);
-
-impl Leads for Leading {
-    fn with_journal(&self, ask: &mut dyn FnMut(&Journal)) {
-        self.0.with_journal(ask);
-    }
-}
-
 impl Store {
     fn with_plan<R>(&self, of: impl FnOnce(&Plan) -> R) -> R {
         let plan = self.plan.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -143,18 +136,19 @@ impl replication::House for Store {
         Ok((Following(standby), receiver))
     }
 
-    fn lead(&self, follows: Following, receiver: Receiver, begin: Begin) -> Result<Arc<dyn Leads>, String> {
+    fn lead(&self, follows: Following, receiver: Receiver, begin: Begin) -> Result<Arc<Journal>, String> {
         let (on_failure, failed) = wiring::failure_watch();
         let Begin { epoch, permitted, progress } = begin;
-        let core = follows.0.lead(receiver, epoch, permitted, Some(progress), on_failure).map_err(|error| error.to_string())?;
+        let promotion = Promotion { receiver, epoch, permitted, progress: Some(progress) };
+        let core = follows.0.promote(promotion, on_failure).map_err(|error| error.to_string())?;
+        let journal = core.journal().clone();
         let plan = self.plan.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let serves = self.serves.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let (Some(plan), Some(serves)) = (plan, serves) {
             // On its own thread: what the definitions make is committed by what this call's return sets going.
-            let core = core.clone();
             std::thread::spawn(move || drop(serves.send(plan.settle(core, failed))));
         }
-        Ok(Arc::new(Leading(core)))
+        Ok(journal)
     }
 
     fn storage(&self) -> Arc<dyn Storage> {

@@ -19,6 +19,8 @@ pub enum NetError {
     HalfSent,
     #[error("no handshake within {0:?}")]
     Late(Duration),
+    #[error("nothing has moved for {0:?}")]
+    Stuck(Duration),
     #[error("what came is not the handshake of a Carrick node: {0}")]
     NotOurs(&'static str),
     #[error("it speaks versions {theirs_low} to {theirs_high} of the link, we {ours_low} to {ours_high}")]

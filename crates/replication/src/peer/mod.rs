@@ -5,6 +5,6 @@ mod receive;
 mod send;
 mod wire;
 
-pub use receive::{follow, Followed, Following};
-pub use send::{serve, Peers};
+pub use receive::{Followed, Following, Standby};
+pub use send::Peers;
 pub use wire::{fuzz, Hello, NO};

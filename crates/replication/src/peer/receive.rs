@@ -1,25 +1,27 @@
 //! The standby's end: takes the log in, writes and syncs it on one thread, redoes it on another, and acks.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use journal::storage::Storage;
 use journal::{next_batch, Incoming, Lsn, Receiver};
-use tokio::sync::{mpsc, Notify};
+use tokio::sync::{mpsc, oneshot, Notify};
 use tracing::{info, warn};
 
 use super::wire::{self, Ack, Hello};
 use crate::house::Follows;
-use crate::net::{Link, NetError, Writer};
+use crate::machine::{Late, Machine};
+use crate::mutants::{self, Mutant};
+use crate::net::{Link, NetError, Reader, Writer};
 
 /// Frames that wait to be written; the link is not read beyond that.
 const WAITING: usize = 64;
 /// Bytes that are written before they are synced.
 const SYNC_BYTES: usize = 16 << 20;
-/// How long redoing rests when nothing comes.
-const REST: Duration = Duration::from_millis(50);
+/// A primary that says nothing for so long within a copy is gone.
+const COPY_SILENCE: Duration = Duration::from_secs(30);
 
 /// What the primary said, after which the link is over.
 pub enum Followed {
@@ -39,52 +41,52 @@ pub enum Followed {
 
 struct State {
     stop: AtomicBool,
-    /// Of the primary whom we follow.
-    epoch: AtomicU64,
     commit: AtomicU64,
     synced: AtomicU64,
     redone: AtomicU64,
     acks: Notify,
+    /// There may be something to redo, or it is time to stop.
+    redo: Notify,
     failed: Mutex<Option<String>>,
-    redo: (Mutex<u64>, Condvar),
 }
 
 /// A store that follows: two threads, and who feeds them.
 pub struct Following<F> {
     state: Arc<State>,
     inbox: mpsc::Sender<Bytes>,
-    writer: JoinHandle<Receiver>,
-    redoer: JoinHandle<F>,
+    receiver: oneshot::Receiver<Receiver>,
+    follows: oneshot::Receiver<F>,
 }
 
 impl<F: Follows> Following<F> {
-    pub fn start(follows: F, receiver: Receiver) -> std::io::Result<Following<F>> {
+    pub fn start(machine: &dyn Machine, follows: F, receiver: Receiver) -> std::io::Result<Following<F>> {
         let state = Arc::new(State {
             stop: AtomicBool::new(false),
-            epoch: AtomicU64::new(0),
             commit: AtomicU64::new(0),
             synced: AtomicU64::new(receiver.synced().0),
             redone: AtomicU64::new(0),
             acks: Notify::new(),
+            redo: Notify::new(),
             failed: Mutex::default(),
-            redo: Default::default(),
         });
         let (inbox, taken) = mpsc::channel(WAITING);
+        let (written, back) = oneshot::channel();
+        let (redone, follows_back) = oneshot::channel();
         let shared = state.clone();
-        let writer = std::thread::Builder::new().name("ha-write".into()).spawn(move || write(&shared, receiver, taken))?;
+        machine.thread("ha-write", Box::pin(async move { drop(written.send(write(&shared, receiver, taken).await)) }))?;
         let shared = state.clone();
-        let redoer = std::thread::Builder::new().name("ha-redo".into()).spawn(move || redo(&shared, follows))?;
-        Ok(Following { state, inbox, writer, redoer })
+        machine.thread("ha-redo", Box::pin(async move { drop(redone.send(redo(&shared, follows).await)) }))?;
+        Ok(Following { state, inbox, receiver: back, follows: follows_back })
     }
 
     /// Ends both threads when what has come in is written and synced.
-    pub fn stop(self) -> Result<(F, Receiver), String> {
-        let Following { state, inbox, writer, redoer } = self;
+    pub async fn stop(self) -> Result<(F, Receiver), String> {
+        let Following { state, inbox, receiver, follows } = self;
         drop(inbox);
-        let receiver = writer.join().map_err(|_| "the thread that writes the log panicked".to_string())?;
+        let receiver = receiver.await.map_err(|_| "the thread that writes the log panicked".to_string())?;
         state.stop.store(true, Ordering::Release);
-        state.redo.1.notify_all();
-        let follows = redoer.join().map_err(|_| "the thread that redoes the log panicked".to_string())?;
+        state.redo.notify_one();
+        let follows = follows.await.map_err(|_| "the thread that redoes the log panicked".to_string())?;
         match state.take_failure() {
             Some(why) => Err(why),
             None => Ok((follows, receiver)),
@@ -113,8 +115,8 @@ impl State {
     }
 }
 
-fn write(state: &State, mut receiver: Receiver, mut inbox: mpsc::Receiver<Bytes>) -> Receiver {
-    while let Some(frame) = inbox.blocking_recv() {
+async fn write(state: &State, mut receiver: Receiver, mut inbox: mpsc::Receiver<Bytes>) -> Receiver {
+    while let Some(frame) = inbox.recv().await {
         if state.has_failed() {
             break;
         }
@@ -143,7 +145,9 @@ fn write_some(state: &State, receiver: &mut Receiver, first: Bytes, inbox: &mut 
         written += frame.len() - wire::LOG_HEAD;
         next = if written < SYNC_BYTES { inbox.try_recv().ok() } else { None };
     }
-    let synced = if written > 0 {
+    let synced = if mutants::active(Mutant::AckBeforeSync) {
+        receiver.position().lsn
+    } else if written > 0 {
         receiver.sync().map_err(|failure| failure.to_string())?
     } else {
         receiver.idle().map_err(|failure| failure.to_string())?;
@@ -152,13 +156,11 @@ fn write_some(state: &State, receiver: &mut Receiver, first: Bytes, inbox: &mut 
     state.synced.store(synced.0, Ordering::Release);
     state.commit.fetch_max(commit, Ordering::AcqRel);
     state.acks.notify_one();
-    *state.redo.0.lock().unwrap_or_else(PoisonError::into_inner) = commit;
-    state.redo.1.notify_one();
+    state.redo.notify_one();
     Ok(())
 }
 
-fn redo<F: Follows>(state: &State, mut follows: F) -> F {
-    let mut seen = 0;
+async fn redo<F: Follows>(state: &State, mut follows: F) -> F {
     loop {
         let commit = state.commit.load(Ordering::Acquire);
         match follows.redo_up_to(Lsn(commit)) {
@@ -169,115 +171,151 @@ fn redo<F: Follows>(state: &State, mut follows: F) -> F {
             return follows;
         }
         follows.maintain();
-        let guard = state.redo.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *guard == seen {
-            drop(state.redo.1.wait_timeout(guard, REST));
-        } else {
-            seen = *guard;
-        }
+        // The primary's signs of life come through here as well.
+        state.redo.notified().await;
     }
 }
 
-/// Follows over one link, until it is over. `silence`: a primary that says nothing for so long is gone.
-pub async fn follow<F: Follows>(
-    link: Link,
-    hello: &Hello,
-    following: &Following<F>,
-    incoming: impl Fn() -> std::io::Result<Incoming>,
-    silence: Duration,
-) -> Followed {
-    let (mut reader, mut writer) = link.split();
-    let lost = |error: NetError| Followed::Lost(error.to_string());
-    if let Err(error) = writer.send(wire::HELLO, &hello.encode(), &[]).await {
-        return lost(error);
-    }
-    let first = match tokio::time::timeout(silence.max(Duration::from_secs(30)), reader.recv()).await {
-        Ok(Ok(Some(frame))) => frame,
-        Ok(Ok(None)) => return Followed::Lost("the primary closed the link".into()),
-        Ok(Err(error)) => return lost(error),
-        Err(_) => return Followed::Lost("the primary does not answer".into()),
-    };
-    let malformed = || Followed::Lost("the primary's answer cannot be read".into());
-    let epoch = match first {
-        (wire::WELCOME, body) => match wire::read_number(&body) {
-            Some(epoch) => epoch,
-            None => return malformed(),
-        },
-        (wire::CUT, body) => return wire::read_number(&body).map_or_else(malformed, |lsn| Followed::Cut(Lsn(lsn))),
-        (wire::START_OVER, body) => return wire::read_cluster(&body).map_or_else(malformed, Followed::StartOver),
-        (wire::COPY, body) => {
-            let Some(cluster) = wire::read_cluster(&body) else { return malformed() };
-            return match copy(&mut reader, incoming).await {
-                Ok(incoming) => Followed::Copied(cluster, incoming),
-                Err(why) => Followed::Lost(why),
-            };
-        }
-        (wire::NO, body) => return Followed::Refused(String::from_utf8_lossy(&body).into_owned()),
-        _ => return malformed(),
-    };
-    following.state.epoch.store(epoch, Ordering::Release);
-    info!(epoch, from = %hello.end.lsn, "following the primary");
-    tokio::select! {
-        over = take_in(&mut reader, following, silence) => over,
-        over = ack(&mut writer, following, epoch) => over,
-    }
+/// The standby's end of one link.
+pub struct Standby<'a, F> {
+    pub machine: Arc<dyn Machine>,
+    pub hello: &'a Hello,
+    pub following: &'a Following<F>,
+    pub storage: Arc<dyn Storage>,
+    /// A primary that says nothing for so long is gone.
+    pub timeout: Duration,
 }
 
-async fn take_in<F: Follows>(reader: &mut crate::net::Reader, following: &Following<F>, silence: Duration) -> Followed {
-    loop {
-        match tokio::time::timeout(silence, reader.recv()).await {
-            Ok(Ok(Some((wire::LOG, body)))) => {
-                if following.inbox.send(body).await.is_err() {
-                    let why = following.state.take_failure().unwrap_or_else(|| "the standby's writer has ended".into());
-                    return Followed::Failed(why);
+impl<F: Follows> Standby<'_, F> {
+    /// Follows over this link, until it is over.
+    pub async fn follow(self, link: Link) -> Followed {
+        let (mut reader, mut writer) = link.split();
+        let lost = |error: NetError| Followed::Lost(error.to_string());
+        if let Err(error) = writer.send(wire::HELLO, &self.hello.encode(), &[]).await {
+            return lost(error);
+        }
+        let first = loop {
+            match self.machine.within(self.timeout, reader.recv()).await {
+                Ok(Ok(Some((wire::WAIT, _)))) => {}
+                Ok(Ok(Some(frame))) => break frame,
+                Ok(Ok(None)) => return Followed::Lost("the primary closed the link".into()),
+                Ok(Err(error)) => return lost(error),
+                Err(Late) => return Followed::Lost("the primary does not answer".into()),
+            }
+        };
+        let malformed = || Followed::Lost("the primary's answer cannot be read".into());
+        match first {
+            (wire::WELCOME, body) => match wire::read_number(&body) {
+                Some(epoch) => self.take_log(epoch, &mut reader, &mut writer).await,
+                None => malformed(),
+            },
+            (wire::CUT, body) => wire::read_number(&body).map_or_else(malformed, |lsn| Followed::Cut(Lsn(lsn))),
+            (wire::START_OVER, body) => wire::read_cluster(&body).map_or_else(malformed, Followed::StartOver),
+            (wire::COPY, body) => {
+                let Some(cluster) = wire::read_cluster(&body) else { return malformed() };
+                match self.take_copy(&mut reader).await {
+                    Ok(incoming) => Followed::Copied(cluster, incoming),
+                    Err(why) => Followed::Lost(why),
                 }
             }
-            Ok(Ok(Some((wire::NO, body)))) => return Followed::Refused(String::from_utf8_lossy(&body).into_owned()),
-            Ok(Ok(Some((kind, _)))) => return Followed::Lost(format!("the primary sent a frame of kind {kind}")),
-            Ok(Ok(None)) => return Followed::Lost("the primary closed the link".into()),
-            Ok(Err(error)) => return Followed::Lost(error.to_string()),
-            Err(_) => return Followed::Lost("the primary is silent".into()),
+            (wire::NO, body) => Followed::Refused(String::from_utf8_lossy(&body).into_owned()),
+            _ => malformed(),
+        }
+    }
+
+    async fn take_log(&self, epoch: u64, reader: &mut Reader, writer: &mut Writer) -> Followed {
+        info!(epoch, from = %self.hello.end.lsn, "following the primary");
+        tokio::select! {
+            biased;
+            over = self.take_in(reader) => over,
+            over = self.ack(writer, epoch) => over,
+        }
+    }
+
+    async fn take_in(&self, reader: &mut Reader) -> Followed {
+        let following = self.following;
+        loop {
+            match self.machine.within(self.timeout, reader.recv()).await {
+                Ok(Ok(Some((wire::LOG, body)))) => {
+                    if following.inbox.send(body).await.is_err() {
+                        let why = following.state.take_failure().unwrap_or_else(|| "the standby's writer has ended".into());
+                        return Followed::Failed(why);
+                    }
+                }
+                Ok(Ok(Some((wire::NO, body)))) => return Followed::Refused(String::from_utf8_lossy(&body).into_owned()),
+                Ok(Ok(Some((kind, _)))) => return Followed::Lost(format!("the primary sent a frame of kind {kind}")),
+                Ok(Ok(None)) => return Followed::Lost("the primary closed the link".into()),
+                Ok(Err(error)) => return Followed::Lost(error.to_string()),
+                Err(Late) => return Followed::Lost("the primary is silent".into()),
+            }
+        }
+    }
+
+    async fn ack(&self, writer: &mut Writer, epoch: u64) -> Followed {
+        let following = self.following;
+        let state = &following.state;
+        loop {
+            state.acks.notified().await;
+            if state.has_failed() {
+                return Followed::Failed(state.take_failure().unwrap_or_default());
+            }
+            let (synced, redone) = following.progress();
+            if let Err(error) = writer.send(wire::ACK, &Ack { epoch, synced, redone }.encode(), &[]).await {
+                return Followed::Lost(error.to_string());
+            }
+        }
+    }
+
+    /// Writes a copy of the primary's store beside the one that is here.
+    async fn take_copy(&self, reader: &mut Reader) -> Result<Incoming, String> {
+        let begun = self.machine.now();
+        let storage = self.storage.clone();
+        let mut incoming =
+            self.machine.blocking(move || Incoming::begin(storage)).await?.map_err(|error| format!("no room for a copy: {error}"))?;
+        let mut bytes = 0;
+        loop {
+            let frame = self.machine.within(COPY_SILENCE, reader.recv()).await;
+            let (kind, body) = match frame {
+                Ok(Ok(Some(frame))) => frame,
+                Ok(Ok(None)) => return Err("the link broke within a copy".into()),
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(Late) => return Err("the primary is silent within a copy".into()),
+            };
+            let part = match kind {
+                wire::COPY_FILE => Part::File(wire::read_copy_file(&body).ok_or("a file's name cannot be read")?),
+                wire::COPY_BYTES => Part::Bytes(body),
+                wire::COPY_END => {
+                    let seconds = self.machine.now().duration_since(begun).as_secs_f64();
+                    info!(bytes, seconds, "the primary's store has been copied");
+                    return Ok(incoming);
+                }
+                kind => return Err(format!("a frame of kind {kind} within a copy")),
+            };
+            bytes += part.len();
+            let written = self.machine.blocking(move || part.write(&mut incoming).map(|()| incoming)).await?;
+            incoming = written.map_err(|error| format!("writing a copy: {error}"))?;
         }
     }
 }
 
-async fn ack<F: Follows>(writer: &mut Writer, following: &Following<F>, epoch: u64) -> Followed {
-    let state = &following.state;
-    loop {
-        state.acks.notified().await;
-        if state.has_failed() {
-            return Followed::Failed(state.take_failure().unwrap_or_default());
-        }
-        let (synced, redone) = following.progress();
-        if let Err(error) = writer.send(wire::ACK, &Ack { epoch, synced, redone }.encode(), &[]).await {
-            return Followed::Lost(error.to_string());
-        }
-    }
+/// Of a copy.
+enum Part {
+    File((u64, String)),
+    Bytes(Bytes),
 }
 
-/// Writes a copy of the primary's store beside the one that is here.
-async fn copy(reader: &mut crate::net::Reader, incoming: impl Fn() -> std::io::Result<Incoming>) -> Result<Incoming, String> {
-    let begun = Instant::now();
-    let mut incoming = incoming().map_err(|error| format!("no room for a copy: {error}"))?;
-    let mut bytes = 0;
-    loop {
-        let frame = reader.recv().await.map_err(|error| error.to_string())?;
-        let written = match frame {
-            Some((wire::COPY_FILE, body)) => {
-                let (len, name) = wire::read_copy_file(&body).ok_or("a file's name cannot be read")?;
-                tokio::task::block_in_place(|| incoming.file(&name, len))
-            }
-            Some((wire::COPY_BYTES, body)) => {
-                bytes += body.len() as u64;
-                tokio::task::block_in_place(|| incoming.bytes(&body))
-            }
-            Some((wire::COPY_END, _)) => {
-                info!(bytes, seconds = begun.elapsed().as_secs_f64(), "the primary's store has been copied");
-                return Ok(incoming);
-            }
-            Some((kind, _)) => return Err(format!("a frame of kind {kind} within a copy")),
-            None => return Err("the link broke within a copy".into()),
-        };
-        written.map_err(|error| format!("writing a copy: {error}"))?;
+impl Part {
+    fn len(&self) -> usize {
+        match self {
+            Part::File(_) => 0,
+            Part::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    fn write(self, incoming: &mut Incoming) -> std::io::Result<()> {
+        match self {
+            Part::File((len, name)) => incoming.file(&name, len),
+            Part::Bytes(bytes) => incoming.bytes(&bytes),
+        }
     }
 }

@@ -1,16 +1,19 @@
 //! The primary's end: answers a standby's first frame, ships the log as it is written, and hears how far the standby has it.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use journal::{Copy, Journal, LogReader, Lsn, Meeting, Position};
+use journal::{Copy, CopyFile, Journal, LogReader, Lsn, Meeting, Position};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::wire::{self, Ack, Hello};
 use crate::coordinator::{Member, NodeName};
-use crate::house::Leads;
+use crate::machine::{Late, Machine};
 use crate::net::{Link, NetError, Reader, Writer};
 
 /// Log bytes in one frame, unless one batch is larger.
@@ -21,6 +24,8 @@ const COPY_FRAME: usize = 1 << 20;
 const BEAT: Duration = Duration::from_millis(40);
 /// How long the log behind a copy is kept for the standby that gets it.
 const KEEP: Duration = Duration::from_secs(900);
+/// A peer that takes nothing in, or says nothing, for so long is gone. It is out of the in-sync set long before.
+const STUCK: Duration = Duration::from_secs(10);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const COPY_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -38,11 +43,12 @@ pub struct Peer {
 /// The standbys that are connected.
 pub struct Peers {
     pub epoch: u64,
-    leads: Arc<dyn Leads>,
+    machine: Arc<dyn Machine>,
+    journal: Arc<Journal>,
     known: Mutex<State>,
     /// The log has grown.
     pub written: Notify,
-    /// An ack came, or somebody came or went.
+    /// Somebody came or went.
     pub changed: Notify,
     on_ack: Box<dyn Fn() + Send + Sync>,
 }
@@ -51,14 +57,14 @@ pub struct Peers {
 struct State {
     peers: BTreeMap<NodeName, Peer>,
     links: u64,
-    /// Where the log goes on behind a copy that was sent.
+    /// Where the log goes on behind a copy that was sent, and since when it is kept.
     kept: Option<(Position, Instant, LogReader)>,
 }
 
 impl Peers {
     /// `on_ack` is called on whatever thread hears of progress; it must not block.
-    pub fn new(epoch: u64, leads: Arc<dyn Leads>, on_ack: Box<dyn Fn() + Send + Sync>) -> Peers {
-        Peers { epoch, leads, known: Mutex::default(), written: Notify::new(), changed: Notify::new(), on_ack }
+    pub fn new(epoch: u64, machine: Arc<dyn Machine>, journal: Arc<Journal>, on_ack: Box<dyn Fn() + Send + Sync>) -> Peers {
+        Peers { epoch, machine, journal, known: Mutex::default(), written: Notify::new(), changed: Notify::new(), on_ack }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -73,17 +79,11 @@ impl Peers {
         self.lock().peers.get(name).map(|peer| peer.synced)
     }
 
-    fn ask<R>(&self, mut of: impl FnMut(&Journal) -> R) -> R {
-        let mut answer = None;
-        self.leads.with_journal(&mut |journal| answer = Some(of(journal)));
-        answer.expect("it calls what it is given")
-    }
-
     fn come(&self, name: &NodeName, member: Member, synced: Lsn) -> u64 {
         let mut state = self.lock();
         state.links += 1;
         let link = state.links;
-        let peer = Peer { member, synced, redone: Lsn(0), heard: Instant::now(), link };
+        let peer = Peer { member, synced, redone: Lsn(0), heard: self.machine.now(), link };
         state.peers.insert(name.clone(), peer);
         drop(state);
         self.changed.notify_one();
@@ -103,147 +103,211 @@ impl Peers {
     fn heard(&self, name: &NodeName, link: u64, ack: Ack) -> bool {
         let mut state = self.lock();
         let Some(peer) = state.peers.get_mut(name).filter(|peer| peer.link == link) else { return false };
-        (peer.synced, peer.redone, peer.heard) = (ack.synced, ack.redone, Instant::now());
+        (peer.synced, peer.redone, peer.heard) = (ack.synced, ack.redone, self.machine.now());
         drop(state);
         (self.on_ack)();
-        self.changed.notify_one();
         true
     }
-}
 
-/// Serves one standby until its link is over.
-pub async fn serve(link: Link, name: NodeName, peers: Arc<Peers>) {
-    match serve_link(link, &name, &peers).await {
-        Ok(()) => info!(peer = %name, "the standby has closed its link"),
-        Err(error) => info!(peer = %name, %error, "the link to the standby is over"),
-    }
-}
-
-async fn serve_link(link: Link, name: &NodeName, peers: &Arc<Peers>) -> Result<(), NetError> {
-    let (mut reader, mut writer) = link.split();
-    let first = tokio::time::timeout(HELLO_TIMEOUT, reader.recv()).await;
-    let Ok(Ok(Some((wire::HELLO, body)))) = first else { return Ok(()) };
-    let Some(hello) = Hello::decode(&body) else { return refuse(&mut writer, "the first frame cannot be read").await };
-    if hello.promised > peers.epoch {
-        let text = format!("epoch {} is over: you have promised {}", peers.epoch, hello.promised);
-        return refuse(&mut writer, &text).await;
-    }
-    let cluster = peers.ask(Journal::cluster);
-    if hello.cluster != cluster {
-        if hello.end.lsn == Lsn(0) {
-            return writer.send(wire::START_OVER, &cluster.to_le_bytes(), &[]).await;
+    /// Serves one standby until its link is over.
+    pub async fn serve(self: Arc<Self>, link: Link, name: NodeName) {
+        let (mut reader, writer) = link.split();
+        let mut sending = Sending { peers: &self, writer, name: &name };
+        match sending.serve(&mut reader).await {
+            Ok(()) => info!(peer = %name, "the standby has closed its link"),
+            Err(error) => info!(peer = %name, %error, "the link to the standby is over"),
         }
-        return refuse(&mut writer, "your store belongs to another cluster; empty its data directory if it is to be replaced").await;
     }
-    let meeting = tokio::task::block_in_place(|| peers.ask(|journal| journal.meet(hello.end)));
-    let log = match meeting {
-        Ok(Meeting::From(log)) => log,
-        Ok(Meeting::Cut(to)) => return writer.send(wire::CUT, &wire::number(to.0), &[]).await,
-        Ok(Meeting::TooOld) => match take_kept(peers, hello.end) {
-            Some(log) => log,
-            None => return send_copy(&mut writer, name, peers).await,
-        },
-        Err(error) => return refuse(&mut writer, &format!("the log cannot be read: {error}")).await,
-    };
-    writer.send(wire::WELCOME, &wire::number(peers.epoch), &[]).await?;
-    info!(peer = %name, from = %hello.end.lsn, "a standby follows");
-    let link = peers.come(name, hello.member, hello.end.lsn);
-    let over = tokio::select! {
-        over = ship(&mut writer, log, peers) => over,
-        over = hear(&mut reader, name, link, peers) => over,
-    };
-    peers.go(name, link);
-    over
-}
 
-async fn refuse(writer: &mut Writer, why: &str) -> Result<(), NetError> {
-    writer.send(wire::NO, why.as_bytes(), &[]).await
-}
+    fn take_kept(&self, end: Position) -> Option<LogReader> {
+        let mut state = self.lock();
+        let fits = state.kept.as_ref().is_some_and(|(at, ..)| (at.lsn, at.chain) == (end.lsn, end.chain));
+        state.kept.take_if(|_| fits).map(|(_, _, log)| log)
+    }
 
-fn take_kept(peers: &Peers, end: Position) -> Option<LogReader> {
-    let mut state = peers.lock();
-    let fits = state.kept.as_ref().is_some_and(|(at, _, _)| (at.lsn, at.chain) == (end.lsn, end.chain));
-    if fits {
-        state.kept.take().map(|(_, _, log)| log)
-    } else {
-        None
+    /// The log from there on stays readable for the standby that has the copy, for a while.
+    fn keep(self: &Arc<Self>, end: Position, rest: LogReader) {
+        let since = self.machine.now();
+        self.lock().kept = Some((end, since, rest));
+        let (weak, machine) = (Arc::downgrade(self), self.machine.clone());
+        self.machine.spawn(Box::pin(async move {
+            loop {
+                machine.sleep(Duration::from_secs(1)).await;
+                let Some(peers) = weak.upgrade() else { return };
+                let mut state = peers.lock();
+                let Some((_, _, log)) = state.kept.as_mut().filter(|(_, begun, _)| *begun == since) else { return };
+                log.pin();
+                if machine.now().duration_since(since) > KEEP {
+                    warn!("nobody came for the log behind a copy; it is not kept any longer");
+                    state.kept = None;
+                    return;
+                }
+            }
+        }));
     }
 }
 
-async fn ship(writer: &mut Writer, mut log: LogReader, peers: &Peers) -> Result<(), NetError> {
-    let mut bytes = Vec::with_capacity(64 << 10);
-    loop {
-        let grown = peers.written.notified();
-        bytes.clear();
-        let read = log.read(&mut bytes, FRAME).map_err(|error| NetError::Io(std::io::Error::new(error.kind(), error.to_string())))?;
-        if !read {
-            let _ = tokio::time::timeout(BEAT, grown).await;
-            // What has come since goes out with the next round; a sign of life does no harm.
-            log.read(&mut bytes, FRAME).map_err(|error| NetError::Io(std::io::Error::new(error.kind(), error.to_string())))?;
+/// The primary's end of one link.
+struct Sending<'a> {
+    peers: &'a Arc<Peers>,
+    writer: Writer,
+    name: &'a NodeName,
+}
+
+impl Sending<'_> {
+    /// A peer that takes nothing in for [`STUCK`] is gone.
+    async fn send(&mut self, kind: u8, head: &[u8], body: &[u8]) -> Result<(), NetError> {
+        let sent = self.peers.machine.within(STUCK, self.writer.send(kind, head, body)).await;
+        sent.unwrap_or(Err(NetError::Stuck(STUCK)))
+    }
+
+    async fn refuse(&mut self, why: &str) -> Result<(), NetError> {
+        self.send(wire::NO, why.as_bytes(), &[]).await
+    }
+
+    /// Waits for what takes its time, and says so to the peer meanwhile.
+    async fn patiently<T>(&mut self, work: impl Future<Output = T>) -> Result<T, NetError> {
+        let mut work = std::pin::pin!(work);
+        let machine = self.peers.machine.clone();
+        loop {
+            match machine.within(BEAT, work.as_mut()).await {
+                Ok(done) => return Ok(done),
+                Err(Late) => self.send(wire::WAIT, &[], &[]).await?,
+            }
         }
-        let commit = peers.ask(Journal::committed_lsn);
-        writer.send(wire::LOG, &wire::log_head(peers.epoch, commit), &bytes).await?;
-        if bytes.capacity() > 8 * FRAME {
-            bytes = Vec::new();
+    }
+
+    async fn serve(&mut self, reader: &mut Reader) -> Result<(), NetError> {
+        let peers = self.peers;
+        let first = peers.machine.within(HELLO_TIMEOUT, reader.recv()).await;
+        let Ok(Ok(Some((wire::HELLO, body)))) = first else { return Ok(()) };
+        let Some(hello) = Hello::decode(&body) else { return self.refuse("the first frame cannot be read").await };
+        if hello.promised > peers.epoch {
+            let text = format!("epoch {} is over: you have promised {}", peers.epoch, hello.promised);
+            return self.refuse(&text).await;
         }
+        let cluster = peers.journal.cluster();
+        if hello.cluster != cluster {
+            if hello.end.lsn == Lsn(0) {
+                return self.send(wire::START_OVER, &cluster.to_le_bytes(), &[]).await;
+            }
+            return self.refuse("your store belongs to another cluster; empty its data directory if it is to be replaced").await;
+        }
+        let (journal, end) = (peers.journal.clone(), hello.end);
+        let meeting = self.patiently(peers.machine.blocking(move || journal.meet(end))).await?;
+        let log = match meeting.unwrap_or_else(|panic| Err(io::Error::other(panic))) {
+            Ok(Meeting::From(log)) => log,
+            Ok(Meeting::Cut(to)) => return self.send(wire::CUT, &wire::number(to.0), &[]).await,
+            Ok(Meeting::TooOld) => match peers.take_kept(hello.end) {
+                Some(log) => log,
+                None => return self.copy().await,
+            },
+            Err(error) => return self.refuse(&format!("the log cannot be read: {error}")).await,
+        };
+        self.send(wire::WELCOME, &wire::number(peers.epoch), &[]).await?;
+        info!(peer = %self.name, from = %hello.end.lsn, "a standby follows");
+        let name = self.name;
+        let link = peers.come(name, hello.member, hello.end.lsn);
+        let over = tokio::select! {
+            biased;
+            over = hear(reader, name, link, peers) => over,
+            over = self.ship(log) => over,
+        };
+        peers.go(name, link);
+        over
+    }
+
+    async fn ship(&mut self, mut log: LogReader) -> Result<(), NetError> {
+        let peers = self.peers;
+        let mut bytes = Vec::with_capacity(64 << 10);
+        loop {
+            let grown = peers.written.notified();
+            bytes.clear();
+            if !log.read(&mut bytes, FRAME)? {
+                let _ = peers.machine.within(BEAT, grown).await;
+                // What has come since goes out; without any it is a sign of life, with the commit point.
+                log.read(&mut bytes, FRAME)?;
+            }
+            let commit = peers.journal.committed_lsn();
+            self.send(wire::LOG, &wire::log_head(peers.epoch, commit), &bytes).await?;
+            if bytes.capacity() > 8 * FRAME {
+                bytes = Vec::new();
+            }
+        }
+    }
+
+    /// Sends the files of a copy. The standby installs it and comes again.
+    async fn copy(&mut self) -> Result<(), NetError> {
+        let peers = self.peers;
+        let begun = peers.machine.now();
+        let Some(made) = self.make_copy().await? else { return self.refuse("no copy can be made now").await };
+        let Copy { cluster, files, end, mut rest, .. } = match made {
+            Ok(copy) => copy,
+            Err(error) => return self.refuse(&format!("no copy can be made: {error}")).await,
+        };
+        let bytes: u64 = files.iter().map(|file| file.len).sum();
+        info!(peer = %self.name, bytes, files = files.len(), "a standby gets a copy of the store");
+        self.send(wire::COPY, &cluster.to_le_bytes(), &[]).await?;
+        for file in files {
+            self.send(wire::COPY_FILE, &wire::copy_file(&file.name, file.len), &[]).await?;
+            let file = Arc::new(file);
+            let mut at = 0;
+            loop {
+                let read = self.read(&file, at).await?;
+                if read.is_empty() {
+                    break;
+                }
+                self.send(wire::COPY_BYTES, &read, &[]).await?;
+                at += read.len() as u64;
+                // What is written meanwhile must not be cleared away before it is sent.
+                rest.pin();
+            }
+        }
+        peers.keep(end, rest);
+        self.send(wire::COPY_END, &[], &[]).await?;
+        info!(peer = %self.name, seconds = peers.machine.now().duration_since(begun).as_secs_f64(), "the copy is sent");
+        Ok(())
+    }
+
+    /// `None`: the journal did not come to it in time.
+    async fn make_copy(&mut self) -> Result<Option<io::Result<Copy>>, NetError> {
+        let asked = self.peers.journal.copy();
+        let machine = self.peers.machine.clone();
+        let waiting = async move {
+            let begun = machine.now();
+            loop {
+                match asked.try_recv() {
+                    Ok(copy) => return Some(copy),
+                    Err(TryRecvError::Empty) if machine.now().duration_since(begun) < COPY_TIMEOUT => machine.sleep(BEAT / 4).await,
+                    Err(_) => return None,
+                }
+            }
+        };
+        self.patiently(waiting).await
+    }
+
+    async fn read(&mut self, file: &Arc<CopyFile>, at: u64) -> Result<Vec<u8>, NetError> {
+        let file = file.clone();
+        let work = move || {
+            let mut bytes = vec![0; COPY_FRAME];
+            let read = file.read_at(&mut bytes, at)?;
+            bytes.truncate(read);
+            Ok(bytes)
+        };
+        let read = self.peers.machine.blocking(work).await;
+        read.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(NetError::Io)
     }
 }
 
 async fn hear(reader: &mut Reader, name: &NodeName, link: u64, peers: &Peers) -> Result<(), NetError> {
-    while let Some((kind, body)) = reader.recv().await? {
+    loop {
+        // Each sign of life of ours is answered by an ack.
+        let Ok(frame) = peers.machine.within(STUCK, reader.recv()).await else { return Err(NetError::Stuck(STUCK)) };
+        let Some((kind, body)) = frame? else { return Ok(()) };
         let ack = Ack::decode(&body).filter(|ack| kind == wire::ACK && ack.epoch == peers.epoch);
-        let Some(ack) = ack else { break };
+        let Some(ack) = ack else { return Ok(()) };
         if !peers.heard(name, link, ack) {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
-}
-
-/// Sends the files of a copy. The standby installs it and comes again.
-async fn send_copy(writer: &mut Writer, name: &NodeName, peers: &Arc<Peers>) -> Result<(), NetError> {
-    let begun = Instant::now();
-    let asked = peers.ask(Journal::copy);
-    let made = tokio::task::spawn_blocking(move || asked.recv_timeout(COPY_TIMEOUT)).await;
-    let copy = match made {
-        Ok(Ok(Ok(copy))) => copy,
-        Ok(Ok(Err(error))) => return refuse(writer, &format!("no copy can be made: {error}")).await,
-        _ => return refuse(writer, "no copy can be made now").await,
-    };
-    info!(peer = %name, bytes = copy.bytes(), files = copy.files.len(), "a standby gets a copy of the store");
-    writer.send(wire::COPY, &copy.cluster.to_le_bytes(), &[]).await?;
-    let mut bytes = vec![0; COPY_FRAME];
-    for file in &copy.files {
-        writer.send(wire::COPY_FILE, &wire::copy_file(&file.name, file.len), &[]).await?;
-        let mut at = 0;
-        loop {
-            let read = tokio::task::block_in_place(|| file.read_at(&mut bytes, at));
-            let read = read.map_err(NetError::Io)?;
-            if read == 0 {
-                break;
-            }
-            writer.send(wire::COPY_BYTES, &bytes[..read], &[]).await?;
-            at += read as u64;
-        }
-    }
-    keep(peers, copy);
-    writer.send(wire::COPY_END, &[], &[]).await?;
-    info!(peer = %name, seconds = begun.elapsed().as_secs_f64(), "the copy is sent");
-    Ok(())
-}
-
-fn keep(peers: &Arc<Peers>, copy: Copy) {
-    let Copy { end, rest, .. } = copy;
-    let since = Instant::now();
-    peers.lock().kept = Some((end, since, rest));
-    let weak = Arc::downgrade(peers);
-    tokio::spawn(async move {
-        tokio::time::sleep(KEEP).await;
-        let Some(peers) = weak.upgrade() else { return };
-        let mut state = peers.lock();
-        if state.kept.as_ref().is_some_and(|(_, begun, _)| *begun == since) {
-            warn!("nobody came for the log behind a copy; it is not kept any longer");
-            state.kept = None;
-        }
-    });
 }

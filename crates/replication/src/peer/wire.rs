@@ -1,5 +1,6 @@
 //! The frames of the link, in the bodies of [`crate::net`]'s. Little-endian; texts have a `u16` length in front.
 
+use bytes::Buf;
 use journal::{Lsn, Position};
 
 use crate::coordinator::{Member, NodeName};
@@ -17,6 +18,8 @@ pub const LOG: u8 = 40;
 pub const ACK: u8 = 41;
 /// A text: why the link ends.
 pub const NO: u8 = 42;
+/// The answer to a HELLO takes its time.
+pub const WAIT: u8 = 43;
 
 /// Addresses that a node may give for its clients.
 const CLIENTS_MAX: u16 = 32;
@@ -38,33 +41,16 @@ pub struct Ack {
     pub redone: Lsn,
 }
 
-struct Reader<'a>(&'a [u8]);
+fn text(from: &mut &[u8]) -> Option<String> {
+    let len = from.try_get_u16_le().ok()?;
+    let (text, rest) = from.split_at_checked(usize::from(len))?;
+    *from = rest;
+    String::from_utf8(text.to_vec()).ok()
+}
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(n)?;
-        self.0 = rest;
-        Some(head)
-    }
-    fn u16(&mut self) -> Option<u16> {
-        Some(u16::from_le_bytes(self.take(2)?.try_into().ok()?))
-    }
-    fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
-    }
-    fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
-    }
-    fn u128(&mut self) -> Option<u128> {
-        Some(u128::from_le_bytes(self.take(16)?.try_into().ok()?))
-    }
-    fn text(&mut self) -> Option<String> {
-        let len = self.u16()?;
-        String::from_utf8(self.take(usize::from(len))?.to_vec()).ok()
-    }
-    fn end(&self) -> Option<()> {
-        self.0.is_empty().then_some(())
-    }
+/// What was read, if nothing is left behind it.
+fn whole<T>(rest: &[u8], read: T) -> Option<T> {
+    rest.is_empty().then_some(read)
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
@@ -88,14 +74,14 @@ impl Hello {
         out
     }
 
-    pub fn decode(bytes: &[u8]) -> Option<Hello> {
-        let mut r = Reader(bytes);
-        let (cluster, promised) = (r.u128()?, r.u64()?);
-        let end = Position { epoch: r.u64()?, lsn: Lsn(r.u64()?), chain: r.u32()? };
-        let (boot, peer) = (r.u128()?, r.text()?);
-        let clients = (0..r.u16().filter(|n| *n <= CLIENTS_MAX)?).map(|_| r.text()).collect::<Option<_>>()?;
-        r.end()?;
-        Some(Hello { cluster, promised, end, member: Member { boot, peer, clients } })
+    pub fn decode(mut from: &[u8]) -> Option<Hello> {
+        let (cluster, promised) = (from.try_get_u128_le().ok()?, from.try_get_u64_le().ok()?);
+        let (epoch, lsn, chain) = (from.try_get_u64_le().ok()?, from.try_get_u64_le().ok()?, from.try_get_u32_le().ok()?);
+        let (boot, peer) = (from.try_get_u128_le().ok()?, text(&mut from)?);
+        let clients = from.try_get_u16_le().ok().filter(|n| *n <= CLIENTS_MAX)?;
+        let clients = (0..clients).map(|_| text(&mut from)).collect::<Option<_>>()?;
+        let end = Position { epoch, lsn: Lsn(lsn), chain };
+        whole(from, Hello { cluster, promised, end, member: Member { boot, peer, clients } })
     }
 }
 
@@ -108,10 +94,9 @@ impl Ack {
         out
     }
 
-    pub fn decode(bytes: &[u8]) -> Option<Ack> {
-        let mut r = Reader(bytes);
-        let ack = Ack { epoch: r.u64()?, synced: Lsn(r.u64()?), redone: Lsn(r.u64()?) };
-        r.end().map(|()| ack)
+    pub fn decode(mut from: &[u8]) -> Option<Ack> {
+        let (epoch, synced, redone) = (from.try_get_u64_le().ok()?, from.try_get_u64_le().ok()?, from.try_get_u64_le().ok()?);
+        whole(from, Ack { epoch, synced: Lsn(synced), redone: Lsn(redone) })
     }
 }
 
@@ -125,25 +110,22 @@ pub fn log_head(epoch: u64, commit: Lsn) -> [u8; LOG_HEAD] {
     out
 }
 
-pub fn read_log_head(bytes: &[u8]) -> Option<(u64, Lsn)> {
-    let mut r = Reader(bytes);
-    Some((r.u64()?, Lsn(r.u64()?)))
+pub fn read_log_head(mut from: &[u8]) -> Option<(u64, Lsn)> {
+    Some((from.try_get_u64_le().ok()?, Lsn(from.try_get_u64_le().ok()?)))
 }
 
 pub fn number(value: u64) -> [u8; 8] {
     value.to_le_bytes()
 }
 
-pub fn read_number(bytes: &[u8]) -> Option<u64> {
-    let mut r = Reader(bytes);
-    let value = r.u64()?;
-    r.end().map(|()| value)
+pub fn read_number(mut from: &[u8]) -> Option<u64> {
+    let value = from.try_get_u64_le().ok()?;
+    whole(from, value)
 }
 
-pub fn read_cluster(bytes: &[u8]) -> Option<u128> {
-    let mut r = Reader(bytes);
-    let value = r.u128()?;
-    r.end().map(|()| value)
+pub fn read_cluster(mut from: &[u8]) -> Option<u128> {
+    let value = from.try_get_u128_le().ok()?;
+    whole(from, value)
 }
 
 /// A file of a copy: as long as it is to be, and its name.
@@ -153,10 +135,9 @@ pub fn copy_file(name: &str, len: u64) -> Vec<u8> {
     out
 }
 
-pub fn read_copy_file(bytes: &[u8]) -> Option<(u64, String)> {
-    let mut r = Reader(bytes);
-    let found = (r.u64()?, r.text()?);
-    r.end().map(|()| found)
+pub fn read_copy_file(mut from: &[u8]) -> Option<(u64, String)> {
+    let (len, name) = (from.try_get_u64_le().ok()?, text(&mut from)?);
+    whole(from, (len, name))
 }
 
 /// Whatever comes over the wire: nothing panics, and what is read is written the same again.

@@ -1,0 +1,261 @@
+//! A primary's part: its lease, the care for its standby, and the register.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use journal::{Journal, Lsn, Progress};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use crate::coordinator::{Cas, Coordinator, Member, NodeName, Read, Register, Version};
+use crate::disk::DiskProbe;
+use crate::house::{Begin, House};
+use crate::lease::Granted;
+use crate::machine::Machine;
+use crate::mutants::{self, Mutant};
+use crate::net::Link;
+use crate::node::{End, Node, Settings, Won, RETRY};
+use crate::peer::Peers;
+use crate::status::{Role, Status};
+
+/// How often the primary looks after its standby.
+const TICK: Duration = Duration::from_millis(20);
+/// A standby is put in once what it lacks is at most this much log.
+const NEAR: u64 = 8 << 20;
+
+impl<H: House> Node<H> {
+    /// This node's reign, until it is over.
+    pub(crate) async fn reign(&self, won: Won<H::Follows>, links: mpsc::Receiver<(Link, NodeName)>) -> End {
+        let Won { follows, receiver, version, register } = won;
+        let (epoch, machine) = (register.epoch, self.machine.clone());
+        let watch = Arc::new(Watch::default());
+        // The lease first: whoever is granted it may serve, and starting to serve takes its time.
+        let lease = Arc::new(Granted::new(machine.clone(), self.coordinator.lease()));
+        let (lost, fenced) = oneshot::channel();
+        let disk = match DiskProbe::start(machine.clone(), self.house.storage().as_ref(), lease.lasts / 6) {
+            Ok(disk) => disk,
+            Err(error) => return End::Failed(format!("a probe of the disk cannot be written: {error}")),
+        };
+        machine.spawn(Box::pin(lease.clone().keep(self.coordinator.clone(), epoch, disk, lost)));
+        let (house, begin) = (self.house.clone(), Begin { epoch, permitted: Lsn(u64::MAX), progress: watch.clone() });
+        let journal = match machine.blocking(move || house.lead(follows, receiver, begin)).await {
+            Ok(Ok(journal)) => journal,
+            Ok(Err(why)) | Err(why) => return End::Failed(why),
+        };
+        let gate = Arc::new(Gate { journal: journal.clone(), needed: Mutex::default() });
+        let on_ack = {
+            let (gate, watch) = (gate.clone(), watch.clone());
+            Box::new(move || gate.refresh(watch.peers.get()))
+        };
+        let peers = Arc::new(Peers::new(epoch, machine.clone(), journal, on_ack));
+        watch.peers.set(peers.clone()).ok();
+        info!(epoch, "this node is primary");
+        self.status.set_register(Some(&(version, register.clone())));
+        self.status.set_role(Role::Primary);
+        let (coordinator, settings, status) = (self.coordinator.clone(), self.settings.clone(), self.status.clone());
+        let mut reign = Reign { coordinator, machine, settings, peers, gate, version, register, lease, status };
+        tokio::select! {
+            biased;
+            why = fenced => End::Fenced(why.unwrap_or_else(|_| "the lease's keeper has ended".into())),
+            why = reign.look_after(links) => End::Fenced(why),
+        }
+    }
+}
+
+/// Told by the commit thread.
+#[derive(Default)]
+struct Watch {
+    peers: OnceLock<Arc<Peers>>,
+}
+
+impl Progress for Watch {
+    fn written(&self, _: Lsn) {
+        if let Some(peers) = self.peers.get() {
+            peers.written.notify_one();
+        }
+    }
+
+    fn committed(&self, _: Lsn) {
+        // The standby hears of it with what is written next, or with the next sign of life.
+    }
+}
+
+/// Whose sync confirms wait for.
+struct Gate {
+    journal: Arc<Journal>,
+    needed: Mutex<BTreeSet<NodeName>>,
+}
+
+impl Gate {
+    fn refresh(&self, peers: Option<&Arc<Peers>>) {
+        let needed = self.needed.lock().unwrap_or_else(PoisonError::into_inner);
+        let synced = |name: &NodeName| peers.and_then(|peers| peers.synced(name)).unwrap_or(Lsn(0));
+        let permitted = needed.iter().map(synced).min().unwrap_or(Lsn(u64::MAX));
+        self.journal.permit(permitted);
+    }
+
+    fn need(&self, name: &NodeName, peers: &Arc<Peers>) {
+        self.needed.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        self.refresh(Some(peers));
+    }
+
+    fn forgo(&self, name: &NodeName, peers: &Arc<Peers>) {
+        self.needed.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.refresh(Some(peers));
+    }
+}
+
+/// A primary's care for its standby, and for the register.
+struct Reign {
+    coordinator: Arc<dyn Coordinator>,
+    machine: Arc<dyn Machine>,
+    settings: Settings,
+    peers: Arc<Peers>,
+    gate: Arc<Gate>,
+    version: Version,
+    register: Register,
+    lease: Arc<Granted>,
+    status: Arc<Status>,
+}
+
+impl Reign {
+    /// Answers why the reign is over.
+    async fn look_after(&mut self, mut links: mpsc::Receiver<(Link, NodeName)>) -> String {
+        let mut last_read = self.machine.now();
+        loop {
+            tokio::select! {
+                biased;
+                Some((link, name)) = links.recv() => self.machine.spawn(Box::pin(self.peers.clone().serve(link, name))),
+                () = self.peers.changed.notified() => {}
+                () = self.machine.sleep(TICK) => {}
+            }
+            if let Err(why) = self.step().await {
+                return why;
+            }
+            // Somebody may have been put in our place by force.
+            let now = self.machine.now();
+            if now.duration_since(last_read) > self.lease.lasts * 4 {
+                last_read = now;
+                if let Read::Known(found) = self.coordinator.read().await {
+                    if let Err(why) = self.learn(found) {
+                        return why;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Result<(), String> {
+        let connected = self.peers.connected();
+        let now = self.machine.now();
+        let me = self.settings.name.clone();
+        let gone = self
+            .register
+            .in_sync
+            .iter()
+            .filter(|name| **name != me)
+            .find(|name| connected.get(*name).is_none_or(|peer| now.duration_since(peer.heard) > self.settings.peer_timeout));
+        if let Some(name) = gone.cloned() {
+            return self.shrink(&name).await;
+        }
+        let (committed, written) = self.positions();
+        let ready = connected.iter().find(|(name, peer)| {
+            let fresh = now.duration_since(peer.heard) <= self.settings.peer_timeout / 2;
+            let near = peer.synced >= committed && written.0.saturating_sub(peer.synced.0) <= NEAR;
+            // From then on the lease counts, so it has to be there.
+            !self.register.in_sync.contains(*name) && fresh && near && !self.lease.has_run_out()
+        });
+        if let Some((name, peer)) = ready {
+            let (name, member) = (name.clone(), peer.member.clone());
+            return self.grow(&name, member).await;
+        }
+        let standbys = connected.iter().map(|(name, peer)| (name.clone(), peer.synced, peer.redone)).collect();
+        self.status.set_standbys(committed, written, standbys);
+        Ok(())
+    }
+
+    fn positions(&self) -> (Lsn, Lsn) {
+        let journal = &self.gate.journal;
+        (journal.committed_lsn(), journal.written_and_synced().0)
+    }
+
+    /// Confirms begin to wait for it before it is proposed, so that whenever the write takes effect nothing is confirmed that it lacks.
+    async fn grow(&mut self, name: &NodeName, member: Member) -> Result<(), String> {
+        if !mutants::active(Mutant::GrowLate) {
+            self.gate.need(name, &self.peers);
+        }
+        let (committed, _) = self.positions();
+        if self.peers.synced(name).is_none_or(|synced| synced < committed) {
+            // Something was confirmed between the look and the wait; the next look sees whether it has that.
+            self.gate.forgo(name, &self.peers);
+            return Ok(());
+        }
+        let mut register = self.register.clone();
+        register.in_sync.insert(name.clone());
+        register.members.insert(name.clone(), member);
+        // From now on somebody else may become primary: the lease counts.
+        self.lease.set_alone(false);
+        if self.write(register).await? {
+            self.gate.need(name, &self.peers);
+            info!(standby = %name, "the standby is in sync: confirms wait for it, and it can take over");
+        } else {
+            self.lease.set_alone(self.register.in_sync.len() == 1);
+            self.gate.forgo(name, &self.peers);
+        }
+        Ok(())
+    }
+
+    /// Confirms do without it only when the register says so.
+    async fn shrink(&mut self, name: &NodeName) -> Result<(), String> {
+        let mut register = self.register.clone();
+        register.in_sync.remove(name);
+        if mutants::active(Mutant::ShrinkEarly) {
+            self.gate.forgo(name, &self.peers);
+        }
+        if self.write(register).await? {
+            warn!(standby = %name, "the standby is out of sync: confirms no longer wait for it");
+            self.gate.forgo(name, &self.peers);
+            self.lease.set_alone(self.register.in_sync.len() == 1);
+        }
+        Ok(())
+    }
+
+    /// Whether it took effect. Where that is not known, it waits until it is. An error: the reign is over.
+    async fn write(&mut self, register: Register) -> Result<bool, String> {
+        match self.coordinator.cas(Some(self.version), register.clone()).await {
+            Cas::Won(version) => {
+                (self.version, self.register) = (version, register);
+                self.status.set_register(Some(&(self.version, self.register.clone())));
+                Ok(true)
+            }
+            Cas::Lost(found) => {
+                self.learn(found)?;
+                Ok(self.register == register)
+            }
+            Cas::Refused(why) => {
+                warn!(%why, "the register refuses a write");
+                self.machine.sleep(RETRY * 10).await;
+                Ok(false)
+            }
+            Cas::Unknown => loop {
+                match self.coordinator.read().await {
+                    Read::Known(found) => {
+                        self.learn(found)?;
+                        return Ok(self.register == register);
+                    }
+                    Read::Unknown => self.machine.sleep(RETRY).await,
+                }
+            },
+        }
+    }
+
+    fn learn(&mut self, found: Option<(Version, Register)>) -> Result<(), String> {
+        let Some((version, register)) = found else { return Err("the register is gone".into()) };
+        if register.epoch != self.register.epoch || register.primary != self.settings.name {
+            return Err(format!("{} is primary in epoch {}", register.primary, register.epoch));
+        }
+        (self.version, self.register) = (version, register);
+        Ok(())
+    }
+}
