@@ -201,6 +201,7 @@ impl<H: House> Node<H> {
                 biased;
                 () = self.vacant() => {}
                 () = self.until_reachable(&register), if !mine => return Ok(Next::Wait(Duration::ZERO)),
+                () = self.until_changed(version) => return Ok(Next::Wait(Duration::ZERO)),
             }
             return Ok(Next::Propose { expect: Some(version), epoch: register.epoch + 1, members: register.members });
         }
@@ -281,6 +282,18 @@ impl<H: House> Node<H> {
         }
     }
 
+    /// Another node may have become primary since the register was read: then there is no end to the wait for its lease.
+    async fn until_changed(&self, version: Version) {
+        loop {
+            self.machine.sleep(self.coordinator.lease()).await;
+            match self.coordinator.read().await {
+                Read::Known(Some((found, _))) if found == version => {}
+                Read::Known(_) => return,
+                Read::Unknown => {}
+            }
+        }
+    }
+
     /// Whether an empty store may begin the cluster: the other data node's is empty too, and its name is higher.
     async fn may_be_first(&self) -> bool {
         let Some((peer, address)) = self.settings.peers.iter().next() else { return true };
@@ -310,24 +323,13 @@ impl<H: House> Node<H> {
             machine: self.machine.clone(),
             hello: &me.hello,
             following: &following,
+            status: &self.status,
             storage: self.house.storage(),
             timeout: self.settings.peer_timeout,
         };
-        let over = tokio::select! {
-            biased;
-            over = standby.follow(link) => over,
-            () = self.report(&following) => unreachable!("it goes on for ever"),
-        };
+        let over = standby.follow(link).await;
         info!(primary = %register.primary, over = ?OverText(&over), "no longer following");
         Ok((over, following.stop().await?))
-    }
-
-    async fn report(&self, following: &Following<H::Follows>) {
-        loop {
-            let (synced, redone) = following.progress();
-            self.status.set_progress(synced, redone);
-            self.machine.sleep(Duration::from_millis(200)).await;
-        }
     }
 
     /// Whether the store stays open after this end of a link.

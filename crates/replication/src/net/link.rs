@@ -77,6 +77,12 @@ impl Link {
         Ok(Self::new(stream, agreed))
     }
 
+    /// Over a stream that needs no proof of who is at its ends: in one process.
+    pub fn between<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, peer: &NodeName) -> Link {
+        let agreed = Agreed { peer: peer.clone(), purpose: Purpose::Peer, version: handshake::HIGHEST, early: BytesMut::new() };
+        Self::new(stream, agreed)
+    }
+
     fn new<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, agreed: Agreed) -> Self {
         let (read, write) = tokio::io::split(stream);
         let reader = Reader { stream: Box::new(read), buffer: agreed.early };

@@ -15,6 +15,7 @@ use crate::house::Follows;
 use crate::machine::{Late, Machine};
 use crate::mutants::{self, Mutant};
 use crate::net::{Link, NetError, Reader, Writer};
+use crate::status::Status;
 
 /// Frames that wait to be written; the link is not read beyond that.
 const WAITING: usize = 64;
@@ -94,7 +95,7 @@ impl<F: Follows> Following<F> {
     }
 
     /// Synced and redone so far.
-    pub fn progress(&self) -> (Lsn, Lsn) {
+    fn progress(&self) -> (Lsn, Lsn) {
         (Lsn(self.state.synced.load(Ordering::Acquire)), Lsn(self.state.redone.load(Ordering::Acquire)))
     }
 }
@@ -181,6 +182,7 @@ pub struct Standby<'a, F> {
     pub machine: Arc<dyn Machine>,
     pub hello: &'a Hello,
     pub following: &'a Following<F>,
+    pub status: &'a Status,
     pub storage: Arc<dyn Storage>,
     /// A primary that says nothing for so long is gone.
     pub timeout: Duration,
@@ -260,6 +262,7 @@ impl<F: Follows> Standby<'_, F> {
                 return Followed::Failed(state.take_failure().unwrap_or_default());
             }
             let (synced, redone) = following.progress();
+            self.status.set_progress(synced, redone);
             if let Err(error) = writer.send(wire::ACK, &Ack { epoch, synced, redone }.encode(), &[]).await {
                 return Followed::Lost(error.to_string());
             }
