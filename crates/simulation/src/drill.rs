@@ -1,0 +1,394 @@
+//! One run: two nodes, clients of each, faults one after the other, and the checks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use journal::sim::{Crash, SimStorage};
+use replication::coordinator::{MemoryCluster, NodeName, Register, Settings as Voters};
+use replication::mutants::{self, Mutant};
+
+use crate::client::{Client, Work};
+use crate::faults::{coordinate, draw, Coordination, Scenario, Trouble};
+use crate::history::{Broken, History};
+use crate::network::Network;
+use crate::node::{Parts, SimNode};
+use crate::trace::Trace;
+use crate::world::{Kind, World};
+
+/// Faults in one run.
+const ROUNDS: u64 = 6;
+/// What a pair of which one half is well needs at most to serve again: fencing, the lease, promotion, and what a loaded coordinator adds.
+const CARRIES_ON: Duration = Duration::from_secs(4);
+const COMES_TOGETHER: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub scenario: Scenario,
+    pub seed: u64,
+    /// A deliberate fault of the code, which the run is to notice.
+    pub mutant: Option<Mutant>,
+}
+
+/// What happened. Any 0 in a long series says that it was not tried.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Tally {
+    pub confirmed: u64,
+    pub settled: u64,
+    pub redelivered: u64,
+    pub faults: u64,
+    pub promotions: u64,
+    pub shrinks: u64,
+    pub growths: u64,
+    pub restarts: u64,
+    /// Sectors that power cuts took back.
+    pub sectors_lost: u64,
+    pub coordinator_faults: u64,
+    pub polls: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Tally) {
+        self.confirmed += other.confirmed;
+        self.settled += other.settled;
+        self.redelivered += other.redelivered;
+        self.faults += other.faults;
+        self.promotions += other.promotions;
+        self.shrinks += other.shrinks;
+        self.growths += other.growths;
+        self.restarts += other.restarts;
+        self.sectors_lost += other.sectors_lost;
+        self.coordinator_faults += other.coordinator_faults;
+        self.polls += other.polls;
+    }
+}
+
+#[derive(Debug)]
+pub struct Report {
+    /// Of everything that happened, with its times.
+    pub hash: u64,
+    pub tally: Tally,
+    /// The longest time without a confirm, while one was to be expected.
+    pub gap: Duration,
+    pub broken: Option<Broken>,
+    /// The end of what happened.
+    pub lines: Vec<String>,
+}
+
+/// One run from its seed.
+pub fn run(plan: Plan) -> Report {
+    mutants::choose(plan.mutant);
+    let drill = Drill::new(plan);
+    let broken = drill.go().err();
+    mutants::choose(None);
+    drill.report(broken)
+}
+
+struct Shared {
+    work: Mutex<Work>,
+    broken: Mutex<Option<Broken>>,
+    counted: Mutex<Tally>,
+    register: Mutex<Option<Register>>,
+}
+
+struct Drill {
+    plan: Plan,
+    parts: Parts,
+    nodes: Vec<Arc<SimNode>>,
+    names: Vec<NodeName>,
+    coordination: Arc<Mutex<Coordination>>,
+    history: Arc<Mutex<History>>,
+    shared: Arc<Shared>,
+    /// Milliseconds that the nodes' clocks have been moved on.
+    ticked: AtomicU64,
+}
+
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drill {
+    fn new(plan: Plan) -> Drill {
+        let world = World::new(plan.seed);
+        let network = Network::new(world.clone());
+        let cluster = MemoryCluster::new(Voters::LEASE, world.base());
+        let coordination = coordinate(&cluster, plan.seed);
+        lock(&coordination).errs = plan.scenario == Scenario::Chaos;
+        let parts = Parts { world: world.clone(), network, cluster, trace: Trace::default() };
+        let names: Vec<NodeName> = ["a", "b"].into_iter().filter_map(|name| name.parse().ok()).collect();
+        // Clocks that run alike within 2 %.
+        let node = |(at, name): (u64, &NodeName)| {
+            let rate = 980 + world.draw(|rng| rng.below(41)) as u32;
+            Arc::new(SimNode::new(name, SimStorage::new(plan.seed ^ (at << 32)), rate, &parts))
+        };
+        let nodes = (1..).zip(&names).map(node).collect();
+        let shared =
+            Shared { work: Mutex::new(Work::Both), broken: Mutex::default(), counted: Mutex::default(), register: Mutex::default() };
+        Drill { plan, parts, nodes, names, coordination, history: Arc::default(), shared: Arc::new(shared), ticked: AtomicU64::new(0) }
+    }
+
+    fn go(&self) -> Result<(), Broken> {
+        self.nodes.iter().for_each(|node| node.start(&self.names));
+        for (node, producer) in self.nodes.iter().zip(1..) {
+            self.spawn_client(Client::new(&self.parts.world, node.clone(), producer, self.history.clone()));
+            self.spawn_keeper(node.clone());
+        }
+        self.until_together()?;
+        for _ in 0..ROUNDS {
+            let quiet = self.parts.world.draw(|rng| rng.below(700));
+            self.pass(Duration::from_millis(quiet))?;
+            self.round()?;
+            if self.plan.scenario != Scenario::Chaos || self.parts.world.draw(|rng| rng.chance(60)) {
+                self.until_together()?;
+            }
+        }
+        self.heal();
+        self.until_together()?;
+        self.end()
+    }
+
+    fn spawn_client(&self, mut client: Client) {
+        let (world, shared) = (self.parts.world.clone(), self.shared.clone());
+        let task = async move {
+            loop {
+                world.sleep(Duration::from_micros(500 + world.draw(|rng| rng.below(2500)))).await;
+                let work = *lock(&shared.work);
+                if let Err(broken) = client.round(work) {
+                    lock(&shared.broken).get_or_insert(broken);
+                    return;
+                }
+            }
+        };
+        self.parts.world.spawn(self.parts.world.group(), Kind::Plain, Box::pin(task));
+    }
+
+    /// What systemd does: a process that has ended is started again.
+    fn spawn_keeper(&self, node: Arc<SimNode>) {
+        let (world, trace, names, shared) = (self.parts.world.clone(), self.parts.trace.clone(), self.names.clone(), self.shared.clone());
+        let task = async move {
+            loop {
+                world.sleep(Duration::from_millis(5)).await;
+                let Some(why) = node.ended() else { continue };
+                trace.note(world.elapsed(), &node.name, &why);
+                node.crash(Crash::Kill);
+                lock(&shared.counted).restarts += 1;
+                world.sleep(Duration::from_millis(50 + world.draw(|rng| rng.below(400)))).await;
+                if !node.is_up() {
+                    node.start(&names);
+                }
+            }
+        };
+        self.parts.world.spawn(self.parts.world.group(), Kind::Plain, Box::pin(task));
+    }
+
+    /// Time passes; the first promise that breaks ends the run.
+    fn pass(&self, time: Duration) -> Result<(), Broken> {
+        let world = &self.parts.world;
+        let ran = world.run_until(world.elapsed() + time, &mut |now| {
+            self.parts.cluster.set_now(world.base() + now);
+            let ms = now.as_millis() as u64;
+            let passed = ms - self.ticked.swap(ms, Ordering::Relaxed);
+            if passed > 0 {
+                self.nodes.iter().for_each(|node| node.clock.pass_ms(passed));
+                self.look();
+            }
+            if lock(&self.shared.broken).is_some() {
+                return Err("a promise is broken".into());
+            }
+            Ok(())
+        });
+        match (ran, lock(&self.shared.broken).clone()) {
+            (_, Some(broken)) => Err(broken),
+            (Err(why), None) => Err(Broken { invariant: "it_runs", seen: why }),
+            (Ok(()), None) => Ok(()),
+        }
+    }
+
+    /// Every millisecond: what disks have kept, what the register says now, and whether a primary has confirmed what a member in sync has not synced.
+    fn look(&self) {
+        if let Some(broken) = self.nodes.iter().find_map(|node| node.broken()) {
+            lock(&self.shared.broken).get_or_insert(broken);
+        }
+        let Some((_, register)) = self.parts.cluster.register() else { return };
+        let mut last = lock(&self.shared.register);
+        if last.as_ref() != Some(&register) {
+            let mut counted = lock(&self.shared.counted);
+            match last.as_ref() {
+                Some(last) if last.epoch < register.epoch => counted.promotions += 1,
+                Some(last) if last.in_sync.len() < register.in_sync.len() => counted.growths += 1,
+                Some(last) if last.in_sync.len() > register.in_sync.len() => counted.shrinks += 1,
+                _ => {}
+            }
+            let in_sync: Vec<&str> = register.in_sync.iter().map(NodeName::as_str).collect();
+            let text = format!("epoch {}, primary {}, in sync {}", register.epoch, register.primary, in_sync.join(" "));
+            self.parts.trace.note(self.parts.world.elapsed(), &"register", &text);
+            *last = Some(register.clone());
+        }
+        drop(last);
+        let primary = self.nodes.iter().find(|node| node.name == register.primary).and_then(|node| node.serving());
+        let Some(primary) = primary.filter(|serving| serving.epoch == register.epoch) else { return };
+        let committed = primary.core.journal().committed_lsn();
+        for node in self.nodes.iter().filter(|node| node.name != register.primary && register.in_sync.contains(&node.name)) {
+            let synced = node.synced();
+            if synced < committed {
+                let seen = format!("{committed} is confirmed, and {} has synced {synced}", node.name);
+                lock(&self.shared.broken).get_or_insert(Broken { invariant: "confirmed_is_synced", seen });
+            }
+        }
+    }
+
+    fn register(&self) -> Option<Register> {
+        self.parts.cluster.register().map(|(_, register)| register)
+    }
+
+    fn primary(&self) -> usize {
+        let register = self.register();
+        self.nodes.iter().position(|node| register.as_ref().is_some_and(|register| register.primary == node.name)).unwrap_or(0)
+    }
+
+    fn until_together(&self) -> Result<(), Broken> {
+        let world = &self.parts.world;
+        let end = world.elapsed() + COMES_TOGETHER;
+        let before = lock(&self.history).confirmed;
+        loop {
+            self.pass(Duration::from_millis(20))?;
+            let together = self.register().is_some_and(|register| register.in_sync.len() == self.nodes.len());
+            let serves = self.nodes[self.primary()].serving().is_some();
+            if together && serves && lock(&self.history).confirmed > before {
+                return Ok(());
+            }
+            if world.elapsed() > end {
+                let said: Vec<String> = self.nodes.iter().map(|node| node.says()).collect();
+                let seen = format!("not within {COMES_TOGETHER:?} without a fault: {}", said.join("; "));
+                return Err(Broken { invariant: "comes_together", seen });
+            }
+        }
+    }
+
+    /// One fault, from its beginning to its end.
+    fn round(&self) -> Result<(), Broken> {
+        let primary = self.primary();
+        let trouble = self.parts.world.draw(|rng| draw(self.plan.scenario, rng, primary));
+        self.parts.trace.note(self.parts.world.elapsed(), &"fault", &format!("{trouble:?}"));
+        lock(&self.shared.counted).faults += 1;
+        let begun = self.parts.world.elapsed();
+        match &trouble {
+            Trouble::Crash { who, kind, down } => self.crash(*who, *kind, *down)?,
+            Trouble::PowerCut { who, operations, down } => {
+                self.nodes[*who].power_cut_after(*operations);
+                // Long enough that all of them were asked for, and too short for anybody to start it again.
+                self.pass(Duration::from_millis(15))?;
+                self.crash(*who, Crash::PowerCut, *down)?;
+            }
+            Trouble::Pause { who, time } => {
+                let group = self.nodes[*who].group();
+                group.into_iter().for_each(|group| self.parts.world.pause(group, true));
+                self.expect(begun, *time)?;
+                group.into_iter().for_each(|group| self.parts.world.pause(group, false));
+            }
+            Trouble::Cut { paths, from_coordinator, time } => {
+                paths.iter().for_each(|(from, to)| self.parts.network.cut(&self.names[*from], &self.names[*to]));
+                lock(&self.coordination).cut.extend(from_coordinator.iter().map(|who| self.names[*who].clone()));
+                if from_coordinator.len() < self.nodes.len() {
+                    self.expect(begun, *time)?;
+                } else {
+                    self.pass(*time)?;
+                }
+                self.mend();
+            }
+            Trouble::Stall { who, time } => {
+                self.nodes[*who].stall(true);
+                self.expect(begun, *time)?;
+                self.nodes[*who].stall(false);
+            }
+            Trouble::Jump { who, forward, seconds } => {
+                let clock = &self.nodes[*who].clock.wall_ms;
+                let ms = seconds * 1000;
+                match forward {
+                    true => clock.fetch_add(ms, Ordering::Relaxed),
+                    false => clock.fetch_sub(ms, Ordering::Relaxed),
+                };
+            }
+            Trouble::SyncError { who, after } => self.nodes[*who].storage.fail_sync_after(*after),
+            Trouble::WriteError { who, after } => self.nodes[*who].storage.fail_write_after(*after),
+        }
+        Ok(())
+    }
+
+    fn crash(&self, who: usize, kind: Crash, down: Duration) -> Result<(), Broken> {
+        let node = &self.nodes[who];
+        let begun = self.parts.world.elapsed();
+        node.crash(kind);
+        self.expect(begun, down)?;
+        if !node.is_up() {
+            node.start(&self.names);
+        }
+        Ok(())
+    }
+
+    /// Time passes in which one half is well: somebody serves again before long. Where several faults meet, nobody has to.
+    fn expect(&self, begun: Duration, time: Duration) -> Result<(), Broken> {
+        if self.plan.scenario == Scenario::Chaos || time < CARRIES_ON {
+            return self.pass(time);
+        }
+        self.pass(CARRIES_ON)?;
+        let last = lock(&self.history).last_confirm();
+        if last <= begun + Duration::from_millis(5) {
+            let seen = format!("no confirm for {CARRIES_ON:?}, although one node and the coordinator are well");
+            return Err(Broken { invariant: "carries_on", seen });
+        }
+        self.pass(time - CARRIES_ON)
+    }
+
+    fn mend(&self) {
+        self.parts.network.mend();
+        lock(&self.coordination).cut.clear();
+    }
+
+    fn heal(&self) {
+        self.mend();
+        lock(&self.coordination).errs = false;
+        for node in &self.nodes {
+            node.storage.fail_sync_after(u64::MAX - 1);
+            node.storage.fail_write_after(u64::MAX - 1);
+            node.stall(false);
+            if let Some(group) = node.group() {
+                self.parts.world.pause(group, false);
+            }
+        }
+    }
+
+    /// No more is published; what is left is drained, and everything is counted.
+    fn end(&self) -> Result<(), Broken> {
+        *lock(&self.shared.work) = Work::Drain;
+        let end = self.parts.world.elapsed() + COMES_TOGETHER;
+        while lock(&self.history).owed() > 0 && self.parts.world.elapsed() < end {
+            self.pass(Duration::from_millis(50))?;
+        }
+        self.pass(Duration::from_millis(200))?;
+        lock(&self.history).end()?;
+        let owed = lock(&self.history).owed();
+        if owed > 0 {
+            return Err(Broken { invariant: "drains", seen: format!("{owed} confirmed messages came and cannot be settled") });
+        }
+        let Some(serving) = self.nodes[self.primary()].serving() else { return Ok(()) };
+        let counted = serving.core.recount().and_then(|()| serving.core.audit());
+        counted.map_err(|seen| Broken { invariant: "counts_agree", seen })
+    }
+
+    fn report(&self, broken: Option<Broken>) -> Report {
+        let history = lock(&self.history);
+        let mut tally = *lock(&self.shared.counted);
+        (tally.confirmed, tally.settled, tally.redelivered) = (history.confirmed, history.settled, history.redelivered);
+        tally.sectors_lost = self.nodes.iter().map(|node| node.storage.injected().sectors_lost).sum();
+        tally.coordinator_faults = lock(&self.coordination).faults;
+        tally.polls = self.parts.world.polls();
+        let trace = &self.parts.trace;
+        trace.note(self.parts.world.elapsed(), &"end", &format!("{tally:?} {broken:?}"));
+        let report = Report { hash: trace.hash(), tally, gap: history.gap, broken, lines: trace.lines() };
+        drop(history);
+        // The nodes hold each other's tasks.
+        self.nodes.iter().for_each(|node| node.crash(Crash::Kill));
+        report
+    }
+}
