@@ -85,7 +85,8 @@ impl Client {
 
     fn talk(&mut self, connection: &mut Connection, work: Work) -> Result<(), Broken> {
         self.hear(connection)?;
-        let (sends, settles, bytes) = self.world.draw(|rng| (rng.below(4), rng.below(5), rng.below(700)));
+        // It settles less than it sends, so that a backlog is there when something goes wrong.
+        let (sends, settles, bytes) = self.world.draw(|rng| (rng.below(4), rng.below(3), rng.below(700)));
         let mut turn = Turn::default();
         if work == Work::Both && !connection.session.saturated() {
             for _ in 0..sends {

@@ -296,6 +296,11 @@ impl Drill {
                 }
                 self.mend();
             }
+            Trouble::Reject { time } => {
+                self.parts.network.reject(&self.names[0], &self.names[1]);
+                self.expect(begun, *time)?;
+                self.mend();
+            }
             Trouble::Stall { who, time } => {
                 self.nodes[*who].stall(true);
                 self.expect(begun, *time)?;

@@ -28,6 +28,8 @@ pub struct Listening {
 #[derive(Default)]
 struct Inner {
     cut: BTreeSet<(NodeName, NodeName)>,
+    /// What goes this way is answered by a reset.
+    rejected: BTreeSet<(NodeName, NodeName)>,
     nodes: BTreeMap<NodeName, Listening>,
     /// Who waits for a cut path.
     waiting: Vec<Waker>,
@@ -62,9 +64,20 @@ impl Network {
         self.lock().cut.insert((from.clone(), to.clone()));
     }
 
+    /// Connections between the two break, and new ones are refused.
+    pub fn reject(&self, one: &NodeName, other: &NodeName) {
+        let mut inner = self.lock();
+        inner.rejected.insert((one.clone(), other.clone()));
+        inner.rejected.insert((other.clone(), one.clone()));
+        let waiting = std::mem::take(&mut inner.waiting);
+        drop(inner);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
     pub fn mend(&self) {
         let mut inner = self.lock();
         inner.cut.clear();
+        inner.rejected.clear();
         let waiting = std::mem::take(&mut inner.waiting);
         drop(inner);
         waiting.into_iter().for_each(Waker::wake);
@@ -84,6 +97,9 @@ impl Network {
         let (done, accepted) = oneshot::channel();
         let (group, links) = {
             let inner = self.lock();
+            if inner.rejected.contains(&(from.clone(), to.clone())) {
+                return None;
+            }
             let node = inner.nodes.get(to)?;
             (node.group, node.links.clone())
         };
@@ -154,6 +170,9 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let pipe = &self.into;
         let mut network = pipe.network.lock();
+        if network.rejected.contains(&pipe.path) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         if network.cut.contains(&pipe.path) {
             network.waiting.push(context.waker().clone());
             return Poll::Pending;
@@ -195,6 +214,9 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let pipe = &self.out;
+        if pipe.network.lock().rejected.contains(&pipe.path) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         let world = &pipe.network.world;
         let spread = world.draw(|rng| rng.below(300));
         let now = world.elapsed();

@@ -80,8 +80,8 @@ fn every_deliberate_fault_is_noticed() {
         let scenario = match mutant {
             Mutant::UnearnedKeepalive => Scenario::DiskStall,
             Mutant::AckBeforeSync | Mutant::ShrinkEarly => Scenario::Kill,
-            Mutant::IgnoreLease | Mutant::OutliveLease => Scenario::Partition,
-            Mutant::GrowLate | Mutant::CasByEpoch => Scenario::Chaos,
+            Mutant::OutliveLease => Scenario::Partition,
+            Mutant::GrowLate | Mutant::CasByEpoch | Mutant::IgnoreLease => Scenario::Chaos,
         };
         let found = (0..300).find_map(|seed| {
             let report = run(Plan { scenario, seed, mutant: Some(mutant) });
