@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use journal::storage::Storage;
+use tracing::warn;
 
 use crate::machine::Machine;
 
@@ -25,16 +26,25 @@ impl DiskProbe {
         let file = storage.create(NAME)?;
         let (machine, base, last) = (probe.machine.clone(), probe.base, Arc::downgrade(&probe.last));
         probe.machine.spawn(Box::pin(async move {
-            let mut count = 0u64;
+            let (mut count, mut failing) = (0u64, false);
             loop {
                 let begun = machine.now().duration_since(base);
                 count += 1;
                 let file = file.clone();
                 let synced = move || file.write_at(&count.to_le_bytes(), 0).and_then(|()| file.sync_data());
-                // Where that fails, the log's own writes find out what is wrong, and say so.
-                let Ok(Ok(())) = machine.blocking(synced).await else { return };
+                let result = machine.blocking(synced).await.unwrap_or_else(|panic| Err(io::Error::other(panic)));
                 let Some(last) = last.upgrade() else { return };
-                last.store(begun.as_nanos() as u64, Ordering::Release);
+                match result {
+                    Ok(()) => {
+                        last.store(begun.as_nanos() as u64, Ordering::Release);
+                        failing = false;
+                    }
+                    // What that means is for the log's own writes to find out; a full disk, for one, is nothing to die of.
+                    Err(error) if !std::mem::replace(&mut failing, true) => {
+                        warn!(%error, "the disk does not sync a probe: the lease is not renewed until it does");
+                    }
+                    Err(_) => {}
+                }
                 drop(last);
                 machine.sleep(every).await;
             }
