@@ -91,6 +91,13 @@ struct Shared {
     register: Mutex<Option<Register>>,
 }
 
+/// When a fault begins, and whether the pair was whole then.
+#[derive(Clone, Copy)]
+struct Begun {
+    at: Duration,
+    together: bool,
+}
+
 struct Drill {
     plan: Plan,
     parts: Parts,
@@ -246,15 +253,18 @@ impl Drill {
         self.nodes.iter().position(|node| register.as_ref().is_some_and(|register| register.primary == node.name)).unwrap_or(0)
     }
 
+    fn is_together(&self) -> bool {
+        self.register().is_some_and(|register| register.in_sync.len() == self.nodes.len())
+    }
+
     fn until_together(&self) -> Result<(), Broken> {
         let world = &self.parts.world;
         let end = world.elapsed() + COMES_TOGETHER;
         let before = lock(&self.history).confirmed;
         loop {
             self.pass(Duration::from_millis(20))?;
-            let together = self.register().is_some_and(|register| register.in_sync.len() == self.nodes.len());
             let serves = self.nodes[self.primary()].serving().is_some();
-            if together && serves && lock(&self.history).confirmed > before {
+            if self.is_together() && serves && lock(&self.history).confirmed > before {
                 return Ok(());
             }
             if world.elapsed() > end {
@@ -271,14 +281,14 @@ impl Drill {
         let trouble = self.parts.world.draw(|rng| draw(self.plan.scenario, rng, primary));
         self.parts.trace.note(self.parts.world.elapsed(), &"fault", &format!("{trouble:?}"));
         lock(&self.shared.counted).faults += 1;
-        let begun = self.parts.world.elapsed();
+        let begun = Begun { at: self.parts.world.elapsed(), together: self.is_together() };
         match &trouble {
-            Trouble::Crash { who, kind, down } => self.crash(*who, *kind, *down)?,
+            Trouble::Crash { who, kind, down } => self.crash(begun, *who, *kind, *down)?,
             Trouble::PowerCut { who, operations, down } => {
                 self.nodes[*who].power_cut_after(*operations);
                 // Long enough that all of them were asked for, and too short for anybody to start it again.
                 self.pass(Duration::from_millis(15))?;
-                self.crash(*who, Crash::PowerCut, *down)?;
+                self.crash(begun, *who, Crash::PowerCut, *down)?;
             }
             Trouble::Pause { who, time } => {
                 let group = self.nodes[*who].group();
@@ -320,9 +330,8 @@ impl Drill {
         Ok(())
     }
 
-    fn crash(&self, who: usize, kind: Crash, down: Duration) -> Result<(), Broken> {
+    fn crash(&self, begun: Begun, who: usize, kind: Crash, down: Duration) -> Result<(), Broken> {
         let node = &self.nodes[who];
-        let begun = self.parts.world.elapsed();
         node.crash(kind);
         self.expect(begun, down)?;
         if !node.is_up() {
@@ -332,13 +341,13 @@ impl Drill {
     }
 
     /// Time passes in which one half is well: somebody serves again before long. Where several faults meet, nobody has to.
-    fn expect(&self, begun: Duration, time: Duration) -> Result<(), Broken> {
-        if self.plan.scenario == Scenario::Chaos || time < CARRIES_ON {
+    fn expect(&self, begun: Begun, time: Duration) -> Result<(), Broken> {
+        if self.plan.scenario == Scenario::Chaos || !begun.together || time < CARRIES_ON {
             return self.pass(time);
         }
         self.pass(CARRIES_ON)?;
         let last = lock(&self.history).last_confirm();
-        if last <= begun + Duration::from_millis(5) {
+        if last <= begun.at + Duration::from_millis(5) {
             let seen = format!("no confirm for {CARRIES_ON:?}, although one node and the coordinator are well");
             return Err(Broken { invariant: "carries_on", seen });
         }
