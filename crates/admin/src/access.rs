@@ -49,6 +49,8 @@ pub enum Denied {
 
 /// Whoever may look: an administrator, or one with the tag `monitoring`.
 pub struct MayLook;
+/// Whoever may change something: an administrator.
+pub struct MayChange(pub Account);
 
 impl FromRequestParts<Arc<dyn House>> for MayLook {
     type Rejection = Problem;
@@ -58,6 +60,18 @@ impl FromRequestParts<Arc<dyn House>> for MayLook {
         match account.administrator || account.monitoring {
             true => Ok(MayLook),
             false => Err(not_allowed(&account, "administrator or monitoring")),
+        }
+    }
+}
+
+impl FromRequestParts<Arc<dyn House>> for MayChange {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, house: &Arc<dyn House>) -> Result<MayChange, Problem> {
+        let account = account(parts, house).await?;
+        match account.administrator {
+            true => Ok(MayChange(account)),
+            false => Err(not_allowed(&account, "administrator")),
         }
     }
 }

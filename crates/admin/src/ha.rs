@@ -1,12 +1,15 @@
-//! `/api/ha`: what a node knows of its pair.
+//! `/api/ha`: what a node knows of its pair, and what an operator can ask of it.
 
-use crate::access::MayLook;
-use crate::house::House;
+use crate::access::{MayChange, MayLook};
+use crate::house::{House, Refusal};
+use crate::problem::Problem;
+use axum::extract::rejection::JsonRejection;
 use axum::extract::State;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use tracing::info;
 
 /// The answer to GET. A broker that is no part of a pair has the role `alone`, and nothing else.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -66,10 +69,57 @@ pub struct Standby {
     pub lag_bytes: u64,
 }
 
+/// The body of POST `/api/ha/replace-voter`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplaceVoter {
+    pub voter: String,
+}
+
+/// The answer to a POST that was done.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Done {
+    /// Whose turn it is now: the new primary, or the voter.
+    pub node: String,
+}
+
 pub fn routes() -> Router<Arc<dyn House>> {
-    Router::new().route("/api/ha", get(pair))
+    Router::new()
+        .route("/api/ha", get(pair))
+        .route("/api/ha/switchover", post(switch_over))
+        .route("/api/ha/promote", post(promote))
+        .route("/api/ha/replace-voter", post(replace_voter))
 }
 
 async fn pair(State(house): State<Arc<dyn House>>, _: MayLook) -> Json<Pair> {
     Json(house.pair().await)
+}
+
+async fn switch_over(State(house): State<Arc<dyn House>>, MayChange(who): MayChange) -> Result<Json<Done>, Problem> {
+    info!(user = %who.name, "asked to hand over to the standby");
+    done(house.switch_over().await)
+}
+
+async fn promote(State(house): State<Arc<dyn House>>, MayChange(who): MayChange) -> Result<Json<Done>, Problem> {
+    info!(user = %who.name, "asked to become primary");
+    done(house.promote().await)
+}
+
+async fn replace_voter(
+    State(house): State<Arc<dyn House>>,
+    MayChange(who): MayChange,
+    body: Result<Json<ReplaceVoter>, JsonRejection>,
+) -> Result<Json<Done>, Problem> {
+    let which = read(body)?;
+    info!(user = %who.name, voter = %which.voter, "asked to let a voter vote again");
+    done(house.replace_voter(which).await)
+}
+
+fn read<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
+    let Json(body) = body.map_err(|rejection| Problem::new(rejection.status(), "bad_request", rejection.body_text()))?;
+    Ok(body)
+}
+
+fn done(result: Result<String, Refusal>) -> Result<Json<Done>, Problem> {
+    result.map(|node| Json(Done { node })).map_err(Problem::from)
 }

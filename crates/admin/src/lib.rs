@@ -14,7 +14,7 @@ mod problem;
 mod serve;
 
 pub use access::{Account, Credentials, Denied};
-pub use house::{BoxFuture, House};
+pub use house::{BoxFuture, House, Refusal};
 pub use serve::{serve, Limits};
 
 use axum::Router;

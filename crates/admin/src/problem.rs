@@ -1,5 +1,6 @@
 //! Answers that say no: a status, and a JSON object with `error` (a word for programs) and `reason` (a sentence for people).
 
+use crate::house::Refusal;
 use axum::http::{header, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::Json;
@@ -28,6 +29,16 @@ impl IntoResponse for Problem {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, basic);
         }
         response
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Problem {
+        match refusal {
+            Refusal::Conflict(reason) => Problem::new(StatusCode::CONFLICT, "conflict", reason),
+            Refusal::Failed(reason) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "failed", reason),
+            Refusal::NotHere(reason) => Problem::new(StatusCode::NOT_IMPLEMENTED, "not_here", reason),
+        }
     }
 }
 

@@ -20,12 +20,21 @@ pub struct Granted {
     alone: AtomicBool,
     /// How long a grant lasts.
     pub lasts: Duration,
+    /// Held while a renewal is on its way; `true`: there will be no more.
+    given_up: tokio::sync::Mutex<bool>,
 }
 
 impl Granted {
     /// The register has just been written by this node: until the first renewal that counts as a grant.
     pub fn new(machine: Arc<dyn Machine>, lasts: Duration) -> Granted {
-        Granted { base: machine.now(), machine, until: AtomicU64::new(lasts.as_nanos() as u64), alone: true.into(), lasts }
+        Granted {
+            base: machine.now(),
+            machine,
+            until: AtomicU64::new(lasts.as_nanos() as u64),
+            alone: true.into(),
+            lasts,
+            given_up: false.into(),
+        }
     }
 
     fn extend(&self, until: Instant) {
@@ -58,15 +67,25 @@ impl Granted {
         }
     }
 
+    /// When this returns no renewal is on its way, and none will be: a release that follows is the last word.
+    pub async fn give_up(&self) {
+        *self.given_up.lock().await = true;
+    }
+
     /// Renews it for as long as the disk earns it. Answers through `lost` when it is over.
     pub async fn keep(self: Arc<Self>, coordinator: Arc<dyn Coordinator>, epoch: u64, disk: DiskProbe, lost: oneshot::Sender<String>) {
         loop {
+            let given_up = self.given_up.lock().await;
+            if *given_up {
+                return std::future::pending().await;
+            }
             if disk.since() < self.lasts || mutants::active(Mutant::UnearnedKeepalive) {
                 let answer = self.machine.within(self.at_most(self.lasts), coordinator.renew(epoch)).await;
                 if let Ok(Lease::Granted { until }) = answer {
                     self.extend(until);
                 }
             }
+            drop(given_up);
             if self.is_over() {
                 let _ = lost.send("the lease is over and cannot be renewed".into());
                 return;

@@ -8,6 +8,7 @@
 
 pub mod coordinator;
 mod disk;
+mod handover;
 mod house;
 mod lease;
 mod machine;

@@ -1,7 +1,7 @@
 //! What a data node does: it asks the register who is primary, follows that one or is it, and takes over when it may.
 //!
 //! ```text
-//! Joining ──► Following ──► (in sync) ──► Promoting ──► Primary ──► Fenced (the process exits with 75, and joins again)
+//! Joining ──► Following ──► (in sync) ──► Promoting ──► Primary ──► Fenced, or HandedOver (the process exits, and joins again)
 //! ```
 //!
 //! Rules that the code below keeps, and the register with it:
@@ -31,6 +31,8 @@ use crate::status::{Role, Status};
 pub(crate) const RETRY: Duration = Duration::from_millis(50);
 /// A primary says nothing before it is greeted; one that is none says so at once.
 const TURNED_AWAY: Duration = Duration::from_millis(150);
+/// Whoever was offered the primary's place waits no longer for it before it looks at the register anew.
+const OFFERED: Duration = Duration::from_secs(2);
 
 /// How a node is set up.
 #[derive(Clone)]
@@ -51,6 +53,8 @@ pub struct Settings {
 pub enum End {
     /// It is primary no more, or cannot know whether it is.
     Fenced(String),
+    /// It was asked to give its place to this node, and has.
+    HandedOver(NodeName),
     /// Its store cannot be used.
     Failed(String),
 }
@@ -151,6 +155,8 @@ impl<H: House> Node<H> {
         let house = self.house.clone();
         let (mut follows, mut receiver) = self.machine.blocking(move || house.open()).await??;
         self.status.opened(receiver.position().lsn == Lsn(0));
+        // The primary has given up its place, and everything that it had is here.
+        let mut offered = false;
         loop {
             let Read::Known(known) = self.coordinator.read().await else {
                 self.status.say("nobody answers for the register");
@@ -159,7 +165,7 @@ impl<H: House> Node<H> {
             };
             self.status.set_register(known.as_ref());
             let me = self.opened(&receiver);
-            match self.decide(known, &me).await? {
+            match self.decide(known, &me, std::mem::take(&mut offered)).await? {
                 Next::Wait(time) => self.machine.sleep(time).await,
                 Next::Propose { expect, epoch, members } => match self.propose(expect, &me, epoch, members).await {
                     // The log may have been used without the register and be in a later epoch: then one step does not do.
@@ -174,12 +180,13 @@ impl<H: House> Node<H> {
                         return self.open_anew(over).await;
                     }
                     (follows, receiver) = back;
+                    offered = matches!(over, Followed::HandedOver(end) if receiver.position().lsn == end);
                 }
             }
         }
     }
 
-    async fn decide(&self, known: Option<(Version, Register)>, me: &Me) -> Result<Next, String> {
+    async fn decide(&self, known: Option<(Version, Register)>, me: &Me, offered: bool) -> Result<Next, String> {
         let empty = me.hello.end.lsn == Lsn(0);
         let Some((version, register)) = known else {
             // The first node of all: one that has messages, or of two empty ones that with the lower name. Nobody writes past a store that is
@@ -195,13 +202,14 @@ impl<H: House> Node<H> {
         }
         let mine = register.primary == self.settings.name;
         // It was ours before a restart, or the primary is gone from sight.
-        if self.eligible(&register, me) && (mine || !self.reachable(&register).await) {
+        if self.eligible(&register, me) && (mine || offered || !self.reachable(&register).await) {
             self.status.say("waiting until no other node can be primary");
             tokio::select! {
                 biased;
                 () = self.vacant() => {}
-                () = self.until_reachable(&register), if !mine => return Ok(Next::Wait(Duration::ZERO)),
+                () = self.until_reachable(&register), if !mine && !offered => return Ok(Next::Wait(Duration::ZERO)),
                 () = self.until_changed(version) => return Ok(Next::Wait(Duration::ZERO)),
+                () = self.machine.sleep(OFFERED), if offered => return Ok(Next::Wait(Duration::ZERO)),
             }
             return Ok(Next::Propose { expect: Some(version), epoch: register.epoch + 1, members: register.members });
         }
@@ -346,6 +354,10 @@ impl<H: House> Node<H> {
                 self.machine.sleep(RETRY * 10).await;
                 true
             }
+            Followed::HandedOver(_) => {
+                info!(primary = %register.primary, "the primary hands over");
+                true
+            }
             Followed::Failed(_) | Followed::Cut(_) | Followed::StartOver(_) | Followed::Copied(..) => false,
         }
     }
@@ -357,6 +369,7 @@ impl<H: House> Node<H> {
             Followed::Cut(to) => return self.cut(to).await.map(|()| StoodBy::Again),
             Followed::StartOver(cluster) => self.machine.blocking(move || start_over(storage, cluster, &config)).await?,
             Followed::Copied(cluster, incoming) => self.machine.blocking(move || incoming.finish(cluster, &config)).await?,
+            Followed::HandedOver(_) => return Ok(StoodBy::Again),
             Followed::Failed(why) | Followed::Lost(why) | Followed::Refused(why) => return Err(why),
         };
         done.map(|()| StoodBy::Again).map_err(|error| error.to_string())
@@ -387,6 +400,7 @@ impl std::fmt::Debug for OverText<'_> {
             Followed::Cut(to) => write!(f, "the log is to be cut at {to}"),
             Followed::StartOver(_) => write!(f, "this empty store joins the cluster"),
             Followed::Copied(..) => write!(f, "a copy of the primary's store is here"),
+            Followed::HandedOver(end) => write!(f, "the primary has given up its place at {end}"),
             Followed::Failed(why) => write!(f, "the store failed: {why}"),
         }
     }

@@ -58,7 +58,7 @@ impl<H: House> Node<H> {
         tokio::select! {
             biased;
             why = fenced => End::Fenced(why.unwrap_or_else(|_| "the lease's keeper has ended".into())),
-            why = reign.look_after(links) => End::Fenced(why),
+            end = reign.look_after(links) => end,
         }
     }
 }
@@ -107,31 +107,39 @@ impl Gate {
 }
 
 /// A primary's care for its standby, and for the register.
-struct Reign {
-    coordinator: Arc<dyn Coordinator>,
-    machine: Arc<dyn Machine>,
+pub(crate) struct Reign {
+    pub coordinator: Arc<dyn Coordinator>,
+    pub machine: Arc<dyn Machine>,
     settings: Settings,
-    peers: Arc<Peers>,
+    pub peers: Arc<Peers>,
     gate: Arc<Gate>,
     version: Version,
-    register: Register,
-    lease: Arc<Granted>,
-    status: Arc<Status>,
+    pub register: Register,
+    pub lease: Arc<Granted>,
+    pub status: Arc<Status>,
 }
 
 impl Reign {
     /// Answers why the reign is over.
-    async fn look_after(&mut self, mut links: mpsc::Receiver<(Link, NodeName)>) -> String {
+    async fn look_after(&mut self, mut links: mpsc::Receiver<(Link, NodeName)>) -> End {
         let mut last_read = self.machine.now();
         loop {
             tokio::select! {
                 biased;
                 Some((link, name)) = links.recv() => self.machine.spawn(Box::pin(self.peers.clone().serve(link, name))),
                 () = self.peers.changed.notified() => {}
+                answer = self.status.asked_to_hand_over() => match self.hand_over().await {
+                Ok(name) => {
+                    let _ = answer.send(Ok(name.clone()));
+                    return End::HandedOver(name);
+                }
+                Err(why) => drop(answer.send(Err(why))),
+            },
+                () = self.peers.wanted.notified() => self.status.wanted(),
                 () = self.machine.sleep(TICK) => {}
             }
             if let Err(why) = self.step().await {
-                return why;
+                return End::Fenced(why);
             }
             // Somebody may have been put in our place by force.
             let now = self.machine.now();
@@ -139,7 +147,7 @@ impl Reign {
                 last_read = now;
                 if let Read::Known(found) = self.coordinator.read().await {
                     if let Err(why) = self.learn(found) {
-                        return why;
+                        return End::Fenced(why);
                     }
                 }
             }
@@ -175,7 +183,8 @@ impl Reign {
         Ok(())
     }
 
-    fn positions(&self) -> (Lsn, Lsn) {
+    /// Committed, and written.
+    pub(crate) fn positions(&self) -> (Lsn, Lsn) {
         let journal = &self.gate.journal;
         (journal.committed_lsn(), journal.written_and_synced().0)
     }

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use journal::Lsn;
+use tokio::sync::{oneshot, Notify};
 
 use crate::coordinator::{NodeName, Register, Version};
 
@@ -41,20 +42,74 @@ pub struct Snapshot {
     pub empty: bool,
 }
 
+/// Answers with who has the place now.
+pub(crate) type Answer = oneshot::Sender<Result<NodeName, String>>;
+
+/// The node as the process around it sees it: what it says, and the one thing that can be asked of it.
 #[derive(Default)]
-pub struct Status(Mutex<Snapshot>);
+pub struct Status {
+    now: Mutex<Snapshot>,
+    asked: Notify,
+    asks: Mutex<Option<Answer>>,
+    /// As a standby: the primary is to be asked for its place.
+    wish: Notify,
+    /// As primary: the standby has asked.
+    wanted: Notify,
+}
 
 impl Status {
     fn with(&self, change: impl FnOnce(&mut Snapshot)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.now.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub fn get(&self) -> Snapshot {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A primary gives its place to its standby, and answers with that one's name once the register says so. To be called when nobody is served
+    /// any more: the core is closed and clients are gone. See `handover` for what follows.
+    pub async fn hand_over(&self) -> Result<NodeName, String> {
+        let (answer, answered) = oneshot::channel();
+        *self.asks.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        self.asked.notify_one();
+        answered.await.unwrap_or_else(|_| Err("the node has ended".into()))
+    }
+
+    /// A standby asks the primary to hand over; nothing happens if it does not follow one now. To be repeated.
+    pub fn ask_for_place(&self) {
+        self.wish.notify_waiters();
+    }
+
+    pub(crate) async fn place_is_wanted(&self) {
+        self.wish.notified().await;
+    }
+
+    pub(crate) fn wanted(&self) {
+        self.wanted.notify_waiters();
+    }
+
+    /// Of a primary: resolves when its standby has asked for its place. It is the process that begins, with its clients.
+    pub async fn is_asked_for_place(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// Resolves when somebody has asked for that.
+    pub(crate) async fn asked_to_hand_over(&self) -> Answer {
+        loop {
+            self.asked.notified().await;
+            if let Some(answer) = self.asks.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return answer;
+            }
+        }
     }
 
     pub(crate) fn set_role(&self, role: Role) {
-        self.with(|now| now.role = role);
+        self.with(|now| {
+            // What it waited for to get there is over.
+            if std::mem::replace(&mut now.role, role) != role {
+                now.says.clear();
+            }
+        });
     }
 
     pub(crate) fn opened(&self, empty: bool) {

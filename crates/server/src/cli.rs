@@ -24,7 +24,7 @@ pub enum Command {
     Serve(Serve),
     /// Run the third voter of a pair: it keeps no data and helps to decide which of the two is primary
     Witness(Witness),
-    /// How a pair is doing, asked over HTTP
+    /// How a pair is doing, and who is to be its primary, over HTTP
     #[command(subcommand)]
     Ha(Ha),
     /// Look into a data directory
@@ -48,6 +48,24 @@ pub enum Ha {
         /// For programs
         #[arg(long)]
         json: bool,
+    },
+    /// The primary hands over to its standby, which has to be in sync; its process ends with 75 and is to be started again
+    Switchover {
+        #[command(flatten)]
+        target: HaTarget,
+    },
+    /// The standby at --url asks the primary to hand over to it
+    Promote {
+        #[command(flatten)]
+        target: HaTarget,
+    },
+    /// A voter that lost its directory (or got an older one back) votes again
+    ReplaceVoter {
+        /// Its node's name
+        #[arg(value_name = "NODE")]
+        voter: String,
+        #[command(flatten)]
+        target: HaTarget,
     },
 }
 

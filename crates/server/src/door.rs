@@ -3,24 +3,26 @@
 
 use crate::config::Settings;
 use crate::listeners;
-use admin::ha::{Log, Member, Pair, Standby};
+use admin::ha::{Log, Member, Pair, ReplaceVoter, Standby};
 use admin::health::Ready;
-use admin::{Account, BoxFuture, Credentials, Denied, Limits};
+use admin::{Account, BoxFuture, Credentials, Denied, Limits, Refusal};
 use anyhow::{Context, Result};
 use broker::auth::{Auth, Config, LoginOutcome, LoginState};
 use broker_api::{ConnectionInfo, Elsewhere, LoginStep, Peer, Refusal as CoreRefusal};
 use gateway::ListenUrl;
 use journal::Lsn;
-use replication::coordinator::{Coordinator, NodeName, Read, Register, Version};
+use replication::coordinator::{Coordinator, NodeName, Read, Register, Version, Voter};
 use replication::{Role, Snapshot, Status};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
 /// Who asks how things are is told what was known last rather than kept waiting.
 const REGISTER_LIMIT: Duration = Duration::from_millis(500);
+/// Until a primary that was asked for its place has handed over, and clients are served here.
+const TAKEOVER_LIMIT: Duration = Duration::from_secs(15);
 
 /// Where this process stands with its clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,7 +38,7 @@ pub enum Stage {
 pub struct Node {
     pub name: String,
     pub status: Arc<Status>,
-    pub coordinator: Arc<dyn Coordinator>,
+    pub voter: Arc<Voter>,
     /// The node's threads.
     pub threads: tokio::runtime::Handle,
 }
@@ -44,8 +46,8 @@ pub struct Node {
 impl Node {
     /// As it stands now, unless nobody answers for it soon.
     async fn register(&self) -> Option<(Version, Register)> {
-        let coordinator = self.coordinator.clone();
-        let read = self.threads.spawn(async move { coordinator.read().await });
+        let voter = self.voter.clone();
+        let read = self.threads.spawn(async move { voter.read().await });
         match tokio::time::timeout(REGISTER_LIMIT, read).await {
             Ok(Ok(Read::Known(register))) => register,
             _ => None,
@@ -53,7 +55,21 @@ impl Node {
     }
 }
 
+/// Where whoever asked this node to give way waits. Empty where it was the standby.
+pub struct Reply(Option<oneshot::Sender<Result<String, String>>>);
+
+impl Reply {
+    /// With the name of the new primary.
+    pub fn answer(&mut self, handed_over: Result<String, String>) {
+        if let Some(reply) = self.0.take() {
+            let _ = reply.send(handed_over);
+        }
+    }
+}
+
 pub struct Door {
+    wish: mpsc::Sender<Reply>,
+    wishes: tokio::sync::Mutex<mpsc::Receiver<Reply>>,
     stage: Mutex<Stage>,
     node: OnceLock<Node>,
     /// Users of the files: the same that the core has, and there before the core is.
@@ -64,7 +80,9 @@ impl Door {
     /// Opens it where there is an `http://` listener; answers with where it listens.
     pub fn open(settings: &Settings, users: &Config) -> Result<(Arc<Door>, Vec<ListenUrl>)> {
         let auth = Auth::new(users).context("the users of the configuration")?;
-        let door = Arc::new(Door { stage: Mutex::new(Stage::Opening), node: OnceLock::new(), auth });
+        let (wish, wishes) = mpsc::channel(1);
+        let wishes = tokio::sync::Mutex::new(wishes);
+        let door = Arc::new(Door { wish, wishes, stage: Mutex::new(Stage::Opening), node: OnceLock::new(), auth });
         let bound = listeners::bind_http(settings)?;
         let urls = bound.iter().map(|bound| bound.url.clone()).collect();
         let mut sockets = Vec::new();
@@ -108,6 +126,32 @@ impl Door {
         self.auth.reload(users).map_err(anyhow::Error::from)
     }
 
+    /// Resolves when this primary is to give way to its standby.
+    pub async fn wish(&self) -> Reply {
+        let mut wishes = self.wishes.lock().await;
+        loop {
+            let asked_by_standby = async {
+                match self.node.get() {
+                    Some(node) => node.status.is_asked_for_place().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let mut reply = tokio::select! {
+                Some(reply) = wishes.recv() => reply,
+                () = asked_by_standby => Reply(None),
+            };
+            // It may have got lost since it was looked at.
+            if self.elsewhere().is_some() {
+                return reply;
+            }
+            reply.answer(Err("no standby is in sync any more".into()));
+        }
+    }
+
+    fn as_node(&self) -> Result<&Node, Refusal> {
+        self.node.get().ok_or_else(|| Refusal::NotHere("this broker is alone: its configuration has no [ha]".into()))
+    }
+
     /// Where clients find the standby that takes over when this node, the primary, goes.
     pub fn elsewhere(&self) -> Option<Elsewhere> {
         let now = self.node.get()?.status.get();
@@ -144,8 +188,30 @@ impl admin::House for Door {
             Pair {
                 role: role(self.stage(), Some(node)).to_owned(),
                 node: Some(node.name.clone()),
-                coordinator: Some(node.coordinator.describe()),
+                coordinator: Some(node.voter.describe()),
                 ..seen(&now)
+            }
+        })
+    }
+
+    fn switch_over(&self) -> BoxFuture<'_, Result<String, Refusal>> {
+        Box::pin(self.give_way())
+    }
+
+    fn promote(&self) -> BoxFuture<'_, Result<String, Refusal>> {
+        Box::pin(self.take_over())
+    }
+
+    fn replace_voter(&self, which: ReplaceVoter) -> BoxFuture<'_, Result<String, Refusal>> {
+        Box::pin(async move {
+            let node = self.as_node()?;
+            let name: NodeName = which.voter.parse().map_err(|bad| Refusal::Conflict(format!("{bad}")))?;
+            let (voter, asked) = (node.voter.clone(), name.clone());
+            let replaced = node.threads.spawn(async move { voter.replace_voter(&asked).await }).await;
+            match replaced {
+                Ok(Ok(())) => Ok(name.to_string()),
+                Ok(Err(why)) => Err(Refusal::Failed(why)),
+                Err(error) => Err(Refusal::Failed(error.to_string())),
             }
         })
     }
@@ -176,6 +242,54 @@ impl admin::House for Door {
                 }
             }
         })
+    }
+}
+
+impl Door {
+    async fn give_way(&self) -> Result<String, Refusal> {
+        let node = self.as_node()?;
+        if self.stage() != Stage::Serving {
+            let primary = node.status.get().register.map_or_else(|| "unknown".to_owned(), |(_, register)| register.primary.to_string());
+            return Err(Refusal::Conflict(format!("{} is not primary (that is {primary})", node.name)));
+        }
+        if self.elsewhere().is_none() {
+            return Err(Refusal::Conflict("no standby is in sync: whoever took over now would lack confirmed messages".into()));
+        }
+        let (reply, answered) = oneshot::channel();
+        let sent = self.wish.try_send(Reply(Some(reply)));
+        sent.map_err(|_| Refusal::Conflict("it is under way already".into()))?;
+        match answered.await {
+            Ok(Ok(name)) => Ok(name),
+            Ok(Err(why)) => Err(Refusal::Failed(why)),
+            Err(_) => Err(Refusal::Failed("this node is going down".into())),
+        }
+    }
+
+    async fn take_over(&self) -> Result<String, Refusal> {
+        let node = self.as_node()?;
+        if node.status.get().role != Role::Following {
+            let says = node.status.get();
+            return Err(Refusal::Conflict(format!("{} does not follow a primary: it is {}", node.name, says.role.as_str())));
+        }
+        let register = node.register().await;
+        let in_sync = |(_, register): &(Version, Register)| register.in_sync.contains(node.name.as_str());
+        if !register.as_ref().is_some_and(in_sync) {
+            return Err(Refusal::Conflict(format!(
+                "{} is not in sync, or nobody answers for the register: it may lack confirmed messages",
+                node.name
+            )));
+        }
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < TAKEOVER_LIMIT {
+            if self.stage() == Stage::Serving {
+                return Ok(node.name.clone());
+            }
+            if node.status.get().role == Role::Following {
+                node.status.ask_for_place();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Err(Refusal::Failed("the primary was asked and has not handed over yet".into()))
     }
 }
 

@@ -20,10 +20,13 @@ use tracing::{error, info};
 const FENCED: i32 = 75;
 /// Links at once: of the other node and the witness, and those that break and come again.
 const LINKS_MAX: usize = 64;
+/// More than the node itself takes for it.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(6);
 
 /// A node that runs.
 pub struct Node {
     coordinator: Arc<Voter>,
+    status: Arc<Status>,
     /// On threads of its own: what clients do to theirs must not cost the lease.
     runtime: tokio::runtime::Runtime,
 }
@@ -41,8 +44,17 @@ impl Node {
         let status = Arc::new(Status::default());
         let name = pair.node.name.to_string();
         let coordinator = runtime.block_on(live(plan, pair, serves, status.clone()))?;
-        door.is_of_pair(door::Node { name, status, coordinator: coordinator.clone(), threads: runtime.handle().clone() });
-        Ok((Node { coordinator, runtime }, house))
+        door.is_of_pair(door::Node { name, status: status.clone(), voter: coordinator.clone(), threads: runtime.handle().clone() });
+        Ok((Node { coordinator, status, runtime }, house))
+    }
+
+    /// Gives this node's place, whose core is closed, to its standby: who has it now.
+    pub fn hand_over(&self) -> Result<String, String> {
+        let asked = async { tokio::time::timeout(HANDOVER_LIMIT, self.status.hand_over()).await };
+        match self.runtime.block_on(asked) {
+            Ok(answer) => answer.map(|name| name.to_string()),
+            Err(_) => Err("no answer in time".into()),
+        }
     }
 
     /// Another node may take over at once.
@@ -94,6 +106,8 @@ async fn live(plan: Plan, pair: Pair, serves: oneshot::Sender<Result<House>>, st
     let node = replication::run(pair.node, machine, coordinator, store, links, status);
     tokio::spawn(async move {
         match node.await {
+            // The process is going down in its own order.
+            End::HandedOver(_) => return,
             End::Fenced(why) => error!(why, "stopping: this node is primary no more"),
             End::Failed(why) => error!(why, "stopping: the store cannot be used"),
         }

@@ -7,7 +7,7 @@
 
 use crate::cli::Serve;
 use crate::config::Settings;
-use crate::door::{Door, Stage};
+use crate::door::{self, Door, Stage};
 use crate::ha::Node;
 use crate::tls::{self, Certificates};
 use crate::wiring::{House, Plan};
@@ -26,9 +26,24 @@ const STORE_FAILED: u8 = 75;
 /// What is left of the connections' tasks after their good-byes gets this long.
 const REST_LIMIT: Duration = Duration::from_secs(1);
 
+/// Clients that have been told where to go leave the core within this; then it is closed without waiting for them to close their sockets.
+const PARTING_LIMIT: Duration = Duration::from_millis(300);
+/// The other voters learn of the new primary, and whoever asked for it reads the answer.
+const LAST_ANSWERS: Duration = Duration::from_millis(200);
+
 enum End {
     Asked,
+    /// This node's place is to go to its standby; whoever asked for that waits for an answer.
+    GiveWay(door::Reply),
     StoreFailed,
+}
+
+/// A process that serves no more.
+struct Ended {
+    end: End,
+    gateway: Gateway,
+    /// Clients were told of a standby that takes over.
+    gives_way: bool,
 }
 
 pub fn run(flags: &Serve) -> Result<ExitCode> {
@@ -52,17 +67,30 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    let end = runtime.block_on(live(flags, &settings, &house, certificates, (&door, http)));
-    // Tasks that did not end by themselves end here, and tell the core so while it is still there.
-    runtime.shutdown_timeout(REST_LIMIT);
-    let end = match end {
-        Ok(end) => end,
+    let ended = match runtime.block_on(live(flags, &settings, &house, certificates, (&door, http))) {
+        Ok(ended) => ended,
         Err(error) => {
+            runtime.shutdown_timeout(REST_LIMIT);
             let _ = house.close();
             return Err(error);
         }
     };
-    let closed = house.close();
+    let closed;
+    let mut end = ended.end;
+    if ended.gives_way && house.connections() == 0 {
+        // Last words are on their way to clients that have left the core: the next primary does not wait for them.
+        closed = house.close();
+        give_way(node.as_ref(), &mut end);
+        runtime.block_on(drained(&ended.gateway));
+        runtime.shutdown_timeout(REST_LIMIT);
+    } else {
+        // Tasks that did not end by themselves end here, and tell the core so while it is still there.
+        runtime.shutdown_timeout(REST_LIMIT);
+        closed = house.close();
+        if ended.gives_way {
+            give_way(node.as_ref(), &mut end);
+        }
+    }
     // The other node may take over once everything is in the log.
     if let Some(node) = node {
         node.stop();
@@ -72,11 +100,34 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
             info!("stopped");
             Ok(ExitCode::SUCCESS)
         }
+        // Started again, it stands by.
+        (End::GiveWay(_), Ok(())) => Ok(ExitCode::from(STORE_FAILED)),
         (End::StoreFailed, _) => Ok(ExitCode::from(STORE_FAILED)),
-        (End::Asked, Err(failure)) => {
+        (End::Asked | End::GiveWay(_), Err(failure)) => {
             error!(%failure, "the store could not be closed");
             Ok(ExitCode::from(STORE_FAILED))
         }
+    }
+}
+
+/// The standby becomes primary now, if it can; else it does when it misses this node.
+fn give_way(node: Option<&Node>, end: &mut End) {
+    let Some(node) = node else { return };
+    let handed_over = node.hand_over();
+    match &handed_over {
+        Ok(name) => info!(primary = name, "handed over"),
+        Err(why) => warn!(why, "not handed over: the standby has to notice by itself that this node is gone"),
+    }
+    if let End::GiveWay(reply) = end {
+        reply.answer(handed_over.map_err(|why| format!("{why}; this node goes down, and the standby takes over when it misses it")));
+    }
+    std::thread::sleep(LAST_ANSWERS);
+}
+
+async fn drained(gateway: &Gateway) {
+    match gateway.drained().await {
+        0 => {}
+        left => warn!(connections = left, "closed without a good-bye"),
     }
 }
 
@@ -132,7 +183,7 @@ async fn live(
     house: &House,
     mut certificates: Certificates,
     (door, http): (&Arc<Door>, Vec<ListenUrl>),
-) -> Result<End> {
+) -> Result<Ended> {
     let mut signals = Signals::new()?;
     let mut gateway = Gateway::new(settings.gateway.clone(), house.broker());
     let protocols = protocols::all(settings)?;
@@ -148,6 +199,10 @@ async fn live(
             info!(signal = name, connections = gateway.slots().live(), "stopping");
             End::Asked
         }
+        reply = door.wish() => {
+            info!(connections = gateway.slots().live(), "giving way to the standby");
+            End::GiveWay(reply)
+        }
         failure = house.failed() => {
             error!(%failure, "stopping: nothing is confirmed any more");
             End::StoreFailed
@@ -160,14 +215,16 @@ async fn live(
         // Asked twice: somebody is in a hurry, and the store is made for it.
         std::process::exit(130);
     });
-    let elsewhere = door.elsewhere();
-    gateway.stop_accepting(elsewhere.is_some()).await;
+    let elsewhere = door.elsewhere().filter(|_| !matches!(end, End::StoreFailed));
+    let gives_way = elsewhere.is_some();
+    gateway.stop_accepting(gives_way).await;
     house.shut_down_connections(elsewhere);
-    match gateway.drained().await {
-        0 => {}
-        left => warn!(connections = left, "closed without a good-bye"),
+    if gives_way {
+        house.parted(PARTING_LIMIT).await;
+    } else {
+        drained(&gateway).await;
     }
-    Ok(end)
+    Ok(Ended { end, gateway, gives_way })
 }
 
 fn listen(

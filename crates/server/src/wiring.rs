@@ -147,6 +147,19 @@ impl House {
         self.core.shut_down_connections(elsewhere);
     }
 
+    /// Of the core: what has parted may still be writing its last words.
+    pub fn connections(&self) -> u64 {
+        self.core.connections()
+    }
+
+    /// Waits until every connection has left the core, for so long at most.
+    pub async fn parted(&self, limit: Duration) {
+        let begun = std::time::Instant::now();
+        while self.core.connections() > 0 && begun.elapsed() < limit {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     /// Everything that is staged is committed first.
     pub fn close(&self) -> Result<()> {
         self.core.close().context("closing the journal")

@@ -133,6 +133,7 @@ impl SimNode {
             let end = run(settings, machine, coordinator, house, taken, status).await;
             let why = match end {
                 End::Fenced(why) => format!("fenced: {why}"),
+                End::HandedOver(name) => format!("handed over to {name}"),
                 End::Failed(why) => format!("failed: {why}"),
             };
             lock(&ended).get_or_insert(why);

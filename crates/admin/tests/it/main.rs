@@ -1,8 +1,8 @@
 //! The door over real sockets, in front of a house that answers what a test wants.
 
-use admin::ha::Pair;
+use admin::ha::{Pair, ReplaceVoter};
 use admin::health::Ready;
-use admin::{Account, BoxFuture, Credentials, Denied, House, Limits};
+use admin::{Account, BoxFuture, Credentials, Denied, House, Limits, Refusal};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -24,6 +24,18 @@ impl House for Toy {
 
     fn pair(&self) -> BoxFuture<'_, Pair> {
         Box::pin(async { Pair { role: "standby".into(), node: Some("b".into()), epoch: Some(7), ..Pair::default() } })
+    }
+
+    fn switch_over(&self) -> BoxFuture<'_, Result<String, Refusal>> {
+        Box::pin(async { Ok("a".into()) })
+    }
+
+    fn promote(&self) -> BoxFuture<'_, Result<String, Refusal>> {
+        Box::pin(async { Err(Refusal::Conflict("not in sync".into())) })
+    }
+
+    fn replace_voter(&self, which: ReplaceVoter) -> BoxFuture<'_, Result<String, Refusal>> {
+        Box::pin(async move { Ok(which.voter) })
     }
 
     fn login(&self, who: Credentials, from: SocketAddr) -> BoxFuture<'_, Result<Account, Denied>> {
@@ -118,6 +130,26 @@ async fn who_may_look() {
     }
     assert_eq!(door.ask("GET /api/nothing", Some("root:r:oot"), "").await.0, 404);
     assert_eq!(door.ask("DELETE /api/ha", Some("root:r:oot"), "").await.0, 405);
+}
+
+#[tokio::test]
+async fn only_administrators_change_something() {
+    let door = Door::open(Limits::default()).await;
+    assert_eq!(door.ask("POST /api/ha/switchover", None, "").await.0, 401);
+    assert_eq!(door.ask("POST /api/ha/switchover", Some("eye:eye"), "").await.0, 403);
+    let (status, answer) = door.ask("POST /api/ha/switchover", Some("root:r:oot"), "").await;
+    assert!(status == 200 && answer.ends_with(r#"{"node":"a"}"#), "{answer}");
+    let (status, answer) = door.ask("POST /api/ha/promote", Some("root:r:oot"), "").await;
+    assert!(status == 409 && answer.ends_with(r#"{"error":"conflict","reason":"not in sync"}"#), "{answer}");
+    let replace = |body: String| async {
+        let body = body;
+        door.ask("POST /api/ha/replace-voter", Some("root:r:oot"), &body).await.0
+    };
+    assert_eq!(replace(r#"{"voter":"w"}"#.into()).await, 200);
+    assert_eq!(replace(r#"{"voter":"w","force":1}"#.into()).await, 422);
+    assert_eq!(replace("nonsense".into()).await, 400);
+    assert_eq!(replace(format!(r#"{{"voter":"{}"}}"#, "x".repeat(80_000))).await, 413);
+    assert_eq!(door.ask("GET /api/ha/switchover", Some("root:r:oot"), "").await.0, 405);
 }
 
 #[tokio::test]

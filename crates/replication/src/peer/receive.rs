@@ -36,6 +36,8 @@ pub enum Followed {
     StartOver(u128),
     /// A copy of the primary's store lies ready and has to be installed.
     Copied(u128, Incoming),
+    /// It has given up its place, and its log ended there.
+    HandedOver(Lsn),
     /// The store here failed.
     Failed(String),
 }
@@ -245,6 +247,10 @@ impl<F: Follows> Standby<'_, F> {
                     }
                 }
                 Ok(Ok(Some((wire::NO, body)))) => return Followed::Refused(String::from_utf8_lossy(&body).into_owned()),
+                Ok(Ok(Some((wire::HANDOVER, body)))) => {
+                    let malformed = || Followed::Lost("the primary's good-bye cannot be read".into());
+                    return wire::read_number(&body).map_or_else(malformed, |end| Followed::HandedOver(Lsn(end)));
+                }
                 Ok(Ok(Some((kind, _)))) => return Followed::Lost(format!("the primary sent a frame of kind {kind}")),
                 Ok(Ok(None)) => return Followed::Lost("the primary closed the link".into()),
                 Ok(Err(error)) => return Followed::Lost(error.to_string()),
@@ -257,7 +263,16 @@ impl<F: Follows> Standby<'_, F> {
         let following = self.following;
         let state = &following.state;
         loop {
-            state.acks.notified().await;
+            tokio::select! {
+                biased;
+                () = state.acks.notified() => {}
+                () = self.status.place_is_wanted() => {
+                    if let Err(error) = writer.send(wire::PLEASE, &[], &[]).await {
+                        return Followed::Lost(error.to_string());
+                    }
+                    continue;
+                }
+            }
             if state.has_failed() {
                 return Followed::Failed(state.take_failure().unwrap_or_default());
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::sync::mpsc::TryRecvError;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use journal::{Copy, CopyFile, Journal, LogReader, Lsn, Meeting, Position};
@@ -51,6 +51,10 @@ pub struct Peers {
     /// Somebody came or went.
     pub changed: Notify,
     on_ack: Box<dyn Fn() + Send + Sync>,
+    /// A standby asks for this node's place.
+    pub wanted: Notify,
+    /// This node is primary no more, and the log ended there.
+    given_up: OnceLock<Lsn>,
 }
 
 #[derive(Default)]
@@ -64,11 +68,27 @@ struct State {
 impl Peers {
     /// `on_ack` is called on whatever thread hears of progress; it must not block.
     pub fn new(epoch: u64, machine: Arc<dyn Machine>, journal: Arc<Journal>, on_ack: Box<dyn Fn() + Send + Sync>) -> Peers {
-        Peers { epoch, machine, journal, known: Mutex::default(), written: Notify::new(), changed: Notify::new(), on_ack }
+        Peers {
+            epoch,
+            machine,
+            journal,
+            known: Mutex::default(),
+            written: Notify::new(),
+            changed: Notify::new(),
+            on_ack,
+            wanted: Notify::new(),
+            given_up: OnceLock::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the standby that it may stand for this node's place, after which nothing more is sent.
+    pub fn give_up(&self, end: Lsn) {
+        let _ = self.given_up.set(end);
+        self.written.notify_one();
     }
 
     pub fn connected(&self) -> BTreeMap<NodeName, Peer> {
@@ -230,6 +250,11 @@ impl Sending<'_> {
             }
             let commit = peers.journal.committed_lsn();
             self.send(wire::LOG, &wire::log_head(peers.epoch, commit), &bytes).await?;
+            if let Some(end) = peers.given_up.get() {
+                self.send(wire::HANDOVER, &wire::number(end.0), &[]).await?;
+                // The standby ends the link.
+                return std::future::pending().await;
+            }
             if bytes.capacity() > 8 * FRAME {
                 bytes = Vec::new();
             }
@@ -304,6 +329,11 @@ async fn hear(reader: &mut Reader, name: &NodeName, link: u64, peers: &Peers) ->
         // Each sign of life of ours is answered by an ack.
         let Ok(frame) = peers.machine.within(STUCK, reader.recv()).await else { return Err(NetError::Stuck(STUCK)) };
         let Some((kind, body)) = frame? else { return Ok(()) };
+        if kind == wire::PLEASE {
+            info!(peer = %name, "the standby asks to be primary");
+            peers.wanted.notify_one();
+            continue;
+        }
         let ack = Ack::decode(&body).filter(|ack| kind == wire::ACK && ack.epoch == peers.epoch);
         let Some(ack) = ack else { return Ok(()) };
         if !peers.heard(name, link, ack) {

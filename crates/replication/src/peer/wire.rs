@@ -20,6 +20,10 @@ pub const ACK: u8 = 41;
 pub const NO: u8 = 42;
 /// The answer to a HELLO takes its time.
 pub const WAIT: u8 = 43;
+/// The primary has given up its place: the standby has all of the log, up to this position, and may stand for it at once.
+pub const HANDOVER: u8 = 44;
+/// The standby's operator wants it to be primary.
+pub const PLEASE: u8 = 45;
 
 /// Addresses that a node may give for its clients.
 const CLIENTS_MAX: u16 = 32;

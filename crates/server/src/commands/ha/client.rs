@@ -4,10 +4,13 @@ use anyhow::{bail, ensure, Context, Result};
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::time::Duration;
 use ureq::Agent;
 
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
+/// A handover waits for what the standby lacks; a new voter for all of the register.
+const ASK_LIMIT: Duration = Duration::from_secs(70);
 const ANSWER_MAX: u64 = 1 << 20;
 
 pub struct Client {
@@ -30,6 +33,13 @@ impl Client {
         let request = self.agent.get(format!("{}{path}", self.url)).header("authorization", &self.authorization);
         let request = request.config().timeout_global(Some(LOOK_LIMIT)).build();
         self.read(request.call())
+    }
+
+    /// `null` is no body.
+    pub fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T> {
+        let request = self.agent.post(format!("{}{path}", self.url)).header("authorization", &self.authorization);
+        let request = request.config().timeout_global(Some(ASK_LIMIT)).build();
+        self.read(if body.is_null() { request.send_empty() } else { request.content_type("application/json").send(body.to_string()) })
     }
 
     fn read<T: DeserializeOwned>(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<T> {

@@ -6,8 +6,10 @@ mod client;
 mod status;
 
 use crate::cli::{Ha, HaTarget};
-use anyhow::Result;
+use admin::ha::{Done, Pair};
+use anyhow::{ensure, Context, Result};
 use client::Client;
+use serde_json::json;
 use std::process::ExitCode;
 
 /// Answers came, and not all is well.
@@ -24,7 +26,37 @@ pub fn run(command: &Ha) -> Result<ExitCode> {
                 status::Health::Unknown => ExitCode::FAILURE,
             })
         }
+        Ha::Switchover { target } => {
+            let clients = clients(target)?;
+            let done: Done = primary(&clients)?.post("/api/ha/switchover", &json!(null))?;
+            println!("{} is primary now", done.node);
+            Ok(ExitCode::SUCCESS)
+        }
+        Ha::Promote { target } => {
+            let clients = clients(target)?;
+            ensure!(clients.len() == 1, "promote: one --url, that of the standby");
+            let done: Done = clients[0].post("/api/ha/promote", &json!(null))?;
+            println!("{} is primary now", done.node);
+            Ok(ExitCode::SUCCESS)
+        }
+        Ha::ReplaceVoter { voter, target } => {
+            let clients = clients(target)?;
+            let asked = clients.iter().find(|client| client.get::<Pair>("/api/ha").is_ok()).or(clients.first());
+            let asked = asked.context("--url: where a node of the pair is")?;
+            let done: Done = asked.post("/api/ha/replace-voter", &json!({ "voter": voter }))?;
+            println!("{} votes again", done.node);
+            Ok(ExitCode::SUCCESS)
+        }
     }
+}
+
+/// Of those that were named, the one that says that it is primary; the only one, whatever it says.
+fn primary(clients: &[Client]) -> Result<&Client> {
+    if let [only] = clients {
+        return Ok(only);
+    }
+    let is_primary = |client: &&Client| client.get::<Pair>("/api/ha").is_ok_and(|pair| pair.role == "primary");
+    clients.iter().find(is_primary).context("none of these nodes answers that it is primary; see carrick ha status")
 }
 
 fn clients(target: &HaTarget) -> Result<Vec<Client>> {
