@@ -67,6 +67,32 @@ pub enum Ha {
         #[command(flatten)]
         target: HaTarget,
     },
+    /// Two nodes and their coordinator in one process, on a simulated clock, network and disk: faults are drawn from the seed, and what the pair
+    /// promises is checked; exit code 0 it held, 1 a promise was broken
+    Drill(Drill),
+}
+
+#[derive(Args, Debug)]
+pub struct Drill {
+    /// What goes wrong
+    #[arg(long, value_name = "NAME", default_value = "kill", value_parser = ["kill", "stop", "partition", "disk-stall", "clock-jump", "chaos"])]
+    pub scenario: String,
+    /// The same seed is the same run
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Runs this many seeds from there on
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seeds: u64,
+    /// Break the pair's own code in this way, to see that it is noticed
+    #[arg(long = "break", value_name = "NAME", value_parser = broken_names())]
+    pub mutant: Option<String>,
+    /// Print what happened, line by line
+    #[arg(long)]
+    pub verbose: bool,
+}
+
+fn broken_names() -> clap::builder::PossibleValuesParser {
+    simulation::MUTANTS.iter().map(|(name, _)| *name).collect::<Vec<_>>().into()
 }
 
 #[derive(Args, Debug)]

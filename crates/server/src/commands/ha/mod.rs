@@ -1,8 +1,10 @@
 //! `carrick ha`: asks the nodes of a pair over HTTP, and asks something of them.
 //!
-//! Exit codes: 0 all is well, 1 nothing could be asked or it was refused, 2 a wrong command line, 3 answers came, and something is wrong with the pair.
+//! Exit codes: 0 all is well, 1 nothing could be asked or it was refused, 2 a wrong command line, 3 answers came, and something is wrong with the
+//! pair. `drill` asks nobody: 0 the promises held, 1 one was broken.
 
 mod client;
+mod drill;
 mod status;
 
 use crate::cli::{Ha, HaTarget};
@@ -17,6 +19,7 @@ const UNWELL: u8 = 3;
 
 pub fn run(command: &Ha) -> Result<ExitCode> {
     match command {
+        Ha::Drill(args) => Ok(drill::run(args)),
         Ha::Status { target, json } => {
             let seen = status::ask(&clients(target)?);
             print!("{}", if *json { status::as_json(&seen) } else { status::as_text(&seen) });
