@@ -13,10 +13,11 @@ fn settings(text: &str, flags: Serve) -> Settings {
 fn nothing_written_means_the_defaults() {
     let settings = settings("", Serve::default());
     let urls: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
-    let expected = ["mqtt:1883", "amqp:5672", "stomp:61613", "ws:15675", "ws:15674", "any:61616"].into_iter().flat_map(|one| {
-        let (scheme, port) = one.split_once(':').expect("both");
-        [format!("{scheme}://127.0.0.1:{port}"), format!("{scheme}://[::1]:{port}")]
-    });
+    let expected =
+        ["mqtt:1883", "amqp:5672", "stomp:61613", "ws:15675", "ws:15674", "any:61616", "http:15672"].into_iter().flat_map(|one| {
+            let (scheme, port) = one.split_once(':').expect("both");
+            [format!("{scheme}://127.0.0.1:{port}"), format!("{scheme}://[::1]:{port}")]
+        });
     assert_eq!(urls, expected.collect::<Vec<_>>());
     assert_eq!((settings.data_dir.to_str(), settings.log.as_str(), settings.default_listeners), (Some("./carrick-data"), "info", true));
     assert_eq!(settings.gateway, gateway::Config::default());
@@ -30,7 +31,7 @@ fn a_certificate_opens_the_ports_of_tls() {
         ("[tls]\nprivate_key = 'a.key'", flags, None),
     ] {
         let settings = settings(text, flags);
-        let urls: Vec<String> = settings.listen.iter().skip(12).step_by(2).map(ToString::to_string).collect();
+        let urls: Vec<String> = settings.listen.iter().skip(14).step_by(2).map(ToString::to_string).collect();
         let ports = [
             "mqtts://127.0.0.1:8883",
             "amqps://127.0.0.1:5671",
