@@ -1,7 +1,7 @@
 //! HTTP for operators and for what watches over brokers: health, the state of a pair, and what can be asked of it.
 //!
 //! * [`House`] is what this crate needs of the process around it; `server` implements it.
-//! * [`serve`] accepts on one listening socket, within bounds.
+//! * [`serve()`] accepts on one listening socket, within bounds.
 //! * One resource per file: [`health`] and [`ha`]. What goes over the wire are plain structs of these files.
 //!
 //! Nothing here knows a message, a queue, a log or a protocol of clients.
