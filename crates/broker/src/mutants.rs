@@ -1,5 +1,8 @@
-//! Deliberate faults of the core. In a build with debug assertions `CARRICK_MUTANT` names one of them, and the simulation in tests/it or the
-//! fault rig (tests/durability) must notice. In every other build nothing here is ever active.
+//! Deliberate faults of the core. In a build with debug assertions `CARRICK_MUTANT` names one of them for the process, and the simulation in
+//! tests/it or the fault rig (tests/durability) must notice. A simulation on one thread chooses one for that thread ([`choose`]), in every
+//! build.
+
+use std::cell::Cell;
 
 use journal::{Filled, Slot};
 
@@ -26,9 +29,17 @@ pub const ALL: [(&str, Mutant); 5] = [
     ("copy_dead_letter", Mutant::CopyDeadLetter),
 ];
 
-/// Never in a release build: there this is a constant and costs nothing.
+thread_local! {
+    static CHOSEN: Cell<Option<Mutant>> = const { Cell::new(None) };
+}
+
+/// From now on, on this thread. A broker in earnest runs on none that ever chose.
+pub fn choose(mutant: Option<Mutant>) {
+    CHOSEN.set(mutant);
+}
+
 pub(crate) fn active(mutant: Mutant) -> bool {
-    cfg!(debug_assertions) && chosen() == Some(mutant)
+    CHOSEN.get() == Some(mutant) || (cfg!(debug_assertions) && of_process() == Some(mutant))
 }
 
 /// Fills a slot so late that a crash may well come before it.
@@ -40,7 +51,7 @@ pub(crate) fn fill_late(slot: Slot, filled: Filled) {
 }
 
 /// One for the whole process: a test that tries a mutant starts itself again with the environment's choice.
-fn chosen() -> Option<Mutant> {
+fn of_process() -> Option<Mutant> {
     static CHOSEN: std::sync::OnceLock<Option<Mutant>> = std::sync::OnceLock::new();
     *CHOSEN.get_or_init(|| {
         let name = std::env::var("CARRICK_MUTANT").ok()?;

@@ -164,6 +164,11 @@ impl Receiver {
         Lsn(self.core.synced.load(Ordering::Acquire))
     }
 
+    /// Bytes that the start found behind the last sync that it could be sure of.
+    pub fn recovered_tail_bytes(&self) -> u64 {
+        self.core.counters.recovered_tail_bytes.load(Ordering::Relaxed)
+    }
+
     /// The highest epoch that this node has promised to follow; a batch of a lower one is refused.
     pub fn promised(&self) -> u64 {
         self.meta.epoch

@@ -1,6 +1,8 @@
-//! Deliberate faults. In a build with debug assertions `CARRICK_MUTANT` names one of them, and the rigs must notice: the simulation in
-//! tests/it, and tests/durability with the real binary. In every other build these are the plain calls.
+//! Deliberate faults. In a build with debug assertions `CARRICK_MUTANT` names one of them for the process, and the rigs must notice: the
+//! simulation in tests/it, and tests/durability with the real binary. A simulation on one thread chooses one for that thread ([`choose`]), in
+//! every build. Otherwise these are the plain calls.
 
+use std::cell::Cell;
 use std::io;
 
 use crate::storage::{File, Storage};
@@ -27,13 +29,21 @@ pub const ALL: [(&str, Mutant); 7] = [
     ("skip_dirsync", Mutant::SkipDirsync),
 ];
 
-/// Never in a release build: there this is a constant and costs nothing.
+thread_local! {
+    static CHOSEN: Cell<Option<Mutant>> = const { Cell::new(None) };
+}
+
+/// From now on, on this thread. A broker in earnest runs on none that ever chose.
+pub fn choose(mutant: Option<Mutant>) {
+    CHOSEN.set(mutant);
+}
+
 pub fn active(mutant: Mutant) -> bool {
-    cfg!(debug_assertions) && chosen() == Some(mutant)
+    CHOSEN.get() == Some(mutant) || (cfg!(debug_assertions) && of_process() == Some(mutant))
 }
 
 /// One for the whole process: a test that tries a mutant starts itself again with the environment's choice.
-fn chosen() -> Option<Mutant> {
+fn of_process() -> Option<Mutant> {
     static CHOSEN: std::sync::OnceLock<Option<Mutant>> = std::sync::OnceLock::new();
     *CHOSEN.get_or_init(|| {
         let name = std::env::var("CARRICK_MUTANT").ok()?;

@@ -16,6 +16,7 @@ mod error;
 mod foreign;
 mod fuzz;
 mod mapping;
+pub mod mutants;
 mod protocol;
 mod session;
 

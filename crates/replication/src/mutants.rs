@@ -19,10 +19,12 @@ pub enum Mutant {
     IgnoreLease,
     /// A primary that cannot renew its lease goes on.
     OutliveLease,
+    /// A standby takes what a primary of an earlier epoch sends.
+    DropEpochCheck,
 }
 
 /// By the names that people give them.
-pub const ALL: [(&str, Mutant); 7] = [
+pub const ALL: [(&str, Mutant); 8] = [
     ("unearned_keepalive", Mutant::UnearnedKeepalive),
     ("grow_late", Mutant::GrowLate),
     ("cas_by_epoch", Mutant::CasByEpoch),
@@ -30,6 +32,7 @@ pub const ALL: [(&str, Mutant); 7] = [
     ("ack_before_sync", Mutant::AckBeforeSync),
     ("ignore_lease", Mutant::IgnoreLease),
     ("outlive_lease", Mutant::OutliveLease),
+    ("drop_epoch_check", Mutant::DropEpochCheck),
 ];
 
 thread_local! {

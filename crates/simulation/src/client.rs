@@ -43,6 +43,11 @@ struct Connection {
     order: Order,
 }
 
+/// Somebody who does something again and again.
+pub trait Actor: Send {
+    fn round(&mut self, work: Work) -> Result<(), Broken>;
+}
+
 /// What a client is to do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Work {
@@ -58,29 +63,6 @@ impl Client {
 
     fn with_history<T>(&self, of: impl FnOnce(&mut History) -> T) -> T {
         of(&mut self.history.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// One round: connects if there is somebody, sends a little, takes what came.
-    pub fn round(&mut self, work: Work) -> Result<(), Broken> {
-        let Some(serving) = self.node.serving() else {
-            self.connection = None;
-            return Ok(());
-        };
-        let now = self.world.elapsed();
-        if self.world.is_paused(serving.group) {
-            self.slept = now;
-            return Ok(());
-        }
-        if now < self.slept + AFTER_SLEEP && self.slept > Duration::ZERO {
-            return Ok(());
-        }
-        if self.connection.as_ref().is_none_or(|connection| connection.serving.number != serving.number) {
-            self.connection = Connection::open(serving);
-        }
-        let Some(mut connection) = self.connection.take() else { return Ok(()) };
-        let over = self.talk(&mut connection, work);
-        self.connection = Some(connection);
-        over
     }
 
     fn talk(&mut self, connection: &mut Connection, work: Work) -> Result<(), Broken> {
@@ -168,6 +150,31 @@ impl Client {
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl Actor for Client {
+    /// One round: connects if there is somebody, sends a little, takes what came.
+    fn round(&mut self, work: Work) -> Result<(), Broken> {
+        let Some(serving) = self.node.serving() else {
+            self.connection = None;
+            return Ok(());
+        };
+        let now = self.world.elapsed();
+        if self.world.is_paused(serving.group) {
+            self.slept = now;
+            return Ok(());
+        }
+        if now < self.slept + AFTER_SLEEP && self.slept > Duration::ZERO {
+            return Ok(());
+        }
+        if self.connection.as_ref().is_none_or(|connection| connection.serving.number != serving.number) {
+            self.connection = Connection::open(serving);
+        }
+        let Some(mut connection) = self.connection.take() else { return Ok(()) };
+        let over = self.talk(&mut connection, work);
+        self.connection = Some(connection);
+        over
     }
 }
 

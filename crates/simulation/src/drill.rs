@@ -6,18 +6,19 @@ use std::time::Duration;
 
 use journal::sim::{Crash, SimStorage};
 use replication::coordinator::{MemoryCluster, NodeName, Register, Settings as Voters};
-use replication::mutants::{self, Mutant};
 
-use crate::client::{Client, Work};
+use crate::breaks::{self, Break};
+use crate::client::{Actor, Client, Work};
+use crate::door::Door;
 use crate::faults::{coordinate, draw, Coordination, Scenario, Trouble};
 use crate::history::{Broken, History};
+use crate::mqtt_client::{MqttClients, Publisher, Subscriber};
 use crate::network::Network;
 use crate::node::{Parts, SimNode};
 use crate::trace::Trace;
+use crate::transactions::Transactions;
 use crate::world::{Kind, World};
 
-/// Faults in one run.
-const ROUNDS: u64 = 6;
 /// What a pair of which one half is well needs at most to serve again: fencing, the lease, promotion, and what a loaded coordinator adds.
 const CARRIES_ON: Duration = Duration::from_secs(4);
 const COMES_TOGETHER: Duration = Duration::from_secs(30);
@@ -26,8 +27,10 @@ const COMES_TOGETHER: Duration = Duration::from_secs(30);
 pub struct Plan {
     pub scenario: Scenario,
     pub seed: u64,
+    /// Faults, one after the other.
+    pub rounds: u64,
     /// A deliberate fault of the code, which the run is to notice.
-    pub mutant: Option<Mutant>,
+    pub broken: Option<Break>,
 }
 
 /// What happened. Any 0 in a long series says that it was not tried.
@@ -44,6 +47,18 @@ pub struct Tally {
     /// Sectors that power cuts took back.
     pub sectors_lost: u64,
     pub coordinator_faults: u64,
+    /// Messages that came at QoS 2, each once.
+    pub once: u64,
+    /// Looks at a retained message.
+    pub retained: u64,
+    /// Transactions whose commit was confirmed.
+    pub transactions: u64,
+    /// Logs from which a node cut a tail that the other one did not have.
+    pub truncations: u64,
+    /// Starts that found a tail behind the last sync, and had to make it sure or drop it.
+    pub torn_tails: u64,
+    /// Ranges of the log that were evacuated in a reign that began after the first fault.
+    pub evacuations: u64,
     pub polls: u64,
 }
 
@@ -59,6 +74,12 @@ impl Tally {
         self.restarts += other.restarts;
         self.sectors_lost += other.sectors_lost;
         self.coordinator_faults += other.coordinator_faults;
+        self.once += other.once;
+        self.retained += other.retained;
+        self.transactions += other.transactions;
+        self.truncations += other.truncations;
+        self.torn_tails += other.torn_tails;
+        self.evacuations += other.evacuations;
         self.polls += other.polls;
     }
 }
@@ -77,11 +98,21 @@ pub struct Report {
 
 /// One run from its seed.
 pub fn run(plan: Plan) -> Report {
-    mutants::choose(plan.mutant);
+    breaks::choose(plan.broken);
     let drill = Drill::new(plan);
-    let broken = drill.go().err();
-    mutants::choose(None);
-    drill.report(broken)
+    // The code's own assertions are promises as well.
+    let went = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drill.go()));
+    breaks::choose(None);
+    match went {
+        Ok(went) => drill.report(went.err(), true),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            let broken = Broken::new("assertions_hold", text.unwrap_or_default());
+            // Nothing of what is left can be relied on, and it is not taken down.
+            let drill = std::mem::ManuallyDrop::new(drill);
+            drill.report(Some(broken), false)
+        }
+    }
 }
 
 struct Shared {
@@ -137,11 +168,17 @@ impl Drill {
     fn go(&self) -> Result<(), Broken> {
         self.nodes.iter().for_each(|node| node.start(&self.names));
         for (node, producer) in self.nodes.iter().zip(1..) {
-            self.spawn_client(Client::new(&self.parts.world, node.clone(), producer, self.history.clone()));
+            self.spawn_client(Box::new(Client::new(&self.parts.world, node.clone(), producer, self.history.clone())));
             self.spawn_keeper(node.clone());
         }
+        let (world, history) = (&self.parts.world, &self.history);
+        let door = || Door::new(world, self.nodes.clone());
+        let publisher = Publisher::new(world, door(), 3, history.clone());
+        let subscriber = Subscriber::new(world, door(), history.clone());
+        self.spawn_client(Box::new(MqttClients { subscriber, publisher }));
+        self.spawn_client(Box::new(Transactions::new(world, door(), history.clone())));
         self.until_together()?;
-        for _ in 0..ROUNDS {
+        for _ in 0..self.plan.rounds {
             let quiet = self.parts.world.draw(|rng| rng.below(700));
             self.pass(Duration::from_millis(quiet))?;
             self.round()?;
@@ -154,7 +191,7 @@ impl Drill {
         self.end()
     }
 
-    fn spawn_client(&self, mut client: Client) {
+    fn spawn_client(&self, mut client: Box<dyn Actor>) {
         let (world, shared) = (self.parts.world.clone(), self.shared.clone());
         let task = async move {
             loop {
@@ -286,6 +323,7 @@ impl Drill {
         let trouble = self.parts.world.draw(|rng| draw(self.plan.scenario, rng, primary));
         self.parts.trace.note(self.parts.world.elapsed(), &"fault", &format!("{trouble:?}"));
         lock(&self.shared.counted).faults += 1;
+        self.nodes.iter().for_each(|node| node.faults_begin());
         let begun = Begun { at: self.parts.world.elapsed(), together: self.is_together() };
         match &trouble {
             Trouble::Crash { who, kind, down } => self.crash(begun, *who, *kind, *down)?,
@@ -311,6 +349,7 @@ impl Drill {
                 }
                 self.mend();
             }
+            Trouble::Ghost { time } => self.haunt(begun, *time)?,
             Trouble::Reject { time } => {
                 self.parts.network.reject(&self.names[0], &self.names[1]);
                 self.expect(begun, *time)?;
@@ -333,6 +372,26 @@ impl Drill {
             Trouble::WriteError { who, after } => self.nodes[*who].storage.fail_write_after(*after),
         }
         Ok(())
+    }
+
+    fn haunt(&self, begun: Begun, time: Duration) -> Result<(), Broken> {
+        let (network, world) = (&self.parts.network, &self.parts.world);
+        network.reject(&self.names[0], &self.names[1]);
+        self.pass(Duration::from_millis(2))?;
+        network.mend();
+        let (group, epoch) = (world.group(), self.register().map_or(0, |register| register.epoch.saturating_sub(1)));
+        let believed = network.haunt(group, epoch);
+        self.expect(begun, time)?;
+        self.mend();
+        world.kill(group);
+        let promised = *lock(&believed);
+        match promised {
+            Some(promised) => {
+                let seen = format!("a standby that has promised epoch {promised} took the word of a primary of epoch {epoch}");
+                Err(Broken { invariant: "lower_epoch_changes_nothing", seen })
+            }
+            None => Ok(()),
+        }
     }
 
     fn crash(&self, begun: Begun, who: usize, kind: Crash, down: Duration) -> Result<(), Broken> {
@@ -395,19 +454,25 @@ impl Drill {
         counted.map_err(|seen| Broken { invariant: "counts_agree", seen })
     }
 
-    fn report(&self, broken: Option<Broken>) -> Report {
+    fn report(&self, broken: Option<Broken>, ends: bool) -> Report {
         let history = lock(&self.history);
         let mut tally = *lock(&self.shared.counted);
         (tally.confirmed, tally.settled, tally.redelivered) = (history.confirmed, history.settled, history.redelivered);
         tally.sectors_lost = self.nodes.iter().map(|node| node.storage.injected().sectors_lost).sum();
         tally.coordinator_faults = lock(&self.coordination).faults;
+        (tally.once, tally.retained, tally.transactions) = (history.once.delivered, history.retained.seen, history.transactions.committed);
+        let found = self.nodes.iter().map(|node| node.found());
+        (tally.truncations, tally.torn_tails, tally.evacuations) =
+            found.fold((0, 0, 0), |sum, found| (sum.0 + found.truncations, sum.1 + found.torn_tails, sum.2 + found.evacuations));
         tally.polls = self.parts.world.polls();
         let trace = &self.parts.trace;
         trace.note(self.parts.world.elapsed(), &"end", &format!("{tally:?} {broken:?}"));
         let report = Report { hash: trace.hash(), tally, gap: history.gap, broken, lines: trace.lines() };
         drop(history);
-        // The nodes hold each other's tasks.
-        self.nodes.iter().for_each(|node| node.crash(Crash::Kill));
+        if ends {
+            // The nodes hold each other's tasks.
+            self.nodes.iter().for_each(|node| node.crash(Crash::Kill));
+        }
         report
     }
 }

@@ -58,6 +58,10 @@ pub enum Trouble {
         from_coordinator: Vec<usize>,
         time: Duration,
     },
+    /// The link between the two breaks, and whoever dials reaches a primary of an earlier epoch that has not heard that it is none.
+    Ghost {
+        time: Duration,
+    },
     /// The link between the two breaks, and no other comes about.
     Reject {
         time: Duration,
@@ -100,6 +104,7 @@ pub fn draw(scenario: Scenario, rng: &mut Rng, primary: usize) -> Trouble {
             }
         }
         Scenario::Stop => Trouble::Pause { who, time: if rng.chance(50) { millis(rng, 20, 600) } else { millis(rng, 600, 10_000) } },
+        Scenario::Partition if rng.chance(8) => Trouble::Ghost { time: millis(rng, 100, 1500) },
         Scenario::Partition if rng.chance(25) => Trouble::Reject { time: millis(rng, 100, 3000) },
         Scenario::Partition => {
             let other = 1 - who;

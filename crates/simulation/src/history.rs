@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::promises::{Once, Retained, Transactions};
+
 /// Producer and number.
 pub type Id = (u32, u32);
 
@@ -16,6 +18,12 @@ pub struct Broken {
 impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.invariant, self.seen)
+    }
+}
+
+impl Broken {
+    pub fn new(invariant: &'static str, seen: String) -> Broken {
+        Broken { invariant, seen }
     }
 }
 
@@ -44,6 +52,9 @@ pub struct History {
     last_confirm: Duration,
     /// The longest time without a confirm.
     pub gap: Duration,
+    pub once: Once,
+    pub retained: Retained,
+    pub transactions: Transactions,
 }
 
 /// What one connection has seen of each producer.
@@ -56,7 +67,7 @@ impl History {
     }
 
     /// A client was told something in the reign of this epoch.
-    fn told(&mut self, epoch: u64, what: &str) -> Result<(), Broken> {
+    pub fn told(&mut self, epoch: u64, what: &str) -> Result<(), Broken> {
         if epoch < self.epoch {
             return broken("one_primary", format!("{what} in epoch {epoch}, after somebody was served in epoch {}", self.epoch));
         }
@@ -109,15 +120,19 @@ impl History {
 
     /// How many confirmed messages are still to come, or to be settled. A settlement that was lost with its connection may have been done.
     pub fn owed(&self) -> usize {
+        self.owed_of_queue() + self.once.owed() + self.transactions.owed()
+    }
+
+    fn owed_of_queue(&self) -> usize {
         self.messages.values().filter(|message| message.confirmed && !message.settled && !message.settling).count()
     }
 
     /// Everything was drained: nothing that was confirmed may be missing.
-    pub fn end(&self) -> Result<(), Broken> {
+    pub fn end(&mut self) -> Result<(), Broken> {
         let lost: BTreeSet<Id> =
             self.messages.iter().filter(|(_, message)| message.confirmed && !message.delivered).map(|(id, _)| *id).collect();
         match lost.first() {
-            None => Ok(()),
+            None => self.once.end().and_then(|()| self.transactions.end()),
             Some(first) => {
                 broken("confirmed_is_kept", format!("{} confirmed messages never came, the first of them {first:?}", lost.len()))
             }

@@ -5,17 +5,26 @@
 //! * `world`: time, and which task goes on when. `network`, `machine`, `node`: what a node stands on, and the node.
 //! * `client`, `history`: what clients do and were told, and the promises. `faults`: what goes wrong.
 
+mod breaks;
 mod client;
+mod door;
 mod drill;
 mod faults;
 mod history;
+mod line;
 mod machine;
+mod mqtt_client;
 mod network;
 mod node;
+mod promises;
+mod session;
+mod shares;
 mod trace;
+mod transactions;
 mod world;
 
+pub use breaks::{Break, BREAKS};
 pub use drill::{run, Plan, Report, Tally};
 pub use faults::Scenario;
 pub use history::Broken;
-pub use replication::mutants::{Mutant, ALL as MUTANTS};
+pub use shares::Shares;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use replication::coordinator::NodeName;
 use replication::net::Link;
+use replication::old_primary;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 
@@ -33,6 +34,15 @@ struct Inner {
     nodes: BTreeMap<NodeName, Listening>,
     /// Who waits for a cut path.
     waiting: Vec<Waker>,
+    ghost: Option<Ghost>,
+}
+
+/// Who answers in place of every node: an old primary of this epoch, which tells when a standby with a later promise takes its word.
+#[derive(Clone)]
+struct Ghost {
+    group: Group,
+    epoch: u64,
+    believed: Arc<Mutex<Option<u64>>>,
 }
 
 /// Cheap to clone.
@@ -74,8 +84,16 @@ impl Network {
         waiting.into_iter().for_each(Waker::wake);
     }
 
+    /// From now on whoever dials reaches an old primary of this epoch. Answers where it is put down what a standby had promised that believed it.
+    pub fn haunt(&self, group: Group, epoch: u64) -> Arc<Mutex<Option<u64>>> {
+        let believed = Arc::default();
+        self.lock().ghost = Some(Ghost { group, epoch, believed: Arc::clone(&believed) });
+        believed
+    }
+
     pub fn mend(&self) {
         let mut inner = self.lock();
+        inner.ghost = None;
         inner.cut.clear();
         inner.rejected.clear();
         let waiting = std::mem::take(&mut inner.waiting);
@@ -94,6 +112,17 @@ impl Network {
             self.world.sleep(Duration::from_millis(5)).await;
         }
         let (ours, theirs) = self.pair(from, to);
+        let ghost = self.lock().ghost.clone();
+        if let Some(Ghost { group, epoch, believed }) = ghost {
+            let link = Link::between(theirs, from);
+            let plays = async move {
+                if let Some(promised) = old_primary(link, epoch).await {
+                    *believed.lock().unwrap_or_else(PoisonError::into_inner) = Some(promised);
+                }
+            };
+            self.world.spawn(group, Kind::Plain, Box::pin(plays));
+            return Some(Link::between(ours, to));
+        }
         let (done, accepted) = oneshot::channel();
         let (group, links) = {
             let inner = self.lock();

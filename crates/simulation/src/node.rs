@@ -51,6 +51,18 @@ pub struct SimNode {
     /// How its next end is, whoever brings it about.
     dies_by: Mutex<Crash>,
     broken: Arc<Mutex<Option<Broken>>>,
+    found: Arc<Mutex<Found>>,
+    /// Of the reign that served when the first fault began: its number, and what had been evacuated by then.
+    before_faults: Mutex<Option<(u64, u64)>>,
+}
+
+/// What happened to its store.
+#[derive(Clone, Copy, Default)]
+pub struct Found {
+    pub truncations: u64,
+    pub torn_tails: u64,
+    pub evacuations: u64,
+    asides: u64,
 }
 
 #[derive(Clone)]
@@ -90,6 +102,8 @@ impl SimNode {
             stalled: AtomicBool::new(false),
             dies_by: Mutex::new(Crash::Kill),
             broken: Arc::default(),
+            found: Arc::default(),
+            before_faults: Mutex::default(),
         }
     }
 
@@ -117,6 +131,7 @@ impl SimNode {
             synced: self.synced.clone(),
             crashed: self.crashed.clone(),
             broken: self.broken.clone(),
+            found: self.found.clone(),
             trace: trace.clone(),
         });
         let coordinator = Arc::new(SimCoordinator { machine: machine.clone(), register: cluster.node(self.name.clone()) });
@@ -180,6 +195,27 @@ impl SimNode {
         format!("{} is {}, log {:?}, standbys {:?}, {}", self.name, now.role.as_str(), now.log, now.standbys, now.says)
     }
 
+    /// The first fault begins: evacuations count from now on.
+    pub fn faults_begin(&self) {
+        let now = self.serving().map_or((0, 0), |serving| (serving.number, serving.core.journal_stats().evacuated_ranges));
+        lock(&self.before_faults).get_or_insert(now);
+    }
+
+    fn evacuated(&self, serving: &Serving) -> u64 {
+        let all = serving.core.journal_stats().evacuated_ranges;
+        match *lock(&self.before_faults) {
+            None => 0,
+            Some((number, before)) if number == serving.number => all - before,
+            Some(_) => all,
+        }
+    }
+
+    pub fn found(&self) -> Found {
+        let mut found = *lock(&self.found);
+        found.evacuations += self.serving().map_or(0, |serving| self.evacuated(&serving));
+        found
+    }
+
     /// Its disk answers nothing, whichever process asks.
     pub fn stall(&self, on: bool) {
         self.stalled.store(on, Ordering::Relaxed);
@@ -211,6 +247,7 @@ impl SimNode {
         self.parts.world.kill(process.group);
         let serving = lock(&process.serving).take();
         if let Some(serving) = serving {
+            lock(&self.found).evacuations += self.evacuated(&serving);
             // Its handles are of another life: nothing is written.
             serving.core.close().ok();
         }
@@ -228,6 +265,7 @@ struct SimHouse {
     synced: Arc<AtomicU64>,
     crashed: Arc<AtomicBool>,
     broken: Arc<Mutex<Option<Broken>>>,
+    found: Arc<Mutex<Found>>,
     trace: Trace,
 }
 
@@ -302,6 +340,12 @@ impl House for SimHouse {
             let seen = format!("{} said that its log is synced up to {said}, and it ends at {found}", self.machine.name);
             lock(&self.broken).get_or_insert(Broken { invariant: "synced_is_kept", seen });
         }
+        let mut found = lock(&self.found);
+        found.torn_tails += u64::from(receiver.recovered_tail_bytes() > 0);
+        let asides = self.storage.list("aside").map_or(0, |names| names.len() as u64);
+        found.truncations += asides.saturating_sub(found.asides);
+        found.asides = asides;
+        drop(found);
         Ok((Following { standby }, receiver))
     }
 

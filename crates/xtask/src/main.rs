@@ -14,6 +14,7 @@ mod process;
 mod registry;
 mod runner;
 mod soak;
+mod soak_simulation;
 mod tidy;
 
 use std::process::ExitCode;
@@ -25,7 +26,7 @@ use crate::context::Context;
 
 const USAGE: &str = "\
 usage: cargo xtask test  [--only SUITE,..] [--list]
-       cargo xtask soak  [--duration 10m] [--only SUITE,..] [--list]
+       cargo xtask soak  [--duration 10m] [--only SUITE,..] [--from SEED] [--seeds N] [--list]
        cargo xtask check [--only STEP,..] [--list]
        cargo xtask tidy
        cargo xtask clients [--broker carrick|mosquitto|rabbitmq] [--only CLIENT,..] [--list]
@@ -54,7 +55,7 @@ fn dispatch(args: &[String]) -> Result<bool> {
             runner::test(&context, &options)
         }
         "soak" => {
-            let options = Options::parse(rest, &["--only", "--list", "--duration"])?;
+            let options = Options::parse(rest, &["--only", "--list", "--duration", "--from", "--seeds"])?;
             soak::soak(&context, &options)
         }
         "check" => {
@@ -97,6 +98,9 @@ pub struct Options {
     pub duration: Option<Duration>,
     pub broker: Option<String>,
     pub record: bool,
+    /// Of the simulation: the first seed, and how many.
+    pub from: Option<u64>,
+    pub seeds: Option<u64>,
 }
 
 impl Options {
@@ -123,6 +127,8 @@ impl Options {
             match name {
                 "--only" => options.only.extend(value.split(',').map(str::trim).filter(|s| !s.is_empty()).map(String::from)),
                 "--broker" => options.broker = Some(value),
+                "--from" => options.from = Some(value.parse().with_context(|| format!("'{value}' is no seed"))?),
+                "--seeds" => options.seeds = Some(value.parse().with_context(|| format!("'{value}' is no number of seeds"))?),
                 "--duration" => options.duration = Some(parse_duration(&value)?),
                 _ => unreachable!("every allowed option is handled"),
             }

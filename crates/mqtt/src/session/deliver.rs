@@ -20,6 +20,7 @@ use super::{Session, Step};
 use crate::codec::{Connect, ExpiryEdit, PacketId, PropertyEdits, PublishOut, Qos, ReasonCode, StoredProperties};
 use crate::config::Config;
 use crate::mapping::{self, Kept, OWNER, WINDOW};
+use crate::mutants;
 use crate::protocol::Counters;
 
 /// A QoS 2 delivery whose identifier is being recorded.
@@ -258,7 +259,7 @@ impl Session {
             flags: delivery.flags,
         });
         let held = Act::SendHeld;
-        if mutant("qos2_early") {
+        if mutants::qos2_early() {
             let now = Wait::now(id, held);
             self.send_held(now, step);
             return;
@@ -439,13 +440,4 @@ fn pass_verbatim(batch: &Batch, heads: &[Head], format: u8, out: &mut Out) -> us
         out.buffer().extend_from_slice(frames);
     }
     taken
-}
-
-/// A deliberate fault that the rigs must catch; only in builds with debug assertions.
-fn mutant(name: &str) -> bool {
-    if !cfg!(debug_assertions) {
-        return false;
-    }
-    static CHOSEN: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    CHOSEN.get_or_init(|| std::env::var("CARRICK_MUTANT").ok()).as_deref() == Some(name)
 }

@@ -11,6 +11,9 @@ use crate::codec::{AckKind, PacketId, ReasonCode};
 use crate::error::Fault;
 use crate::mapping::{self, Kept, Remembered};
 
+/// Of addresses that MQTT's clients can use.
+pub(super) const SCHEMES: &[&str] = &["mqtt", "mqtts"];
+
 impl Session {
     /// Takes up what an earlier connection left, sends the PUBRELs that are due again, and opens the window.
     pub(super) fn resume(&mut self, state: &[(u64, StateValue)], step: &mut Step<'_>) {
@@ -78,13 +81,17 @@ impl Session {
         Err(Fault::new(reason, why))
     }
 
+    /// MQTT 5, 4.13.1: server references stand in one string, with spaces between.
+    pub(super) fn references(&self, elsewhere: &Elsewhere) -> String {
+        elsewhere.hosts(SCHEMES).collect::<Vec<_>>().join(" ")
+    }
+
     /// The broker goes down. The session goes on where it is started again, and its will is decided there.
     fn shut_down(&mut self, elsewhere: Option<&Elsewhere>, step: &mut Step<'_>) -> Close {
         self.hand_over(step.turn);
         self.ownership = Ownership::Given;
         let configured = self.mqtt.config().server_reference.clone();
-        // MQTT 5, 4.13.1: server references stand in one string, with spaces between.
-        let told = elsewhere.map(|elsewhere| elsewhere.hosts(&["mqtt", "mqtts"]).collect::<Vec<_>>().join(" "));
+        let told = elsewhere.map(|elsewhere| self.references(elsewhere));
         let told = told.filter(|hosts| !hosts.is_empty());
         let reason = match (&configured, elsewhere) {
             (Some(server), _) if server.moved && told.is_none() => ReasonCode::ServerMoved,

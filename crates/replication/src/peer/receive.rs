@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, Notify};
 use tracing::{info, warn};
 
 use super::wire::{self, Ack, Hello};
+use crate::coordinator::Coordinator;
 use crate::house::Follows;
 use crate::machine::{Late, Machine};
 use crate::mutants::{self, Mutant};
@@ -138,6 +139,10 @@ fn write_some(state: &State, receiver: &mut Receiver, first: Bytes, inbox: &mut 
     let (mut written, mut commit) = (0, 0);
     while let Some(frame) = next {
         let (epoch, upto) = wire::read_log_head(&frame).ok_or("a frame of the log is too short")?;
+        // Also where no batch comes with it: the commit point of a reign that is over says nothing.
+        if epoch < receiver.promised() && !mutants::active(Mutant::DropEpochCheck) {
+            return Err(format!("the log comes from epoch {epoch}, and this node has promised {}", receiver.promised()));
+        }
         commit = commit.max(upto.0);
         let mut rest = &frame[wire::LOG_HEAD..];
         while !rest.is_empty() {
@@ -188,6 +193,8 @@ pub struct Standby<'a, F> {
     pub storage: Arc<dyn Storage>,
     /// A primary that says nothing for so long is gone.
     pub timeout: Duration,
+    /// Told what the primary has written, where each node has a register of its own.
+    pub coordinator: &'a dyn Coordinator,
 }
 
 impl<F: Follows> Standby<'_, F> {
@@ -210,6 +217,9 @@ impl<F: Follows> Standby<'_, F> {
         let malformed = || Followed::Lost("the primary's answer cannot be read".into());
         match first {
             (wire::WELCOME, body) => match wire::read_number(&body) {
+                Some(epoch) if epoch < self.hello.promised && !mutants::active(Mutant::DropEpochCheck) => {
+                    Followed::Refused(format!("its epoch {epoch} is over: this node has promised {}", self.hello.promised))
+                }
                 Some(epoch) => self.take_log(epoch, &mut reader, &mut writer).await,
                 None => malformed(),
             },
@@ -231,12 +241,12 @@ impl<F: Follows> Standby<'_, F> {
         info!(epoch, from = %self.hello.end.lsn, "following the primary");
         tokio::select! {
             biased;
-            over = self.take_in(reader) => over,
+            over = self.take_in(reader, epoch) => over,
             over = self.ack(writer, epoch) => over,
         }
     }
 
-    async fn take_in(&self, reader: &mut Reader) -> Followed {
+    async fn take_in(&self, reader: &mut Reader, epoch: u64) -> Followed {
         let following = self.following;
         loop {
             match self.machine.within(self.timeout, reader.recv()).await {
@@ -244,6 +254,11 @@ impl<F: Follows> Standby<'_, F> {
                     if following.inbox.send(body).await.is_err() {
                         let why = following.state.take_failure().unwrap_or_else(|| "the standby's writer has ended".into());
                         return Followed::Failed(why);
+                    }
+                }
+                Ok(Ok(Some((wire::REGISTER, body)))) => {
+                    if let Err(why) = self.learn(&body, epoch).await {
+                        return Followed::Lost(why);
                     }
                 }
                 Ok(Ok(Some((wire::NO, body)))) => return Followed::Refused(String::from_utf8_lossy(&body).into_owned()),
@@ -257,6 +272,14 @@ impl<F: Follows> Standby<'_, F> {
                 Err(Late) => return Followed::Lost("the primary is silent".into()),
             }
         }
+    }
+
+    async fn learn(&self, body: &[u8], epoch: u64) -> Result<(), String> {
+        let told = wire::read_register(body).filter(|(_, register)| register.epoch == epoch);
+        let (version, register) = told.ok_or("the primary's register cannot be read")?;
+        let Some(manual) = self.coordinator.by_hand() else { return Ok(()) };
+        self.status.set_register(Some(&(version, register.clone())));
+        manual.learn(version, register).await
     }
 
     async fn ack(&self, writer: &mut Writer, epoch: u64) -> Followed {

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::wire::{self, Ack, Hello};
-use crate::coordinator::{Member, NodeName};
+use crate::coordinator::{Member, NodeName, Register, Version};
 use crate::machine::{Late, Machine};
 use crate::net::{Link, NetError, Reader, Writer};
 
@@ -55,6 +55,8 @@ pub struct Peers {
     pub wanted: Notify,
     /// This node is primary no more, and the log ended there.
     given_up: OnceLock<Lsn>,
+    /// The register as it stands here, for standbys that cannot read it.
+    register: Mutex<Option<(Version, Register)>>,
 }
 
 #[derive(Default)]
@@ -78,6 +80,7 @@ impl Peers {
             on_ack,
             wanted: Notify::new(),
             given_up: OnceLock::new(),
+            register: Mutex::default(),
         }
     }
 
@@ -89,6 +92,19 @@ impl Peers {
     pub fn give_up(&self, end: Lsn) {
         let _ = self.given_up.set(end);
         self.written.notify_one();
+    }
+
+    /// From now on standbys are told of it.
+    pub fn tell(&self, version: Version, register: &Register) {
+        *self.register.lock().unwrap_or_else(PoisonError::into_inner) = Some((version, register.clone()));
+        self.written.notify_one();
+    }
+
+    /// If it is another one than this.
+    fn news(&self, told: Option<Version>) -> Option<(Version, Vec<u8>)> {
+        let register = self.register.lock().unwrap_or_else(PoisonError::into_inner);
+        let (version, register) = register.as_ref().filter(|(version, _)| Some(*version) != told)?;
+        Some((*version, wire::register(*version, register)))
     }
 
     pub fn connected(&self) -> BTreeMap<NodeName, Peer> {
@@ -240,7 +256,12 @@ impl Sending<'_> {
     async fn ship(&mut self, mut log: LogReader) -> Result<(), NetError> {
         let peers = self.peers;
         let mut bytes = Vec::with_capacity(64 << 10);
+        let mut told = None;
         loop {
+            if let Some((version, body)) = peers.news(told) {
+                self.send(wire::REGISTER, &body, &[]).await?;
+                told = Some(version);
+            }
             let grown = peers.written.notified();
             bytes.clear();
             if !log.read(&mut bytes, FRAME)? {

@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("websocket", &[]),
     ("gateway", &["broker-api", "websocket"]),
     ("admin", &["broker"]),
-    ("simulation", &["broker-api", "broker", "journal", "replication"]),
+    ("simulation", &["broker-api", "broker", "journal", "replication", "mqtt"]),
     ("bench", &[]),
     ("server", EVERYTHING),
     ("testkit", &["broker-api", "broker", "journal"]),
