@@ -6,6 +6,7 @@
 //!
 //! Nothing here knows a message, a queue or a protocol: the log's batches are bytes that the journal understands.
 
+mod by_hand;
 pub mod coordinator;
 mod disk;
 mod handover;
@@ -22,5 +23,5 @@ mod status;
 pub use house::{Begin, Follows, House};
 pub use machine::{Host, Late, Machine, Task};
 pub use node::{run, End, Settings};
-pub use peer::fuzz as peer_fuzz;
+pub use peer::{fuzz as peer_fuzz, old_primary};
 pub use status::{Role, Snapshot, Status};

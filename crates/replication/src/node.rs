@@ -83,6 +83,9 @@ pub async fn run<H: House>(
     }
 }
 
+pub(crate) const OTHER_CLUSTER: &str =
+    "this store belongs to another cluster than the register; empty the data directory to let it be replaced";
+
 /// What a node says that stands by with a store in which nothing ever was.
 const EMPTY: &[u8] = b"this node is not primary, and its store is empty";
 
@@ -109,14 +112,14 @@ pub(crate) struct Won<F> {
 }
 
 /// What this node says of itself wherever it writes.
-struct Me {
-    member: Member,
-    cluster: u128,
-    hello: Hello,
+pub(crate) struct Me {
+    pub member: Member,
+    pub cluster: u128,
+    pub hello: Hello,
 }
 
 /// What a node that stands by does next.
-enum Next {
+pub(crate) enum Next {
     /// Looks at the register again after that time.
     Wait(Duration),
     Follow(Register),
@@ -187,6 +190,9 @@ impl<H: House> Node<H> {
     }
 
     async fn decide(&self, known: Option<(Version, Register)>, me: &Me, offered: bool) -> Result<Next, String> {
+        if let Some(manual) = self.coordinator.by_hand() {
+            return self.decide_by_hand(manual, known, me, offered).await;
+        }
         let empty = me.hello.end.lsn == Lsn(0);
         let Some((version, register)) = known else {
             // The first node of all: one that has messages, or of two empty ones that with the lower name. Nobody writes past a store that is
@@ -198,7 +204,7 @@ impl<H: House> Node<H> {
             return Ok(Next::Propose { expect: None, epoch: me.hello.promised + 1, members: BTreeMap::new() });
         };
         if register.cluster != me.cluster && !empty {
-            return Err("this store belongs to another cluster than the register; empty the data directory to let it be replaced".into());
+            return Err(OTHER_CLUSTER.into());
         }
         let mine = register.primary == self.settings.name;
         // It was ours before a restart, or the primary is gone from sight.
@@ -227,7 +233,7 @@ impl<H: House> Node<H> {
     }
 
     /// Whether the register says that this very store has everything that was confirmed.
-    fn eligible(&self, register: &Register, me: &Me) -> bool {
+    pub(crate) fn eligible(&self, register: &Register, me: &Me) -> bool {
         let name = &self.settings.name;
         let same_store = register.members.get(name).is_some_and(|member| member.boot >> 64 == me.member.boot >> 64);
         register.in_sync.contains(name) && register.cluster == me.cluster && same_store
@@ -278,7 +284,7 @@ impl<H: House> Node<H> {
         self.dial(&register.primary, &address).await
     }
 
-    async fn reachable(&self, register: &Register) -> bool {
+    pub(crate) async fn reachable(&self, register: &Register) -> bool {
         let Ok(mut link) = self.dial_primary(register).await else { return false };
         // A process is not a primary yet.
         self.machine.within(TURNED_AWAY, link.recv()).await.is_err()
@@ -334,6 +340,7 @@ impl<H: House> Node<H> {
             status: &self.status,
             storage: self.house.storage(),
             timeout: self.settings.peer_timeout,
+            coordinator: self.coordinator.as_ref(),
         };
         let over = standby.follow(link).await;
         info!(primary = %register.primary, over = ?OverText(&over), "no longer following");

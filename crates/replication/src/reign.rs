@@ -50,6 +50,9 @@ impl<H: House> Node<H> {
         };
         let peers = Arc::new(Peers::new(epoch, machine.clone(), journal, on_ack));
         watch.peers.set(peers.clone()).ok();
+        if self.coordinator.by_hand().is_some() {
+            peers.tell(version, &register);
+        }
         info!(epoch, "this node is primary");
         self.status.set_register(Some(&(version, register.clone())));
         self.status.set_role(Role::Primary);
@@ -234,8 +237,7 @@ impl Reign {
     async fn write(&mut self, register: Register) -> Result<bool, String> {
         match self.coordinator.cas(Some(self.version), register.clone()).await {
             Cas::Won(version) => {
-                (self.version, self.register) = (version, register);
-                self.status.set_register(Some(&(self.version, self.register.clone())));
+                self.stands(version, register);
                 Ok(true)
             }
             Cas::Lost(found) => {
@@ -264,7 +266,16 @@ impl Reign {
         if register.epoch != self.register.epoch || register.primary != self.settings.name {
             return Err(format!("{} is primary in epoch {}", register.primary, register.epoch));
         }
-        (self.version, self.register) = (version, register);
+        self.stands(version, register);
         Ok(())
+    }
+
+    /// The register as it stands now.
+    fn stands(&mut self, version: Version, register: Register) {
+        if self.coordinator.by_hand().is_some() && version != self.version {
+            self.peers.tell(version, &register);
+        }
+        self.status.set_register(Some(&(version, register.clone())));
+        (self.version, self.register) = (version, register);
     }
 }

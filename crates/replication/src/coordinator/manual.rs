@@ -29,6 +29,16 @@ impl Manual {
         Ok(Self { folder: folder.to_owned(), me, lease, promoted: watch::Sender::new(None), files: tokio::sync::Mutex::new(()) })
     }
 
+    /// The epoch that this node is to be primary in, if somebody has said so.
+    pub fn promoted(&self) -> Option<u64> {
+        *self.promoted.borrow()
+    }
+
+    /// What was said does not fit, and is forgotten.
+    pub fn revoke(&self) {
+        self.promoted.send_replace(None);
+    }
+
     /// The operator's word: this node is to be primary in `epoch`, which has to be the one after the one it knows.
     pub async fn promote(&self, epoch: u64) -> Result<(), String> {
         let stored = self.with_files(|folder| kept::load(&folder)).await.ok_or("the register cannot be read")?;
@@ -71,7 +81,7 @@ impl Manual {
     }
 
     fn may_reign(&self, epoch: u64) -> bool {
-        *self.promoted.borrow() == Some(epoch)
+        self.promoted() == Some(epoch)
     }
 }
 
@@ -110,9 +120,7 @@ impl Coordinator for Manual {
     }
 
     fn release(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {
-            self.promoted.send_replace(None);
-        })
+        Box::pin(async { self.revoke() })
     }
 
     fn lease(&self) -> Duration {
@@ -120,10 +128,14 @@ impl Coordinator for Manual {
     }
 
     fn describe(&self) -> String {
-        match *self.promoted.borrow() {
-            Some(epoch) => format!("an operator; this node was promoted in epoch {epoch}"),
-            None => "an operator: carrick ha promote --epoch N, where the other node is off".into(),
+        match self.promoted() {
+            Some(epoch) => format!("an operator decides; this node was promoted in epoch {epoch}"),
+            None => "an operator decides: carrick ha promote --epoch N, when the other node is off".into(),
         }
+    }
+
+    fn by_hand(&self) -> Option<&Manual> {
+        Some(self)
     }
 }
 

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-pub use etcd::{Etcd, EtcdSettings, EtcdTls};
+pub use etcd::{Etcd, EtcdSettings, EtcdTls, EtcdUser};
 pub use file::Folder;
 pub use manual::Manual;
 pub use memory::{Call, Fault, Memory, MemoryCluster};
@@ -103,6 +103,11 @@ pub trait Coordinator: Send + Sync {
 
     /// For `ha status`: who can be reached, who leads, who votes.
     fn describe(&self) -> String;
+
+    /// Where a person decides, each node has a register of its own, and what the other one writes has to be told to it.
+    fn by_hand(&self) -> Option<&Manual> {
+        None
+    }
 }
 
 /// What a node makes of a lease: a fifth less than those who granted it, for clocks that do not run alike.

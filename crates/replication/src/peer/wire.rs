@@ -3,7 +3,7 @@
 use bytes::Buf;
 use journal::{Lsn, Position};
 
-use crate::coordinator::{Member, NodeName};
+use crate::coordinator::{Member, NodeName, Register, Version};
 
 pub const HELLO: u8 = 32;
 pub const WELCOME: u8 = 33;
@@ -24,6 +24,8 @@ pub const WAIT: u8 = 43;
 pub const HANDOVER: u8 = 44;
 /// The standby's operator wants it to be primary.
 pub const PLEASE: u8 = 45;
+/// The register as the primary has written it, where each node keeps one of its own.
+pub const REGISTER: u8 = 46;
 
 /// Addresses that a node may give for its clients.
 const CLIENTS_MAX: u16 = 32;
@@ -132,6 +134,17 @@ pub fn read_cluster(mut from: &[u8]) -> Option<u128> {
     whole(from, value)
 }
 
+pub fn register(version: Version, register: &Register) -> Vec<u8> {
+    let mut out = number(version.0).to_vec();
+    out.extend(serde_json::to_vec(register).unwrap_or_default());
+    out
+}
+
+pub fn read_register(mut from: &[u8]) -> Option<(Version, Register)> {
+    let version = Version(from.try_get_u64_le().ok()?);
+    Some((version, serde_json::from_slice(from).ok()?))
+}
+
 /// A file of a copy: as long as it is to be, and its name.
 pub fn copy_file(name: &str, len: u64) -> Vec<u8> {
     let mut out = len.to_le_bytes().to_vec();
@@ -152,7 +165,7 @@ pub fn fuzz(data: &[u8]) {
     if let Some(ack) = Ack::decode(data) {
         assert_eq!(ack.encode(), data);
     }
-    let _ = (read_log_head(data), read_number(data), read_cluster(data), read_copy_file(data));
+    let _ = (read_register(data), read_log_head(data), read_number(data), read_cluster(data), read_copy_file(data));
     let _ = "a".parse::<NodeName>();
 }
 

@@ -1,29 +1,50 @@
 //! `[ha]`: this node is one of a pair.
 
+use super::coordinator::{self, Choice, Etcd, Kind};
 use super::nodes::{times, HeartbeatMs, LeaseMs, Proof, Tls};
 use super::units::Whole;
 use anyhow::{ensure, Context, Result};
-use replication::coordinator::{NodeName, Settings as Voters, VoterPeer};
+use replication::coordinator::NodeName;
 use replication::net::Identity;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// What stands there, with a coordinator that has all it needs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "Written")]
+pub struct Ha(Written);
+
+impl TryFrom<Written> for Ha {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Ha, String> {
+        coordinator::check(&written).map(|()| Ha(written))
+    }
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Ha {
-    /// This node's name; the other two know it under that name.
+pub struct Written {
+    /// This node's name; the others know it under that name.
     pub node: String,
-    /// `host:port` where the other two reach it.
+    /// `host:port` where the others reach it.
     pub listen: String,
     /// The same as they see it, where that differs.
     pub advertise: Option<String>,
     /// The other data node: name = "host:port".
     pub peers: BTreeMap<String, String>,
+    /// Who keeps the register that says which node is primary.
+    #[serde(default)]
+    pub coordinator: Kind,
     /// The third voter: name = "host:port".
+    #[serde(default)]
     pub witness: BTreeMap<String, String>,
-    /// What all three know and nobody else, 16 characters or more.
+    pub etcd: Option<Etcd>,
+    /// Of coordinator "file".
+    pub folder: Option<PathBuf>,
+    /// What the nodes know and nobody else, 16 characters or more.
     pub secret: Option<String>,
     /// A file with it.
     pub secret_file: Option<PathBuf>,
@@ -32,7 +53,7 @@ pub struct Ha {
     /// Where clients find this node, for those that can be told.
     #[serde(default)]
     pub clients: Vec<String>,
-    /// How long a promise lasts; the same on all three.
+    /// How long a promise lasts; the same on all of them.
     pub lease_ms: Option<LeaseMs>,
     pub heartbeat_ms: Option<HeartbeatMs>,
     /// A standby that has not acked for so long is taken out of the in-sync set, and a primary that is silent for so long is gone.
@@ -43,45 +64,33 @@ pub struct Ha {
 pub struct Pair {
     pub listen: String,
     pub node: replication::Settings,
-    pub voter: Voters,
+    pub coordinator: Choice,
     pub identity: Identity,
 }
 
 const PEER_TIMEOUT: Duration = Duration::from_millis(1000);
 
 impl Ha {
-    /// `data_dir`: what the voter promises is kept in a folder of it.
+    /// `data_dir`: what this node promises is kept in a folder of it.
     pub fn check(&self, data_dir: &Path) -> Result<Pair> {
-        let name: NodeName = self.node.parse().context("ha.node")?;
-        ensure!(self.peers.len() == 1, "ha.peers: the other data node, and only that: peers = {{ b = \"HOST:PORT\" }}");
-        ensure!(self.witness.len() == 1, "ha.witness: the third voter, and only one: witness = {{ w = \"HOST:PORT\" }}");
-        let named = |of: &BTreeMap<String, String>, what: &'static str| -> Result<Vec<(NodeName, String)>> {
-            of.iter().map(|(name, address)| Ok((name.parse().context(what)?, address.clone()))).collect()
-        };
-        let (peers, witness) = (named(&self.peers, "ha.peers")?, named(&self.witness, "ha.witness")?);
-        ensure!(peers.iter().chain(&witness).all(|(other, _)| *other != name), "ha: {name} is this node itself");
-        let (secret, secret_file) = (self.secret.as_deref(), self.secret_file.as_ref());
-        let identity = Proof { section: "ha.", secret, secret_file, tls: self.tls.as_ref() }.identity(&name)?;
-        let (lease, heartbeat) = times(self.lease_ms, self.heartbeat_ms);
-        let voters = peers.iter().map(|peer| (peer, false)).chain(witness.iter().map(|peer| (peer, true)));
-        let voter =
-            |((name, address), witness): (&(NodeName, String), bool)| VoterPeer { name: name.clone(), address: address.clone(), witness };
+        let Ha(ha) = self;
+        let name: NodeName = ha.node.parse().context("ha.node")?;
+        ensure!(ha.peers.len() == 1, "ha.peers: the other data node, and only that: peers = {{ b = \"HOST:PORT\" }}");
+        let peer = |(peer, address): (&String, &String)| Ok((peer.parse().context("ha.peers")?, address.clone()));
+        let peers: Vec<(NodeName, String)> = ha.peers.iter().map(peer).collect::<Result<_>>()?;
+        ensure!(peers.iter().all(|(peer, _)| *peer != name), "ha.peers: {name} is this node itself");
+        let (secret, secret_file) = (ha.secret.as_deref(), ha.secret_file.as_ref());
+        let identity = Proof { section: "ha.", secret, secret_file, tls: ha.tls.as_ref() }.identity(&name)?;
+        let coordinator = coordinator::choose(ha, &name, &peers, times(ha.lease_ms, ha.heartbeat_ms), data_dir)?;
         Ok(Pair {
-            listen: self.listen.clone(),
-            voter: Voters {
-                name: name.clone(),
-                witness: false,
-                peers: voters.map(voter).collect(),
-                folder: data_dir.join("ha"),
-                lease,
-                heartbeat,
-            },
+            listen: ha.listen.clone(),
+            coordinator,
             node: replication::Settings {
                 name,
                 peers: peers.into_iter().collect(),
-                advertise: self.advertise.clone().unwrap_or_else(|| self.listen.clone()),
-                clients: self.clients.clone(),
-                peer_timeout: self.peer_timeout_ms.map_or(PEER_TIMEOUT, |ms| Duration::from_millis(ms.0)),
+                advertise: ha.advertise.clone().unwrap_or_else(|| ha.listen.clone()),
+                clients: ha.clients.clone(),
+                peer_timeout: ha.peer_timeout_ms.map_or(PEER_TIMEOUT, |ms| Duration::from_millis(ms.0)),
             },
             identity,
         })
@@ -102,8 +111,50 @@ mod tests {
     #[test]
     fn five_lines_are_enough() {
         let pair = check(GOOD).expect("good");
-        assert_eq!((pair.voter.peers.len(), pair.voter.witness, pair.node.peers.len()), (2, false, 1));
-        assert_eq!(pair.voter.folder, Path::new("d/ha"));
+        let Choice::Witness(voter) = pair.coordinator else { panic!("the default is a witness") };
+        assert_eq!((voter.peers.len(), voter.witness, pair.node.peers.len()), (2, false, 1));
+        assert_eq!(voter.folder, Path::new("d/ha"));
+    }
+
+    #[test]
+    fn there_are_other_coordinators() {
+        let with = |lines: &str| check(&GOOD.replace("witness = { w = 'h:2' }", lines)).expect(lines).coordinator;
+        let Choice::Etcd(etcd) = with("coordinator = 'etcd'\netcd = { endpoints = ['http://e:2379'], user = 'u', password = 'p' }") else {
+            panic!("etcd")
+        };
+        assert_eq!((etcd.prefix.as_str(), etcd.lease, etcd.tls.is_none()), ("/carrick/", Duration::from_secs(2), true));
+        assert_eq!(etcd.user.map(|user| user.password).as_deref(), Some("p"));
+        let Choice::File { folder, lease } = with("coordinator = 'file'\nfolder = '/run/pair'\nlease_ms = 900") else { panic!("file") };
+        assert_eq!((folder.as_path(), lease), (Path::new("/run/pair"), Duration::from_millis(900)));
+        let Choice::Manual { folder, .. } = with("coordinator = 'manual'") else { panic!("manual") };
+        assert_eq!(folder, Path::new("d/ha"));
+    }
+
+    #[test]
+    fn each_coordinator_has_its_own_keys_and_needs_them() {
+        for (lines, why) in [
+            ("", "right would be witness = { w = \"HOST:PORT\" }"),
+            ("witness = { w = 'h:2', v = 'h:3' }", "and only one"),
+            ("witness = { b = 'h:2' }", "b is one of the data nodes"),
+            ("coordinator = 'zookeeper'", "`manual`"),
+            ("coordinator = 'manual'\nwitness = { w = 'h:2' }", "ha.witness is for coordinator = \"witness\", and here it is \"manual\""),
+            ("coordinator = 'manual'\nheartbeat_ms = 50", "ha.heartbeat_ms"),
+            ("coordinator = 'file'", "folder = \"/run/carrick-pair\""),
+            ("coordinator = 'witness'\nwitness = { w = 'h:2' }\nfolder = 'x'", "ha.folder is for coordinator = \"file\""),
+            ("coordinator = 'etcd'", "endpoints = [\"http://HOST:2379\"]"),
+            ("coordinator = 'etcd'\netcd = { endpoints = [] }", "ha.etcd.endpoints is empty"),
+            ("coordinator = 'etcd'\netcd = { endpoints = ['e:2379'] }", "http://HOST:PORT"),
+            ("coordinator = 'etcd'\netcd = { endpoints = ['https://e:2379'] }", "ha.etcd.ca"),
+            ("coordinator = 'etcd'\netcd = { endpoints = ['http://e:1'], user = 'u' }", "ha.etcd.password"),
+            ("coordinator = 'etcd'\netcd = { endpoints = ['http://e:1'], password = 'u' }", "no user"),
+            ("coordinator = 'etcd'\netcd = { endpoints = ['http://e:1'], certificate = 'u' }", "ha.etcd.private_key"),
+            ("coordinator = 'etcd'\netcd = { endpoints = ['http://e:1'], prefix = '' }", "ha.etcd.prefix"),
+            ("coordinator = 'etcd'\netcd = { endpoints = ['http://e:1'], user = 'u', password_file = 'no/such' }", "no/such"),
+            ("coordinator = 'etcd'\nlease_ms = 1500\netcd = { endpoints = ['http://e:1'] }", "steps of 1000"),
+        ] {
+            let error = check(&GOOD.replace("witness = { w = 'h:2' }", lines)).err().expect(why);
+            assert!(format!("{error:#}").contains(why), "{lines}: {error:#}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! From file, environment and flags to what the broker runs with. Later ones win: defaults, file, `CARRICK_*`, flags.
 
+pub mod coordinator;
 pub mod file;
 pub mod ha;
 mod nodes;

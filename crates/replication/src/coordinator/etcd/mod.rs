@@ -12,7 +12,7 @@
 //! is still on its way does nothing any more, and what is not known does not come true later.
 //!
 //! A stock etcd makes no lease shorter than one and a half of its election timeouts, and looks for those that have run out twice a second:
-//! a failover takes 2.5 to 3 s with it, 1.4 s if its timings are lowered (`reference` in docs/ha.md).
+//! a failover takes 2.5 to 3 s with it, 1.4 s if its timings are lowered (docs/ha.md).
 
 mod http;
 #[cfg(test)]
@@ -41,6 +41,20 @@ pub struct EtcdSettings {
     /// Whole seconds; etcd may make it longer.
     pub lease: Duration,
     pub tls: Option<EtcdTls>,
+    /// Where etcd asks for one.
+    pub user: Option<EtcdUser>,
+}
+
+#[derive(Clone)]
+pub struct EtcdUser {
+    pub name: String,
+    pub password: String,
+}
+
+impl std::fmt::Debug for EtcdUser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "EtcdUser {{ name: {:?}, .. }}", self.name)
+    }
 }
 
 /// PEM files.
@@ -89,7 +103,7 @@ impl Etcd {
         }
         // Two tries and a rest fit into what a primary has left after it has renewed once.
         let timeout = (settings.lease / 4).clamp(Duration::from_millis(250), Duration::from_secs(2));
-        let http = Http::new(&settings.endpoints, settings.tls.as_ref(), timeout)?;
+        let http = Http::new(&settings.endpoints, settings.tls.as_ref(), settings.user.as_ref(), timeout)?;
         Ok(Self {
             settings,
             http,

@@ -77,15 +77,19 @@ impl Server {
         self.process.wait().unwrap();
     }
 
-    fn node(&self, node: &str, endpoints: &[&str]) -> Etcd {
-        let settings = EtcdSettings {
+    fn settings(&self, node: &str, endpoints: &[&str]) -> EtcdSettings {
+        EtcdSettings {
             name: name(node),
             endpoints: endpoints.iter().map(|endpoint| endpoint.to_string()).collect(),
             prefix: "/carrick/test/".into(),
             lease: Duration::from_secs(1),
             tls: None,
-        };
-        Etcd::new(settings).unwrap()
+            user: None,
+        }
+    }
+
+    fn node(&self, node: &str, endpoints: &[&str]) -> Etcd {
+        Etcd::new(self.settings(node, endpoints)).unwrap()
     }
 }
 
@@ -152,6 +156,56 @@ async fn a_write_that_is_late_does_nothing_after_a_read() {
     write(&a, Some(version), register(1, "a", &["a"])).await;
 }
 
+/// One call of the JSON gateway, as an administrator makes it.
+async fn administer(server: &Server, calls: &[(&'static str, Value)]) {
+    let http = Http::new(std::slice::from_ref(&server.client), None, None, Duration::from_secs(5)).unwrap();
+    for (path, body) in calls {
+        http.post(path, body.clone()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_that_wants_to_know_who_asks_is_told() {
+    let Some(program) = server() else { return };
+    let server = Server::start(program).await;
+    let user = |name: &str, password: &str| json!({ "name": name, "password": password });
+    let keys = json!({ "permType": "READWRITE", "key": STANDARD.encode("/carrick/"), "range_end": STANDARD.encode("/carrick0") });
+    administer(
+        &server,
+        &[
+            ("/v3/auth/user/add", user("root", "root's")),
+            ("/v3/auth/user/add", user("pair", "pair's")),
+            ("/v3/auth/role/add", json!({ "name": "root" })),
+            ("/v3/auth/role/add", json!({ "name": "pair" })),
+            ("/v3/auth/role/grant", json!({ "name": "pair", "perm": keys })),
+            ("/v3/auth/user/grant", json!({ "user": "root", "role": "root" })),
+            ("/v3/auth/user/grant", json!({ "user": "pair", "role": "pair" })),
+            ("/v3/auth/enable", json!({})),
+        ],
+    )
+    .await;
+    let nobody = server.node("a", &[&server.client]);
+    assert_eq!(nobody.read().await, Read::Unknown);
+    assert!(nobody.describe().contains("no user is configured"), "{}", nobody.describe());
+    let as_user = |name: &str, password: &str| {
+        let user = Some(EtcdUser { name: name.into(), password: password.into() });
+        Etcd::new(EtcdSettings { user, ..server.settings("a", &[&server.client]) }).unwrap()
+    };
+    let wrong = as_user("pair", "wrong");
+    assert_eq!(wrong.read().await, Read::Unknown);
+    assert!(wrong.describe().contains("authentication failed"), "{}", wrong.describe());
+    let a = as_user("pair", "pair's");
+    vacant(&a).await;
+    let version = write(&a, None, register(1, "a", &["a", "b"])).await;
+    granted(&a, 1).await;
+    // Every token from before is void now.
+    let root = as_user("root", "root's");
+    root.http.post("/v3/auth/user/add", user("more", "more's")).await.unwrap();
+    assert_eq!(known(&a).await, Some((version, register(1, "a", &["a", "b"]))));
+    granted(&a, 1).await;
+    assert!(!format!("{:?}", a.settings).contains("pair's"), "a password in the log");
+}
+
 #[test]
 fn settings_are_checked() {
     let good = EtcdSettings {
@@ -160,6 +214,7 @@ fn settings_are_checked() {
         prefix: "/carrick/x/".into(),
         lease: Duration::from_secs(2),
         tls: None,
+        user: None,
     };
     assert!(Etcd::new(good.clone()).is_ok());
     let missing = EtcdTls { ca: "no/such/ca.pem".into(), client: None };

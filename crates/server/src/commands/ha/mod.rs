@@ -8,7 +8,7 @@ mod drill;
 mod status;
 
 use crate::cli::{Ha, HaTarget};
-use admin::ha::{Done, Pair};
+use admin::ha::{Done, Pair, Promote};
 use anyhow::{ensure, Context, Result};
 use client::Client;
 use serde_json::json;
@@ -35,10 +35,10 @@ pub fn run(command: &Ha) -> Result<ExitCode> {
             println!("{} is primary now", done.node);
             Ok(ExitCode::SUCCESS)
         }
-        Ha::Promote { target } => {
+        Ha::Promote { target, epoch } => {
             let clients = clients(target)?;
             ensure!(clients.len() == 1, "promote: one --url, that of the standby");
-            let done: Done = clients[0].post("/api/ha/promote", &json!(null))?;
+            let done: Done = clients[0].post("/api/ha/promote", &json!(Promote { epoch: *epoch }))?;
             println!("{} is primary now", done.node);
             Ok(ExitCode::SUCCESS)
         }
