@@ -3,6 +3,7 @@
 use crate::access::{MayChange, MayLook};
 use crate::house::{House, Refusal};
 use crate::problem::Problem;
+use axum::body::Bytes;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::State;
 use axum::routing::{get, post};
@@ -69,6 +70,15 @@ pub struct Standby {
     pub lag_bytes: u64,
 }
 
+/// The body of POST `/api/ha/promote`, which may be empty.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Promote {
+    /// Where an operator is the coordinator: the other node is off, and this is the epoch that comes next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+}
+
 /// The body of POST `/api/ha/replace-voter`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,9 +110,13 @@ async fn switch_over(State(house): State<Arc<dyn House>>, MayChange(who): MayCha
     done(house.switch_over().await)
 }
 
-async fn promote(State(house): State<Arc<dyn House>>, MayChange(who): MayChange) -> Result<Json<Done>, Problem> {
-    info!(user = %who.name, "asked to become primary");
-    done(house.promote().await)
+async fn promote(State(house): State<Arc<dyn House>>, MayChange(who): MayChange, body: Bytes) -> Result<Json<Done>, Problem> {
+    let how = match body.is_empty() {
+        true => Promote::default(),
+        false => read(Json::from_bytes(&body))?,
+    };
+    info!(user = %who.name, epoch = how.epoch, "asked to become primary");
+    done(house.promote(how).await)
 }
 
 async fn replace_voter(

@@ -1,7 +1,7 @@
 //! What the HTTP door needs of the process behind it.
 
 use crate::access::{Account, Credentials, Denied};
-use crate::ha::{Pair, ReplaceVoter};
+use crate::ha::{Pair, Promote, ReplaceVoter};
 use crate::health::Ready;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ pub trait House: Send + Sync + 'static {
     fn switch_over(&self) -> BoxFuture<'_, Result<String, Refusal>>;
 
     /// This node, a standby, becomes primary. Answers with its name, when it is.
-    fn promote(&self) -> BoxFuture<'_, Result<String, Refusal>>;
+    fn promote(&self, how: Promote) -> BoxFuture<'_, Result<String, Refusal>>;
 
     /// A voter that came back without its directory votes again. Answers with its name.
     fn replace_voter(&self, which: ReplaceVoter) -> BoxFuture<'_, Result<String, Refusal>>;

@@ -1,6 +1,6 @@
 //! From the core's refusals to AMQP's codes and RabbitMQ's texts: the whole table, and how a channel or a connection ends because of its peer.
 
-use broker_api::{Given, Inequivalent, Limit, Refusal};
+use broker_api::{stands_by, Given, Inequivalent, Limit, Refusal};
 
 use crate::codec::CodecError;
 
@@ -129,6 +129,10 @@ pub fn of_refusal(refusal: &Refusal, vhost: &str, method: MethodId) -> Fault {
         Refusal::QueueFull => (Code::ResourceError, "the queue is full".to_owned()),
         Refusal::OwnerEnded => (Code::ChannelError, "the channel has ended".to_owned()),
         Refusal::StoreFailed => (Code::InternalError, "the message store has failed".to_owned()),
+        Refusal::StandsBy(elsewhere) => {
+            let why = stands_by(elsewhere.as_deref(), &["amqp", "amqps"]);
+            (Code::ConnectionForced, format!("broker forced connection closure with reason '{why}'"))
+        }
     };
     Fault::new(code, text, method)
 }
@@ -221,6 +225,10 @@ mod tests {
             (Refusal::QueueFull, "RESOURCE_ERROR - the queue is full"),
             (Refusal::OwnerEnded, "CHANNEL_ERROR - the channel has ended"),
             (Refusal::StoreFailed, "INTERNAL_ERROR - the message store has failed"),
+            (
+                Refusal::StandsBy(None),
+                "CONNECTION_FORCED - broker forced connection closure with reason 'this node stands by, and who is primary is not known here'",
+            ),
         ];
         for (refusal, expected) in rows {
             assert_eq!(text(refusal), expected);

@@ -58,6 +58,10 @@ pub trait Broker: Send + Sync {
     fn connect(&self, info: ConnectionInfo) -> Result<Box<dyn CoreSession>, Refusal>;
     /// Broker time in ms since the Unix epoch.
     fn now_ms(&self) -> u64;
+    /// Whether clients are served here now; for those who can be told before they have a session.
+    fn serves(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
 }
 
 /// One connection's door to the core, used by its one task.
@@ -83,5 +87,8 @@ impl<B: Broker + ?Sized> Broker for Arc<B> {
     }
     fn now_ms(&self) -> u64 {
         (**self).now_ms()
+    }
+    fn serves(&self) -> Result<(), Refusal> {
+        (**self).serves()
     }
 }

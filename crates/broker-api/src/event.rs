@@ -144,6 +144,14 @@ impl Elsewhere {
     }
 }
 
+/// What a node says that stands by, to a client that knows these schemes.
+pub fn stands_by(elsewhere: Option<&Elsewhere>, schemes: &[&str]) -> String {
+    match elsewhere {
+        Some(elsewhere) => format!("this node stands by for {}", elsewhere.name(schemes)),
+        None => "this node stands by, and who is primary is not known here".into(),
+    }
+}
+
 #[derive(Debug)]
 pub enum Signal {
     /// Publishes of this connection are held until `Unblocked`; why, in words.

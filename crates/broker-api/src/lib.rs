@@ -91,8 +91,8 @@ pub use control::{
     Parting, PartingFate, PrincipalInfo, QueueSpec, Reply, RetainedOn, Subscribe, Take, Watch,
 };
 pub use event::{
-    Death, DeathReason, DeliverTo, Delivery, Elsewhere, EndReason, Event, EventBatch, Moved, Side, Signal, DELIVERY_AS_PUBLISHED,
-    DELIVERY_COUNTED, DELIVERY_DELAYED, DELIVERY_REDELIVERED, DELIVERY_RESUMED, DELIVERY_RETAINED,
+    stands_by, Death, DeathReason, DeliverTo, Delivery, Elsewhere, EndReason, Event, EventBatch, Moved, Side, Signal,
+    DELIVERY_AS_PUBLISHED, DELIVERY_COUNTED, DELIVERY_DELAYED, DELIVERY_REDELIVERED, DELIVERY_RESUMED, DELIVERY_RETAINED,
 };
 pub use headers::{view_of, HeaderView, Value, Views};
 pub use names::{ConsumerIx, ExchangeName, GroupIx, OwnerIx, QueueId, QueueName, Seq, Serial, SessionName, Token, TxIx, VhostName};

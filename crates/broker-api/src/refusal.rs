@@ -1,5 +1,7 @@
 //! Why the core did not do what it was asked. Each protocol's `error.rs` holds the whole table from these to its own codes and texts.
 
+use crate::{stands_by, Elsewhere};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// What ran out.
@@ -103,6 +105,9 @@ pub enum Refusal {
     /// The store failed; nothing is confirmed any more.
     #[error("the store has failed")]
     StoreFailed,
+    /// This node serves nobody now; who does, if that is known. The answer to every command of a client.
+    #[error("{}", stands_by(.0.as_deref(), &[]))]
+    StandsBy(Option<Arc<Elsewhere>>),
 }
 
 impl Refusal {

@@ -117,6 +117,11 @@ impl Door {
         self.broker.connect(info).inspect_err(|refusal| info!(peer = %caller.peer, %refusal, "connection refused"))
     }
 
+    /// Whether clients are served here at all.
+    pub fn serves(&self) -> Result<(), Refusal> {
+        self.broker.serves()
+    }
+
     /// From here on the connection is its session's.
     pub fn seat(&self, protocol: &Arc<dyn Protocol>, core: Box<dyn CoreSession>, stream: Transport, caller: Caller, slot: Slot) {
         let Caller { peer, identity } = caller;

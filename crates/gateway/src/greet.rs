@@ -153,6 +153,10 @@ fn ends_head(seen: &[u8]) -> bool {
 /// Gives it a session.
 async fn settle(door: &Door, known: Known, guest: Guest, caller: &Caller, slot: Slot) -> Result<(), (Lost, Transport, Slot)> {
     let Guest { mut stream, seen, until } = guest;
+    // Who comes through HTTP is told in its words, which proxies and load balancers understand too.
+    if let (Err(refusal), Some(_)) = (door.serves(), &known.upgrade) {
+        return Err((Lost::Refused(Refusal::new(503, refusal.to_string())), stream, slot));
+    }
     let core = match (door.connect(&known.protocol, caller), &known.upgrade) {
         (Ok(core), _) => core,
         // It is in the log.

@@ -65,6 +65,8 @@ pub fn answer(refusal: &Refusal) -> Answer {
         Refusal::QueueFull => Answer::new(QuotaExceeded, QuotaExceeded, QuotaExceeded, Withhold),
         Refusal::OwnerEnded => Answer::new(ServerUnavailable, Unspecified, Unspecified, Close),
         Refusal::StoreFailed => Answer::new(ServerUnavailable, Unspecified, Unspecified, Close),
+        // A login is told where to go as well (`Session::turned_away`).
+        Refusal::StandsBy(_) => Answer::new(ServerUnavailable, Unspecified, Unspecified, Close),
     }
 }
 
@@ -96,11 +98,13 @@ fn limit_reached(limit: Limit) -> Answer {
 pub struct Fault {
     pub reason: ReasonCode,
     pub why: String,
+    /// For CONNACK: where else to go (MQTT 5.0, 3.2.2.3.16).
+    pub servers: Option<String>,
 }
 
 impl Fault {
     pub fn new(reason: ReasonCode, why: impl Into<String>) -> Fault {
-        Fault { reason, why: why.into() }
+        Fault { reason, why: why.into(), servers: None }
     }
 
     pub fn protocol(why: impl Into<String>) -> Fault {
@@ -132,6 +136,7 @@ mod tests {
             Refusal::QueueFull,
             Refusal::OwnerEnded,
             Refusal::StoreFailed,
+            Refusal::StandsBy(None),
         ];
         use Limit::*;
         let limits = [

@@ -58,6 +58,9 @@ pub enum Ha {
     Promote {
         #[command(flatten)]
         target: HaTarget,
+        /// Where an operator is the coordinator, and the other node is off: the epoch that comes next, as `ha status` says it
+        #[arg(long, value_name = "N")]
+        epoch: Option<u64>,
     },
     /// A voter that lost its directory (or got an older one back) votes again
     ReplaceVoter {
@@ -83,7 +86,10 @@ pub struct Drill {
     /// Runs this many seeds from there on
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: u64,
-    /// Break the pair's own code in this way, to see that it is noticed
+    /// Faults in each run, one after the other
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub faults: u64,
+    /// Break the broker's own code in this way, to see that it is noticed
     #[arg(long = "break", value_name = "NAME", value_parser = broken_names())]
     pub mutant: Option<String>,
     /// Print what happened, line by line
@@ -92,7 +98,7 @@ pub struct Drill {
 }
 
 fn broken_names() -> clap::builder::PossibleValuesParser {
-    simulation::MUTANTS.iter().map(|(name, _)| *name).collect::<Vec<_>>().into()
+    simulation::BREAKS.iter().map(|(name, ..)| *name).collect::<Vec<_>>().into()
 }
 
 #[derive(Args, Debug)]

@@ -2,8 +2,9 @@
 //! broker answers those who look after it. What it says comes from here; how it says it is [`admin`]'s.
 
 use crate::config::Settings;
+use crate::ha::Keeper;
 use crate::listeners;
-use admin::ha::{Log, Member, Pair, ReplaceVoter, Standby};
+use admin::ha::{Log, Member, Pair, Promote, ReplaceVoter, Standby};
 use admin::health::Ready;
 use admin::{Account, BoxFuture, Credentials, Denied, Limits, Refusal};
 use anyhow::{Context, Result};
@@ -11,7 +12,7 @@ use broker::auth::{Auth, Config, LoginOutcome, LoginState};
 use broker_api::{ConnectionInfo, Elsewhere, LoginStep, Peer, Refusal as CoreRefusal};
 use gateway::ListenUrl;
 use journal::Lsn;
-use replication::coordinator::{Coordinator, NodeName, Read, Register, Version, Voter};
+use replication::coordinator::{NodeName, Read, Register, Version};
 use replication::{Role, Snapshot, Status};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -38,7 +39,7 @@ pub enum Stage {
 pub struct Node {
     pub name: String,
     pub status: Arc<Status>,
-    pub voter: Arc<Voter>,
+    pub keeper: Keeper,
     /// The node's threads.
     pub threads: tokio::runtime::Handle,
 }
@@ -46,8 +47,8 @@ pub struct Node {
 impl Node {
     /// As it stands now, unless nobody answers for it soon.
     async fn register(&self) -> Option<(Version, Register)> {
-        let voter = self.voter.clone();
-        let read = self.threads.spawn(async move { voter.read().await });
+        let coordinator = self.keeper.coordinator.clone();
+        let read = self.threads.spawn(async move { coordinator.read().await });
         match tokio::time::timeout(REGISTER_LIMIT, read).await {
             Ok(Ok(Read::Known(register))) => register,
             _ => None,
@@ -161,6 +162,14 @@ impl Door {
         Some(Elsewhere { node: other.to_string(), addresses })
     }
 
+    /// Where clients find the primary that this node follows.
+    pub fn primary(&self) -> Option<Elsewhere> {
+        let now = self.node.get()?.status.get();
+        let (_, register) = now.register.filter(|_| now.role == Role::Following)?;
+        let addresses = register.members.get(&register.primary).map(|member| member.clients.clone()).unwrap_or_default();
+        Some(Elsewhere { node: register.primary.to_string(), addresses })
+    }
+
     fn stage(&self) -> Stage {
         *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -188,7 +197,7 @@ impl admin::House for Door {
             Pair {
                 role: role(self.stage(), Some(node)).to_owned(),
                 node: Some(node.name.clone()),
-                coordinator: Some(node.voter.describe()),
+                coordinator: Some(node.keeper.coordinator.describe()),
                 ..seen(&now)
             }
         })
@@ -198,15 +207,25 @@ impl admin::House for Door {
         Box::pin(self.give_way())
     }
 
-    fn promote(&self) -> BoxFuture<'_, Result<String, Refusal>> {
-        Box::pin(self.take_over())
+    fn promote(&self, how: Promote) -> BoxFuture<'_, Result<String, Refusal>> {
+        Box::pin(async move {
+            match how.epoch {
+                Some(epoch) => self.be_promoted(epoch).await,
+                None => self.take_over().await,
+            }
+        })
     }
 
     fn replace_voter(&self, which: ReplaceVoter) -> BoxFuture<'_, Result<String, Refusal>> {
         Box::pin(async move {
             let node = self.as_node()?;
             let name: NodeName = which.voter.parse().map_err(|bad| Refusal::Conflict(format!("{bad}")))?;
-            let (voter, asked) = (node.voter.clone(), name.clone());
+            let voter = node
+                .keeper
+                .voter
+                .clone()
+                .ok_or_else(|| Refusal::Conflict("this pair has no voters: its coordinator is another one".into()))?;
+            let asked = name.clone();
             let replaced = node.threads.spawn(async move { voter.replace_voter(&asked).await }).await;
             match replaced {
                 Ok(Ok(())) => Ok(name.to_string()),
@@ -269,7 +288,11 @@ impl Door {
         let node = self.as_node()?;
         if node.status.get().role != Role::Following {
             let says = node.status.get();
-            return Err(Refusal::Conflict(format!("{} does not follow a primary: it is {}", node.name, says.role.as_str())));
+            let by_hand = match node.keeper.coordinator.by_hand() {
+                Some(_) => "; where no primary lives, promote it with the epoch that it says in ha status (--epoch N)",
+                None => "",
+            };
+            return Err(Refusal::Conflict(format!("{} does not follow a primary: it is {}{by_hand}", node.name, says.role.as_str())));
         }
         let register = node.register().await;
         let in_sync = |(_, register): &(Version, Register)| register.in_sync.contains(node.name.as_str());
@@ -279,17 +302,54 @@ impl Door {
                 node.name
             )));
         }
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < TAKEOVER_LIMIT {
-            if self.stage() == Stage::Serving {
-                return Ok(node.name.clone());
-            }
+        let ask = || {
             if node.status.get().role == Role::Following {
                 node.status.ask_for_place();
             }
+        };
+        self.until_serving(node, ask).await.ok_or_else(|| Refusal::Failed("the primary was asked and has not handed over yet".into()))
+    }
+
+    /// Its name, when this node serves.
+    async fn until_serving(&self, node: &Node, meanwhile: impl Fn()) -> Option<String> {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < TAKEOVER_LIMIT {
+            if self.stage() == Stage::Serving {
+                return Some(node.name.clone());
+            }
+            meanwhile();
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Err(Refusal::Failed("the primary was asked and has not handed over yet".into()))
+        None
+    }
+
+    /// An operator's word, where he is the coordinator.
+    async fn be_promoted(&self, epoch: u64) -> Result<String, Refusal> {
+        let node = self.as_node()?;
+        if node.keeper.coordinator.by_hand().is_none() {
+            return Err(Refusal::Conflict(
+                "an epoch is said only where an operator decides (coordinator = \"manual\"); leave it out".into(),
+            ));
+        }
+        match node.status.get().role {
+            Role::Primary => return Err(Refusal::Conflict(format!("{} is primary already", node.name))),
+            Role::Following => {
+                let why =
+                    format!("{} follows a primary that lives: right would be a switchover, or to promote it without an epoch", node.name);
+                return Err(Refusal::Conflict(why));
+            }
+            Role::Joining | Role::Promoting => {}
+        }
+        let coordinator = node.keeper.coordinator.clone();
+        let promoted = node.threads.spawn(async move {
+            match coordinator.by_hand() {
+                Some(manual) => manual.promote(epoch).await,
+                None => Ok(()),
+            }
+        });
+        promoted.await.map_err(|error| Refusal::Failed(error.to_string()))?.map_err(Refusal::Conflict)?;
+        let says = || Refusal::Failed(format!("it does not serve: {}", node.status.get().says));
+        self.until_serving(node, || {}).await.ok_or_else(says)
     }
 }
 

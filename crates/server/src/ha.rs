@@ -1,5 +1,6 @@
 //! One node of a pair: the store as [`replication`] needs it, the voter, and the news that this node serves now, or does no more.
 
+use crate::config::coordinator::Choice;
 use crate::config::ha::Pair;
 use crate::door::{self, Door};
 use crate::wiring::{self, House, Plan};
@@ -7,14 +8,14 @@ use anyhow::{Context, Result};
 use broker::{Promotion, Standby};
 use journal::storage::Storage;
 use journal::{Journal, Lsn, Receiver};
-use replication::coordinator::{Coordinator, Voter};
-use replication::net::{Listener, Purpose};
+use replication::coordinator::{Coordinator, Etcd, Folder, Manual, NodeName, Voter};
+use replication::net::{Identity, Link, Listener, Purpose};
 use replication::{Begin, End, Follows, Host, Status};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 /// EX_TEMPFAIL of sysexits.h: started again, it joins as a standby.
 const FENCED: i32 = 75;
@@ -23,9 +24,17 @@ const LINKS_MAX: usize = 64;
 /// More than the node itself takes for it.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(6);
 
+/// Who keeps the register.
+#[derive(Clone)]
+pub struct Keeper {
+    pub coordinator: Arc<dyn Coordinator>,
+    /// The same, where this node has a vote.
+    pub voter: Option<Arc<Voter>>,
+}
+
 /// A node that runs.
 pub struct Node {
-    coordinator: Arc<Voter>,
+    keeper: Keeper,
     status: Arc<Status>,
     /// On threads of its own: what clients do to theirs must not cost the lease.
     runtime: tokio::runtime::Runtime,
@@ -43,9 +52,9 @@ impl Node {
         let (serves, house) = oneshot::channel();
         let status = Arc::new(Status::default());
         let name = pair.node.name.to_string();
-        let coordinator = runtime.block_on(live(plan, pair, serves, status.clone()))?;
-        door.is_of_pair(door::Node { name, status: status.clone(), voter: coordinator.clone(), threads: runtime.handle().clone() });
-        Ok((Node { coordinator, status, runtime }, house))
+        let keeper = runtime.block_on(live(plan, pair, serves, status.clone()))?;
+        door.is_of_pair(door::Node { name, status: status.clone(), keeper: keeper.clone(), threads: runtime.handle().clone() });
+        Ok((Node { keeper, status, runtime }, house))
     }
 
     /// Gives this node's place, whose core is closed, to its standby: who has it now.
@@ -59,51 +68,28 @@ impl Node {
 
     /// Another node may take over at once.
     pub fn stop(self) {
-        let Node { coordinator, runtime, .. } = self;
+        let Node { keeper, runtime, .. } = self;
         let release = async {
-            coordinator.release().await;
-            coordinator.stop().await;
+            keeper.coordinator.release().await;
+            if let Some(voter) = keeper.voter {
+                voter.stop().await;
+            }
         };
         let _ = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(1), release).await });
         runtime.shutdown_timeout(Duration::from_millis(200));
     }
 }
 
-async fn live(plan: Plan, pair: Pair, serves: oneshot::Sender<Result<House>>, status: Arc<Status>) -> Result<Arc<Voter>> {
+async fn live(plan: Plan, pair: Pair, serves: oneshot::Sender<Result<House>>, status: Arc<Status>) -> Result<Keeper> {
     let bound = Listener::bind(&pair.listen, pair.identity.clone()).await;
-    let mut listener = bound.with_context(|| format!("ha.listen: cannot listen on {}", pair.listen))?;
+    let listener = bound.with_context(|| format!("ha.listen: cannot listen on {}", pair.listen))?;
     info!(node = %pair.node.name, address = %listener.local_addr()?, "one node of a pair");
-    let fatal = Arc::new(|why: &str| {
-        error!(why, "stopping: the voter's disk has failed");
-        std::process::exit(FENCED);
-    });
-    let folder = pair.voter.folder.clone();
     let machine = Host::new(pair.identity.clone());
-    let voter = Voter::start(pair.voter, pair.identity, fatal).await;
-    let voter = voter.with_context(|| format!("cannot be a voter with {}", folder.display()))?;
+    let keeper = keeper(pair.coordinator, &pair.node.name, pair.identity).await?;
     let (to_node, links) = mpsc::channel(16);
-    let answering = voter.clone();
-    tokio::spawn(async move {
-        let mut open = JoinSet::new();
-        loop {
-            tokio::select! {
-                (link, peer, purpose) = listener.accept(), if open.len() < LINKS_MAX => match purpose {
-                    Purpose::Voters => {
-                        let voter = answering.clone();
-                        open.spawn(async move { voter.serve(link).await });
-                    }
-                    Purpose::Peer => {
-                        // A node that cannot keep up with links of its peer drops them; the peer dials again.
-                        let _ = to_node.try_send((link, peer));
-                    }
-                },
-                Some(_) = open.join_next() => {}
-            }
-        }
-    });
+    tokio::spawn(accept(listener, keeper.voter.clone(), to_node));
     let store = Arc::new(Store { plan: Mutex::new(Some(plan)), serves: Mutex::new(Some(serves)) });
-    let coordinator: Arc<dyn Coordinator> = voter.clone();
-    let node = replication::run(pair.node, machine, coordinator, store, links, status);
+    let node = replication::run(pair.node, machine, keeper.coordinator.clone(), store, links, status);
     tokio::spawn(async move {
         match node.await {
             // The process is going down in its own order.
@@ -114,7 +100,53 @@ async fn live(plan: Plan, pair: Pair, serves: oneshot::Sender<Result<House>>, st
         // Nothing is told to any client: whatever it hears from now on comes from the other node.
         std::process::exit(FENCED);
     });
-    Ok(voter)
+    Ok(keeper)
+}
+
+async fn keeper(choice: Choice, name: &NodeName, identity: Identity) -> Result<Keeper> {
+    let coordinator: Arc<dyn Coordinator> = match choice {
+        Choice::Witness(settings) => {
+            let fatal = Arc::new(|why: &str| {
+                error!(why, "stopping: the voter's disk has failed");
+                std::process::exit(FENCED);
+            });
+            let folder = settings.folder.clone();
+            let voter = Voter::start(settings, identity, fatal).await;
+            let voter = voter.with_context(|| format!("cannot be a voter with {}", folder.display()))?;
+            return Ok(Keeper { coordinator: voter.clone(), voter: Some(voter) });
+        }
+        Choice::Etcd(settings) => Arc::new(Etcd::new(settings).map_err(anyhow::Error::msg).context("ha.etcd")?),
+        Choice::File { folder, lease } => {
+            let opened = Folder::open(&folder, name.clone(), lease);
+            Arc::new(opened.with_context(|| format!("ha.folder: {} cannot be used", folder.display()))?)
+        }
+        Choice::Manual { folder, lease } => {
+            let opened = Manual::open(&folder, name.clone(), lease);
+            Arc::new(opened.with_context(|| format!("the register cannot be kept in {}", folder.display()))?)
+        }
+    };
+    Ok(Keeper { coordinator, voter: None })
+}
+
+/// Links of the other node, and calls of the other voters.
+async fn accept(mut listener: Listener, voter: Option<Arc<Voter>>, to_node: mpsc::Sender<(Link, NodeName)>) {
+    let mut open = JoinSet::new();
+    loop {
+        tokio::select! {
+            (link, peer, purpose) = listener.accept(), if open.len() < LINKS_MAX => match (purpose, &voter) {
+                (Purpose::Voters, Some(voter)) => {
+                    let voter = voter.clone();
+                    open.spawn(async move { voter.serve(link).await });
+                }
+                (Purpose::Voters, None) => debug!(%peer, "a voter called, and there are none here: its configuration names another coordinator"),
+                (Purpose::Peer, _) => {
+                    // A node that cannot keep up with links of its peer drops them; the peer dials again.
+                    let _ = to_node.try_send((link, peer));
+                }
+            },
+            Some(_) = open.join_next() => {}
+        }
+    }
 }
 
 struct Store {

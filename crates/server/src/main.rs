@@ -15,6 +15,7 @@ mod memory;
 mod protocols;
 mod serve;
 mod tls;
+mod turnstile;
 mod wiring;
 
 use clap::Parser;

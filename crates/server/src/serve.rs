@@ -2,23 +2,29 @@
 //!
 //! ```text
 //! settings -> store (lock, recovery) -> sockets -> "listening URL" ... "ready" -> signal or failure
+//! a pair:  -> sockets -> "listening URL" ... -> store -> "standby" -> (its turn) -> "ready" -> ...
 //!          -> listeners close -> sessions say good-bye -> connections are gone -> store closes -> exit
 //! ```
 
 use crate::cli::Serve;
+use crate::config::ha::Ha;
 use crate::config::Settings;
 use crate::door::{self, Door, Stage};
 use crate::ha::Node;
 use crate::tls::{self, Certificates};
+use crate::turnstile::Turnstile;
 use crate::wiring::{House, Plan};
 use crate::{banner, limits, listeners, logging, protocols, wiring};
 use anyhow::{Context, Result};
+use broker_api::Broker;
 use gateway::{Bound, Gateway, ListenUrl, Service};
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{signal, Signal, SignalKind};
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 /// EX_TEMPFAIL of sysexits.h: the store failed, and a restart (or the standby) may do better.
@@ -56,18 +62,24 @@ pub fn run(flags: &Serve) -> Result<ExitCode> {
     let plan = wiring::plan(&settings)?;
     let (door, http) = Door::open(&settings, &plan.config.auth)?;
     say(&listening(&http));
-    let (house, node) = match opened(flags, &settings, plan, &door)? {
-        Opened::Alone(house) => (house, None),
-        Opened::Primary(house, node) => (house, Some(node)),
-        Opened::Stopped => return Ok(ExitCode::SUCCESS),
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.worker_threads)
         .thread_name("carrick")
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    let ended = match runtime.block_on(live(flags, &settings, &house, certificates, (&door, http))) {
+    let opened = match &settings.ha {
+        None => opened_alone(&settings, plan, certificates, &runtime),
+        Some(ha) => opened_of_pair((flags, &settings, ha), plan, certificates, &door, &runtime),
+    };
+    let (house, doors, node) = match opened {
+        Ok(Some(opened)) => opened,
+        ended => {
+            runtime.shutdown_timeout(REST_LIMIT);
+            return ended.map(|_| ExitCode::SUCCESS);
+        }
+    };
+    let ended = match runtime.block_on(live(flags, &settings, &house, doors, (&door, http))) {
         Ok(ended) => ended,
         Err(error) => {
             runtime.shutdown_timeout(REST_LIMIT);
@@ -131,49 +143,96 @@ async fn drained(gateway: &Gateway) {
     }
 }
 
-enum Opened {
-    Alone(House),
-    Primary(House, Node),
-    /// Asked to stop before this node's turn came.
-    Stopped,
+/// Where clients come in.
+struct Doors {
+    gateway: Gateway,
+    certificates: Certificates,
+    protocols: protocols::List,
+    urls: Vec<ListenUrl>,
+    /// Standard output has them already.
+    announced: bool,
 }
 
-/// Opens the store. Of a pair, this waits until it is this node that serves.
-fn opened(flags: &Serve, settings: &Settings, plan: Plan, door: &Arc<Door>) -> Result<Opened> {
-    let Some(ha) = &settings.ha else { return Ok(Opened::Alone(wiring::open(plan)?)) };
-    let pair = ha.check(&wiring::absolute(&settings.data_dir))?;
-    let (node, house) = Node::start(plan, pair, door)?;
-    door.enter(Stage::StandingBy);
-    let waiting = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start threads")?;
-    let house = waiting.block_on(async {
-        let mut signals = Signals::new()?;
-        let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
-        say("standby\n");
-        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("standby")]);
-        let reload = async {
-            while hangup.recv().await.is_some() {
-                tell_reloaded(reload_users(flags, None, door));
-            }
-        };
-        tokio::select! {
-            () = reload => unreachable!("the signal's stream does not end"),
-            name = signals.next() => {
-                info!(signal = name, "stopping");
-                Ok(None)
-            }
-            house = house => house.context("the node has ended")?.map(Some),
-        }
-    });
-    match house {
-        Ok(Some(house)) => Ok(Opened::Primary(house, node)),
-        Ok(None) => {
-            node.stop();
-            Ok(Opened::Stopped)
-        }
+impl Doors {
+    /// Accepts from now on, on the runtime that this is called within.
+    fn open(settings: &Settings, mut certificates: Certificates, broker: Arc<dyn Broker>) -> Result<Doors> {
+        let mut gateway = Gateway::new(settings.gateway.clone(), broker);
+        let protocols = protocols::all(settings)?;
+        let urls = listen(settings, &protocols, &mut gateway, &mut certificates)?;
+        Ok(Doors { gateway, certificates, protocols, urls, announced: false })
+    }
+}
+
+/// `None`: asked to stop before this node's turn came.
+type Opened = Option<(House, Doors, Option<Node>)>;
+
+/// Opens the store, and then the doors.
+fn opened_alone(settings: &Settings, plan: Plan, certificates: Certificates, runtime: &Runtime) -> Result<Opened> {
+    let house = wiring::open(plan)?;
+    let _within = runtime.enter();
+    match Doors::open(settings, certificates, house.broker()) {
+        Ok(doors) => Ok(Some((house, doors, None))),
         Err(error) => {
-            node.stop();
+            let _ = house.close();
             Err(error)
         }
+    }
+}
+
+/// Opens the doors, where clients are told to go elsewhere, and waits until it is this node that serves.
+fn opened_of_pair(
+    (flags, settings, ha): (&Serve, &Settings, &Ha),
+    plan: Plan,
+    certificates: Certificates,
+    door: &Arc<Door>,
+    runtime: &Runtime,
+) -> Result<Opened> {
+    let pair = ha.check(&wiring::absolute(&settings.data_dir))?;
+    let asked = door.clone();
+    let turnstile = Arc::new(Turnstile::new(move || asked.primary()));
+    let within = runtime.enter();
+    let mut doors = Doors::open(settings, certificates, turnstile.clone())?;
+    drop(within);
+    say(&listening(&doors.urls));
+    doors.announced = true;
+    let (node, house) = Node::start(plan, pair, door)?;
+    door.enter(Stage::StandingBy);
+    match runtime.block_on(stand_by(flags, door, &doors.certificates, house)) {
+        Ok(Some(house)) => {
+            turnstile.open(house.broker());
+            Ok(Some((house, doors, Some(node))))
+        }
+        ended => {
+            runtime.block_on(doors.gateway.stop_accepting(true));
+            node.stop();
+            ended.map(|_| None)
+        }
+    }
+}
+
+async fn stand_by(
+    flags: &Serve,
+    door: &Arc<Door>,
+    certificates: &Certificates,
+    house: oneshot::Receiver<Result<House>>,
+) -> Result<Option<House>> {
+    let mut signals = Signals::new()?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+    say("standby\n");
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("standby")]);
+    let reload = async {
+        while hangup.recv().await.is_some() {
+            certificates.reload();
+            tell_reloaded(reload_users(flags, None, door));
+        }
+    };
+    tokio::select! {
+        () = reload => unreachable!("the signal's stream does not end"),
+        name = signals.next() => {
+            info!(signal = name, "stopping");
+            Ok(None)
+        }
+        house = house => house.context("the node has ended")?.map(Some),
     }
 }
 
@@ -181,19 +240,17 @@ async fn live(
     flags: &Serve,
     settings: &Settings,
     house: &House,
-    mut certificates: Certificates,
+    doors: Doors,
     (door, http): (&Arc<Door>, Vec<ListenUrl>),
 ) -> Result<Ended> {
     let mut signals = Signals::new()?;
-    let mut gateway = Gateway::new(settings.gateway.clone(), house.broker());
-    let protocols = protocols::all(settings)?;
+    let Doors { mut gateway, certificates, protocols, urls, announced } = doors;
     house.watch_traffic(gateway.slots().clone(), protocols.lost());
-    let urls = listen(settings, &protocols, &mut gateway, &mut certificates)?;
     reload_on_hangup(flags.clone(), house.clone(), certificates, door.clone())?;
     let all: Vec<ListenUrl> = urls.iter().chain(&http).cloned().collect();
     eprint!("{}", banner::text(settings, &all, &wiring::absolute(&settings.data_dir)));
     door.enter(Stage::Serving);
-    announce(&urls);
+    announce(if announced { &[] } else { &urls });
     let end = tokio::select! {
         name = signals.next() => {
             info!(signal = name, connections = gateway.slots().live(), "stopping");

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use broker_api::{Limit, Refusal};
+use broker_api::{stands_by, Limit, Refusal};
 
 /// Why a connection ends: the `message` header of an ERROR frame, and its body.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -77,6 +77,10 @@ pub fn of_refusal(refusal: &Refusal, vhost: &str) -> Fault {
         Refusal::QueueFull => Fault::new("resource_error", "RESOURCE_ERROR - the queue is full"),
         Refusal::OwnerEnded => Fault::new("channel_error", "CHANNEL_ERROR - the connection has failed"),
         Refusal::StoreFailed => Fault::new("internal_error", "INTERNAL_ERROR - the message store has failed"),
+        Refusal::StandsBy(elsewhere) => {
+            let why = stands_by(elsewhere.as_deref(), &["stomp", "stomps"]);
+            Fault::new("connection_forced", format!("CONNECTION_FORCED - broker forced connection closure with reason '{why}'"))
+        }
     }
 }
 
@@ -131,6 +135,11 @@ mod tests {
             (Refusal::QueueFull, "resource_error", "RESOURCE_ERROR - the queue is full"),
             (Refusal::OwnerEnded, "channel_error", "CHANNEL_ERROR - the connection has failed"),
             (Refusal::StoreFailed, "internal_error", "INTERNAL_ERROR - the message store has failed"),
+            (
+                Refusal::StandsBy(None),
+                "connection_forced",
+                "CONNECTION_FORCED - broker forced connection closure with reason 'this node stands by, and who is primary is not known here'",
+            ),
         ];
         for (refusal, message, detail) in rows {
             assert_eq!(of_refusal(&refusal, "v"), Fault::new(message, detail));

@@ -30,7 +30,7 @@ impl House for Toy {
         Box::pin(async { Ok("a".into()) })
     }
 
-    fn promote(&self) -> BoxFuture<'_, Result<String, Refusal>> {
+    fn promote(&self, _: admin::ha::Promote) -> BoxFuture<'_, Result<String, Refusal>> {
         Box::pin(async { Err(Refusal::Conflict("not in sync".into())) })
     }
 

@@ -178,10 +178,12 @@ impl Session {
                     self.peer.user = principal.user.as_str().into();
                 }
                 self.peer.impersonator = principal.impersonator;
-                let config = &self.amqp.config;
-                let (channel_max, frame_max, heartbeat) = (config.channel_max, config.frame_max, config.heartbeat_secs);
-                step.say(0, &Method::ConnectionTune { channel_max, frame_max, heartbeat });
-                self.phase = Phase::Tune;
+                self.tune(step);
+                Ok(())
+            }
+            // Libraries take a close at this point for a wrong password. What is asked next, connection.open, is refused likewise.
+            Err(Refusal::StandsBy(_)) => {
+                self.tune(step);
                 Ok(())
             }
             Err(Refusal::LimitReached(limit)) => Err(on(0)(of_refusal(&Refusal::LimitReached(limit), "", START_OK))),
@@ -190,6 +192,13 @@ impl Session {
                 Err(self.refuse_login(&mechanism))
             }
         }
+    }
+
+    fn tune(&mut self, step: &mut Step<'_>) {
+        let config = &self.amqp.config;
+        let (channel_max, frame_max, heartbeat) = (config.channel_max, config.frame_max, config.heartbeat_secs);
+        step.say(0, &Method::ConnectionTune { channel_max, frame_max, heartbeat });
+        self.phase = Phase::Tune;
     }
 
     /// Who cannot be told (`authentication_failure_close`) sees the connection end, as with RabbitMQ.

@@ -288,9 +288,12 @@ impl Session {
             let reply_code = fault.code.number();
             step.say(0, &Method::ConnectionClose { reply_code, reply_text: text.as_bytes(), class_id, method_id });
         }
+        // Nothing is wrong with a client that comes to a standby, again and again.
+        let turned_away = self.phase == Phase::Enter && fault.code == Code::ConnectionForced;
         self.phase = Phase::Ended;
+        let close = if turned_away { Close::clean(text) } else { Close::dirty(text) };
         // 1.4.2.10: close-ok says that it is safe to let go. Some libraries do not send it once our end has closed.
-        Close::dirty(text).then(if said { Then::Answered(&CLOSE_OK) } else { Then::AtOnce })
+        close.then(if said { Then::Answered(&CLOSE_OK) } else { Then::AtOnce })
     }
 
     fn event(&mut self, event: Event, deliveries: &[Delivery], step: &mut Step<'_>) -> Result<(), Failed> {

@@ -4,10 +4,11 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
-use broker_api::{Attached, Control, Expiry, PrincipalInfo, Refusal, Reply};
+use broker_api::{stands_by, Attached, Control, Expiry, PrincipalInfo, Refusal, Reply};
 use tracing::debug;
 
 use super::subscribe::Request;
+use super::takeover::SCHEMES;
 use super::{Handled, Next, Ownership, Phase, Session, Step};
 use crate::codec::connect::sniff_level;
 use crate::codec::{ConnAck, ConnAckProperties, Connect, DecodeError, Frame, Packet, Qos, ReasonCode, Version};
@@ -99,8 +100,17 @@ impl Session {
                 self.phase = Phase::Login(handshake);
                 Ok(())
             }
-            Err(refusal) => Err(Fault::new(answer(&refusal).connack, refusal.to_string())),
+            Err(refusal) => Err(self.turned_away(&refusal)),
         }
+    }
+
+    /// The core lets nobody in, or not this one.
+    fn turned_away(&self, refusal: &Refusal) -> Fault {
+        // What the login was about does not matter any more; the answer is CONNACK.
+        let Refusal::StandsBy(elsewhere) = refusal else { return Fault::new(answer(refusal).connack, refusal.to_string()) };
+        let told = elsewhere.as_ref().map(|elsewhere| self.references(elsewhere)).filter(|hosts| !hosts.is_empty());
+        let reason = if told.is_some() { ReasonCode::UseAnotherServer } else { ReasonCode::ServerUnavailable };
+        Fault { servers: told, ..Fault::new(reason, stands_by(elsewhere.as_deref(), SCHEMES)) }
     }
 
     fn attach(&mut self, handshake: Box<Handshake>, principal: &PrincipalInfo, step: &mut Step<'_>) {

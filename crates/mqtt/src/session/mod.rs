@@ -270,7 +270,13 @@ impl Session {
         match std::mem::replace(&mut self.phase, Phase::Ended) {
             Phase::Open => self.put_disconnect(fault.reason, Some(&fault.why), None, step),
             Phase::Ended => {}
-            Phase::Fresh | Phase::Login(_) | Phase::Challenged(_) | Phase::Attach(_) => self.put_refusal(&fault, step),
+            Phase::Fresh | Phase::Login(_) | Phase::Challenged(_) | Phase::Attach(_) => {
+                self.put_refusal(&fault, step);
+                // Nothing is wrong with a client that comes to a standby, again and again.
+                if let ReasonCode::UseAnotherServer | ReasonCode::ServerUnavailable = fault.reason {
+                    return Close::clean(fault.why);
+                }
+            }
         }
         Close::dirty(fault.why)
     }
@@ -297,13 +303,14 @@ impl Session {
         let reason = if fault.reason.allowed_in(ReasonPlace::ConnAck) { fault.reason } else { ReasonCode::Unspecified };
         let mut connack = ConnAck::refuse(reason);
         connack.properties.reason_string = Some(fault.why.clone());
+        connack.properties.server_reference = fault.servers.clone();
         let buffer = step.out.buffer();
         let start = buffer.len();
         let mut said = Packet::ConnAck(Box::new(connack.clone())).encode(version, buffer).is_ok();
         if said && buffer.len() - start > self.outgoing.packet_max as usize {
             // MQTT-3.2.2-19: without the words rather than not at all.
             buffer.truncate(start);
-            connack.properties.reason_string = None;
+            (connack.properties.reason_string, connack.properties.server_reference) = (None, None);
             said = Packet::ConnAck(Box::new(connack)).encode(version, buffer).is_ok();
         }
         if !said {

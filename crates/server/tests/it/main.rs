@@ -2,12 +2,14 @@
 
 mod bench;
 mod conversions;
+mod coordinators;
 mod dead_letter;
 mod door;
 mod hostile;
 mod journal;
 mod pair;
 mod serve;
+mod standby;
 mod steering;
 mod store_failure;
 mod sys;

@@ -8,20 +8,20 @@ const SECRET: &str = "a secret of three nodes";
 const WINDOW: usize = 20;
 
 /// Free a moment ago; nobody else is told of it.
-fn port() -> u16 {
+pub fn port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port()
 }
 
 pub struct Node {
     pub name: &'static str,
-    mqtt: u16,
+    pub mqtt: u16,
     /// Where its HTTP door is.
     http: u16,
     /// Where it takes whatever arrives.
     pub any: u16,
     pub process: Child,
     lines: Receiver<String>,
-    serves: bool,
+    said: Vec<String>,
 }
 
 impl Drop for Node {
@@ -38,12 +38,21 @@ impl Node {
         let (tell, lines) = channel();
         let out = BufReader::new(process.stdout.take().expect("piped"));
         std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line).ok()));
-        Node { name, mqtt, http, any, process, lines, serves: false }
+        Node { name, mqtt, http, any, process, lines, said: Vec::new() }
     }
 
-    fn serves(&mut self) -> bool {
-        self.serves |= self.lines.try_iter().any(|line| line == "ready");
-        self.serves
+    pub fn serves(&mut self) -> bool {
+        self.lines().iter().any(|line| line == "ready")
+    }
+
+    /// What it has written on standard output so far.
+    pub fn lines(&mut self) -> &[String] {
+        self.said.extend(self.lines.try_iter());
+        &self.said
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http)
     }
 
     pub fn ask(&self, request: &str) -> Option<(u16, String)> {
@@ -64,17 +73,18 @@ impl Node {
     }
 }
 
+/// Two nodes, and whoever keeps their register.
 pub struct Trio {
     pub dir: tempfile::TempDir,
     pub nodes: Vec<Node>,
-    _witness: Carrick,
+    _witness: Option<Carrick>,
 }
 
 impl Trio {
     pub fn start() -> Trio {
         let dir = tempfile::tempdir().expect("a folder");
-        let ports: BTreeMap<&str, u16> = ["a", "b", "w"].map(|name| (name, port())).into();
-        let at = |name: &str| format!("127.0.0.1:{}", ports[name]);
+        let ports = ["a", "b", "w"].map(|name| (name, port()));
+        let at = |name: &str| format!("127.0.0.1:{}", BTreeMap::from(ports)[name]);
         let text = format!(
             "node = 'w'\nlisten = '{}'\ndata_dir = 'w'\nsecret = '{SECRET}'\npeers = {{ a = '{}', b = '{}' }}\n",
             at("w"),
@@ -83,18 +93,26 @@ impl Trio {
         );
         std::fs::write(dir.path().join("w.toml"), text).expect("written");
         let witness = start(dir.path(), &["witness", "--config", "w.toml"]);
+        Trio::of(dir, [at("a"), at("b")], &format!("witness = {{ w = '{}' }}\n", at("w")), Some(witness))
+    }
+
+    /// `coordinator`: the keys of `[ha]` that say who it is.
+    pub fn with(coordinator: &str) -> Trio {
+        let links = [0; 2].map(|_| format!("127.0.0.1:{}", port()));
+        Trio::of(tempfile::tempdir().expect("a folder"), links, coordinator, None)
+    }
+
+    fn of(dir: tempfile::TempDir, links: [String; 2], coordinator: &str, witness: Option<Carrick>) -> Trio {
         let mut nodes = Vec::new();
-        for (name, other) in [("a", "b"), ("b", "a")] {
+        for (at, (name, other)) in [("a", "b"), ("b", "a")].into_iter().enumerate() {
             let (mqtt, http, any) = (port(), port(), port());
             // Small segments, so that the log rotates and the standby writes checkpoints.
             let text = format!(
                 "data_dir = 'data-{name}'\nlisten = ['mqtt://127.0.0.1:{mqtt}', 'http://127.0.0.1:{http}', 'any://127.0.0.1:{any}']\njournal.segment_bytes = '1 MiB'\n\
-                 journal.checkpoint_bytes = '4 MiB'\n[ha]\nnode = '{name}'\nlisten = '{}'\npeers = {{ {other} = '{}' }}\n\
-                 witness = {{ w = '{}' }}\nsecret = '{SECRET}'\n\
+                 journal.checkpoint_bytes = '4 MiB'\n[ha]\nnode = '{name}'\nlisten = '{}'\npeers = {{ {other} = '{}' }}\n{coordinator}secret = '{SECRET}'\n\
                  clients = ['mqtt://{name}.example:1', 'amqp://{name}.example:2', 'stomp://{name}.example:3']\n",
-                at(name),
-                at(other),
-                at("w")
+                links[at],
+                links[1 - at],
             );
             std::fs::write(dir.path().join(format!("{name}.toml")), text).expect("written");
             nodes.push(Node::start(dir.path(), name, [mqtt, http, any]));
@@ -305,8 +323,8 @@ fn each_node_says_how_the_pair_is() {
     assert!(status == 200 && body.contains("primary"), "{body}");
     let (status, body) = role(&trio.nodes[standby]).expect("a standby answers too");
     assert!(status == 503 && body.contains("stands by"), "{body}");
-    assert!(trio.nodes[standby].connect("x").is_none(), "its client ports are closed");
-    let urls = [0, 1].map(|at| format!("http://127.0.0.1:{}", trio.nodes[at].http));
+    assert!(trio.nodes[standby].connect("x").is_none(), "it lets no client in");
+    let urls = [0, 1].map(|at| trio.nodes[at].url());
     let asked = ["ha", "status", "--url", &urls[0], "--url", &urls[1]];
     let (code, text) = door::run(trio.dir.path(), &asked);
     assert_eq!(code, Some(0), "{text}");
@@ -329,7 +347,7 @@ fn an_operator_moves_the_primary_there_and_back() {
     for round in 0..4 {
         trio.standby_in_sync(primary, &mut publisher);
         let standby = 1 - primary;
-        let urls = [0, 1].map(|at| format!("http://127.0.0.1:{}", trio.nodes[at].http));
+        let urls = [0, 1].map(|at| trio.nodes[at].url());
         let begun = Instant::now();
         let asked = match round % 2 {
             0 => command(trio.dir.path(), &["ha", "switchover", "--url", &urls[0], "--url", &urls[1]]).spawn(),

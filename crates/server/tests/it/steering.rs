@@ -4,14 +4,14 @@ use super::pair::{Publisher, Trio};
 use super::*;
 use tungstenite::client::IntoClientRequest;
 
-fn connect(port: u16) -> TcpStream {
+pub fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).expect("it serves");
     stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
     stream
 }
 
 /// The payload of the next frame of AMQP 0-9-1.
-fn frame(stream: &mut TcpStream) -> Vec<u8> {
+pub fn frame(stream: &mut TcpStream) -> Vec<u8> {
     let mut head = [0; 7];
     stream.read_exact(&mut head).expect("a frame");
     let mut payload = vec![0; u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize + 1];
@@ -20,7 +20,7 @@ fn frame(stream: &mut TcpStream) -> Vec<u8> {
     payload
 }
 
-fn method(stream: &mut TcpStream, payload: &[u8]) {
+pub fn method(stream: &mut TcpStream, payload: &[u8]) {
     let len = (payload.len() as u32).to_be_bytes();
     stream.write_all(&[&[1, 0, 0], &len[..], payload, &[0xce]].concat()).expect("sent");
 }

@@ -127,6 +127,11 @@ impl Session {
                 Fault::new("Bad CONNECT", format!("Access refused for user '{}'\n", self.peer.user))
             }
             Err(Refusal::AccessRefused(_)) => Fault::new("Bad CONNECT", format!("Virtual host '{}' access denied", self.peer.vhost)),
+            // Nothing is wrong with a client that comes to a standby, again and again.
+            Err(refusal @ Refusal::StandsBy(_)) => {
+                let close = self.say_error(&of_refusal(&refusal, &self.peer.vhost), None, step);
+                return Err(Close::clean(close.why));
+            }
             Err(refusal) => of_refusal(&refusal, &self.peer.vhost),
         };
         debug!(user = ?self.peer.user, fault = %fault.for_log(), "login refused");
