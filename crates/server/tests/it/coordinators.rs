@@ -52,7 +52,8 @@ impl Etcd {
             eprintln!("SKIPPED: etcd is not installed (Debian: etcd-server)");
             return None;
         };
-        let dir = tempfile::tempdir().expect("a folder");
+        // In memory where that can be: what is tested is the pair, not how long this disk takes while others write on it.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
         let [url, peer] = [0; 2].map(|_| format!("http://127.0.0.1:{}", super::pair::port()));
         let process = Command::new(program)
             .args(["--name", "one", "--log-level", "error", "--data-dir"])
@@ -64,7 +65,13 @@ impl Etcd {
             .stderr(Stdio::null())
             .spawn()
             .expect("started");
-        Some(Etcd { process, url, _dir: dir })
+        let etcd = Etcd { process, url, _dir: dir };
+        let begun = Instant::now();
+        while TcpStream::connect(etcd.url.trim_start_matches("http://")).is_err() {
+            assert!(begun.elapsed() < LIMIT, "etcd does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Some(etcd)
     }
 }
 

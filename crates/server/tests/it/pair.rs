@@ -7,9 +7,18 @@ use std::sync::mpsc::{channel, Receiver};
 const SECRET: &str = "a secret of three nodes";
 const WINDOW: usize = 20;
 
-/// Free a moment ago; nobody else is told of it.
+/// Free a moment ago; nobody else is told of it. Below what the kernel gives to outgoing connections: a node that tries and tries to
+/// reach one that is down would sooner or later be given that very port, and connect to itself.
 pub fn port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port()
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    let first = std::process::id() as u16 % 18_000;
+    loop {
+        let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let port = 12_000 + (first + next % 18_000) % 18_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 pub struct Node {
@@ -34,7 +43,8 @@ impl Drop for Node {
 impl Node {
     fn start(dir: &Path, name: &'static str, [mqtt, http, any]: [u16; 3]) -> Node {
         let file = format!("{name}.toml");
-        let mut process = command(dir, &["serve", "--config", &file]).stderr(Stdio::null()).spawn().expect("started");
+        let log = std::fs::File::options().create(true).append(true).open(dir.join(format!("{name}.log"))).expect("a log");
+        let mut process = command(dir, &["serve", "--config", &file]).stderr(log).spawn().expect("started");
         let (tell, lines) = channel();
         let out = BufReader::new(process.stdout.take().expect("piped"));
         std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line).ok()));
@@ -120,18 +130,23 @@ impl Trio {
         Trio { dir, nodes, _witness: witness }
     }
 
-    /// The one that serves, other than `not`.
+    /// The one that serves, other than `not`. One that gave up by itself, on a disk that is busy with others' work, is started again, as a
+    /// service manager does.
     pub fn primary(&mut self, not: Option<usize>) -> usize {
         let begun = Instant::now();
         while begun.elapsed() < LIMIT {
-            for (at, node) in self.nodes.iter_mut().enumerate() {
-                if Some(at) != not && node.serves() {
+            for at in (0..self.nodes.len()).filter(|at| Some(*at) != not) {
+                if matches!(self.nodes[at].process.try_wait(), Ok(Some(status)) if status.code() == Some(75)) {
+                    self.restart(at);
+                }
+                if self.nodes[at].serves() {
                     return at;
                 }
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        panic!("nobody serves");
+        let logs = ["a", "b"].map(|name| std::fs::read_to_string(self.dir.path().join(format!("{name}.log"))).unwrap_or_default());
+        panic!("nobody serves; a's log:\n{}\nb's log:\n{}", logs[0], logs[1]);
     }
 
     /// Publishes until there is a standby that may take over, and a few hundred more were confirmed.

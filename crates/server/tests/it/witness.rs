@@ -12,10 +12,8 @@ fn name(text: &str) -> NodeName {
     text.parse().expect("a name")
 }
 
-/// Free a moment ago; nobody else is told of it.
 fn address() -> String {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    socket.local_addr().expect("bound").to_string()
+    format!("127.0.0.1:{}", super::pair::port())
 }
 
 fn witness(dir: &Path, listen: &str, a: &str, b: &str) -> Carrick {

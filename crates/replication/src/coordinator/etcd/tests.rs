@@ -29,14 +29,19 @@ struct Server {
     process: Child,
 }
 
+/// Below the ports of outgoing connections, so that nobody takes it while etcd starts.
 fn url() -> String {
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", socket.local_addr().unwrap())
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    let first = std::process::id() as u16 % 900;
+    let port = (0..900).map(|_| 31_000 + (first + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) % 900);
+    let free = port.into_iter().find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap();
+    format!("http://127.0.0.1:{free}")
 }
 
 impl Server {
     async fn start(program: PathBuf) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // In memory where that can be: a disk that is busy with others' work is not what these are about.
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let (client, peer) = (url(), url());
         let process = Self::spawn(&program, &folder, &client, &peer);
         let server = Self { program, folder, client, peer, process };
