@@ -8,6 +8,7 @@ mod clients;
 mod context;
 mod counts;
 mod differential;
+mod failover;
 mod fuzz;
 mod needs;
 mod process;
@@ -31,7 +32,8 @@ usage: cargo xtask test  [--only SUITE,..] [--list]
        cargo xtask tidy
        cargo xtask clients [--broker carrick|mosquitto|rabbitmq] [--only CLIENT,..] [--list]
        cargo xtask differential [--only WORDS OF A TITLE,..] [--record]
-       cargo xtask differential-stomp [--only WORDS OF A TITLE,..]";
+       cargo xtask differential-stomp [--only WORDS OF A TITLE,..]
+       cargo xtask failover [--only SCENARIO,..] [--soak]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -74,6 +76,10 @@ fn dispatch(args: &[String]) -> Result<bool> {
             let options = Options::parse(rest, &["--only"])?;
             differential::stomp(&context, &options)
         }
+        "failover" => {
+            let options = Options::parse(rest, &["--only", "--soak"])?;
+            failover::failover(&context, &options)
+        }
         "fuzz" => {
             Options::parse(rest, &[])?;
             fuzz::fuzz(&context)
@@ -98,6 +104,8 @@ pub struct Options {
     pub duration: Option<Duration>,
     pub broker: Option<String>,
     pub record: bool,
+    /// The long form.
+    pub soak: bool,
     /// Of the simulation: the first seed, and how many.
     pub from: Option<u64>,
     pub seeds: Option<u64>,
@@ -118,9 +126,10 @@ impl Options {
             match name {
                 "--list" => options.list = true,
                 "--record" => options.record = true,
+                "--soak" => options.soak = true,
                 _ => {}
             }
-            if matches!(name, "--list" | "--record") {
+            if matches!(name, "--list" | "--record" | "--soak") {
                 continue;
             }
             let value = inline.or_else(|| args.next().cloned()).with_context(|| format!("{name} needs a value\n{USAGE}"))?;

@@ -26,8 +26,9 @@ pub enum Need {
     Maven,
     Go,
     Etcd,
+    /// `ip`, for machines of their own on one machine.
+    Iproute,
     /// For faults that only root can inject.
-    #[allow(dead_code, reason = "no suite that is root's alone is registered yet")]
     Root,
 }
 
@@ -77,6 +78,7 @@ impl Need {
             Need::Maven => have("mvn"),
             Need::Go => go_is_new_enough(),
             Need::Etcd => have("etcd"),
+            Need::Iproute => have("ip") || Path::new("/usr/sbin/ip").is_file(),
             Need::Root => rustix::process::geteuid().is_root(),
         }
     }
@@ -98,6 +100,7 @@ impl Need {
             Need::Maven => Some(&["maven"]),
             Need::Go => Some(&["golang-go"]),
             Need::Etcd => Some(&["etcd-server"]),
+            Need::Iproute => Some(&["iproute2"]),
             Need::Root => None,
         }
     }
@@ -119,6 +122,7 @@ impl Need {
             Need::Maven => "needs mvn".into(),
             Need::Go => format!("needs go 1.{GO_MINOR} or newer"),
             Need::Etcd => "needs etcd".into(),
+            Need::Iproute => "needs ip, of iproute2".into(),
             Need::Root => "needs root".into(),
         }
     }

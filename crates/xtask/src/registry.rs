@@ -85,6 +85,15 @@ pub const SUITES: &[Suite] = &[
         soak: Some(|context| Ok(vec![context.cargo(&["run", "-q", "-p", "durability", "--", "--soak"])])),
     },
     Suite {
+        name: "failover",
+        about: "a pair and its witness in network namespaces: kill -9, partitions, frozen processes, other people's clients with two addresses",
+        needs: &[Need::Root, Need::Iproute],
+        binary: true,
+        limit: minutes(10),
+        test: Some(|_| Ok(vec![ourselves(&["failover"])?])),
+        soak: Some(|_| Ok(vec![ourselves(&["failover", "--soak"])?])),
+    },
+    Suite {
         name: "realdata",
         about: "real rows through Paho for Python and Java while the broker is killed three times",
         needs: &[Need::Python, Need::Java, Need::Maven],

@@ -5,7 +5,7 @@
 mod activemq;
 pub mod broker;
 mod control;
-mod programs;
+pub mod programs;
 
 use std::collections::VecDeque;
 use std::fs;

@@ -332,7 +332,7 @@ fn script(shop: &Shop) -> Result<Command> {
 }
 
 /// A `client.py` with a `requirements.txt` of its own.
-fn python(shop: &Shop) -> Result<Command> {
+pub fn python(shop: &Shop) -> Result<Command> {
     let venv = shop.work.join("venv");
     let python = venv.join("bin/python");
     shop.once(&["requirements.txt"], || {

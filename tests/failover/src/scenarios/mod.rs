@@ -1,0 +1,6 @@
+//! What happens to a pair.
+
+pub mod freeze;
+pub mod kill;
+pub mod partition;
+pub mod restarts;
