@@ -1,7 +1,8 @@
 //! The seam: what a protocol, the gateway and the core say to each other.
 //!
 //! A connection's bytes become a [`Turn`] (publishes, settlements, credit, state edits and control commands, in order); what the core has
-//! to say comes back as an [`EventBatch`]. Nothing here does I/O, knows a clock or allocates per message.
+//! to say comes back as an [`EventBatch`]. Nothing here does I/O, knows a clock or allocates per message; only [`Cron`] looks at the
+//! machine's time zone.
 //!
 //! # What a session may rely on
 //!
@@ -71,6 +72,7 @@
 mod batch;
 mod broker;
 mod control;
+mod cron;
 mod event;
 mod headers;
 mod names;
@@ -90,6 +92,7 @@ pub use control::{
     Attach, Attached, Bind, Consume, Control, Declare, Destination, EndOwner, ExchangeSpec, Expiry, Filter, Login, LoginStep, Mode,
     Parting, PartingFate, PrincipalInfo, QueueSpec, Reply, RetainedOn, Subscribe, Take, Watch,
 };
+pub use cron::Cron;
 pub use event::{
     stands_by, Death, DeathReason, DeliverTo, Delivery, Elsewhere, EndReason, Event, EventBatch, Moved, Side, Signal,
     DELIVERY_AS_PUBLISHED, DELIVERY_COUNTED, DELIVERY_DELAYED, DELIVERY_REDELIVERED, DELIVERY_RESUMED, DELIVERY_RETAINED,

@@ -195,6 +195,8 @@ pub(crate) struct Shared {
     pub checkpoint: crate::store::Dirty,
     pub started_ms: u64,
     pub stopping: AtomicBool,
+    /// There is, or was, an exchange whose messages may come again and again: so most brokers never look for them.
+    pub crons: AtomicBool,
 }
 
 impl Shared {

@@ -9,6 +9,7 @@
 mod change;
 
 use crate::core::{Counters, Shared};
+use crate::cron::Round;
 use crate::exchange::{Exchange, LazyHeaders};
 use crate::link::{append_one, number, one_run, targets_of, write_records, Bundle, Hidden, RouteRun, Target};
 use crate::mutants::{self, Mutant};
@@ -94,7 +95,9 @@ impl Shared {
         };
         let only_one = plan.targets.len() == 1 && plan.run.route.sessions.is_empty() && plan.run.route.shares.is_empty();
         let logged = peek.durable && peek.lsn != 0 && plan.targets.iter().all(|t| t.ordinal.is_some());
-        if only_one && logged {
+        // Its place is taken by a copy, which says how long it waits.
+        let stays_here = plan.targets.iter().any(|target| target.in_place);
+        if only_one && logged && !stays_here {
             self.hand_over(&queue, seq, why, plan, &held, head, next, how);
         } else {
             self.move_copy(&queue, seq, why, plan, &held, head, next, how);
@@ -145,11 +148,16 @@ impl Shared {
     }
 
     /// For what was held back. `None`: its exchange is gone.
-    fn plan_due(&self, queue: &Queue, batch: &Arc<Batch>, index: u32, peek: &Peek) -> Option<Plan> {
+    fn plan_due(&self, queue: &Arc<Queue>, batch: &Arc<Batch>, index: u32, peek: &Peek) -> Option<Plan> {
         let exchange = self.exchange_of(queue)?;
         let vhost = self.vhost_by_id(queue.vhost)?;
         let head = &batch.heads[index as usize];
         let before = peek.side.as_ref().and_then(|side| side.moved.as_deref());
+        if before.is_none() {
+            if let Some(round) = self.round(&exchange, batch, index) {
+                return Some(self.plan_round(queue, (&vhost, &exchange), batch, index, round));
+            }
+        }
         let (key, replaced) = before.map_or((batch.key(head), false), |moved| (&*moved.key, moved.key_replaced));
         let separator = if replaced { b'.' } else { head.separator };
         let headers = LazyHeaders::of(self, batch, head).after_delay(true);
@@ -159,6 +167,31 @@ impl Shared {
         self.remember_moved(&run, batch, index, &change, separator);
         targets.iter_mut().for_each(|t| t.flags |= change.flags(true));
         Some(Plan { change, separator, run, targets })
+    }
+
+    /// For what comes again and again: where it goes now, if it does, and its place behind the exchange until the next time.
+    fn plan_round(&self, queue: &Arc<Queue>, through: (&Vhost, &Arc<Exchange>), batch: &Arc<Batch>, index: u32, round: Round) -> Plan {
+        let head = &batch.heads[index as usize];
+        let durable = head.has(broker_api::HEAD_DURABLE);
+        let run = match round.fires {
+            true => {
+                let headers = LazyHeaders::of(self, batch, head).after_delay(true);
+                run_of(through.0, through.1, batch, head, (head.separator, batch.key(head), false), &headers)
+            }
+            false => one_run(Arc::default(), head.level, durable),
+        };
+        // Where its queue was deleted it ends.
+        let again_ms = round.again_ms.filter(|_| !round.fires || !run.route.is_unbound());
+        let change = Change::Again(again_ms);
+        let mut targets = targets_of(&run);
+        self.remember_moved(&run, batch, index, &change, head.separator);
+        targets.iter_mut().for_each(|t| t.flags |= change.flags(true));
+        if again_ms.is_some() {
+            let ordinal = (durable && queue.durable).then_some((0, 0));
+            targets.push(Target { queue: queue.clone(), level: head.level, flags: 0, side: None, ordinal, in_place: true });
+            number(&mut targets);
+        }
+        Plan { change, separator: head.separator, run, targets }
     }
 
     /// An exchange that remembers keeps what came to it in the form in which it came.

@@ -16,6 +16,7 @@ use crate::exchange::Exchange;
 use crate::queue::{Due, Follow, Queue, State};
 use crate::timers::Timer;
 use broker_api::{QueueId, Seq};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// What a delaying exchange holds back.
@@ -58,6 +59,9 @@ impl Shared {
             queue
         });
         self.checkpoint.queue(&queue);
+        if exchange.cron_header.is_some() {
+            self.crons.store(true, Ordering::Relaxed);
+        }
         // Once: the exchange is being made.
         let _ = exchange.delays.set(queue);
     }

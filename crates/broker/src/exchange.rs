@@ -7,7 +7,7 @@
 use crate::core::Shared;
 use crate::history::History;
 use crate::queue::Queue;
-use crate::routing::exchange::{by_name, Arguments, BindKey, Headers, Key, Router, Value, DELAYED};
+use crate::routing::exchange::{by_name, cron_header, Arguments, BindKey, Headers, Key, Router, Value, DELAYED};
 use crate::routing::topic::words_of;
 use crate::routing::{Pattern, Stamp, Syntax};
 use crate::selector::{Selector, Subject};
@@ -95,6 +95,8 @@ pub(crate) struct Exchange {
     table: Table,
     /// Where an exchange that delays keeps what is not due; set as it is made (see `crate::delay`).
     pub delays: OnceLock<Arc<Queue>>,
+    /// The header that may say of what it holds back when it comes again and again (see `crate::cron`).
+    pub cron_header: Option<Box<[u8]>>,
     /// What went through it last, where its type keeps this.
     pub history: Option<History>,
     deleted: AtomicBool,
@@ -119,6 +121,7 @@ impl Exchange {
             _ => Table::Own(by_name::<Dest>(&spec.kind)?(arguments)),
         };
         let history = History::of(&spec.kind, arguments);
+        let cron_header = cron_header(&spec.kind, arguments);
         let versions = std::array::from_fn(|_| AtomicU64::new(0));
         Some(Arc::new(Exchange {
             id,
@@ -127,6 +130,7 @@ impl Exchange {
             alternate_by_policy: RwLock::default(),
             table,
             delays: OnceLock::new(),
+            cron_header,
             history,
             deleted: AtomicBool::new(false),
             versions,

@@ -10,6 +10,7 @@ mod audit;
 pub mod auth;
 mod commit_gate;
 mod core;
+mod cron;
 mod dead_letter;
 mod delay;
 mod exchange;

@@ -104,6 +104,7 @@ impl Core {
             checkpoint: Dirty::default(),
             started_ms,
             stopping: AtomicBool::new(false),
+            crons: AtomicBool::new(false),
         });
         door.connect(&shared);
         shared.adopt(recovery);

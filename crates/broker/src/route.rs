@@ -33,6 +33,11 @@ impl Route {
         self.sessions.is_empty() && self.shares.is_empty() && self.queues.iter().all(|queue| queue.delays)
     }
 
+    /// No binding leads anywhere.
+    pub fn is_unbound(&self) -> bool {
+        self.width() == 0 && self.via.len() <= 1
+    }
+
     /// How many it may go to.
     pub fn width(&self) -> usize {
         self.sessions.len() + self.shares.len() + self.queues.len()

@@ -11,6 +11,8 @@ pub(super) enum Change {
     Dead(Moved),
     /// It is due. What it was before stays.
     Due(Option<Moved>),
+    /// It is due, and so is it again after so many ms, if that was not the last time.
+    Again(Option<u32>),
 }
 
 impl Change {
@@ -18,6 +20,7 @@ impl Change {
         match self {
             Change::Dead(moved) => Some(moved),
             Change::Due(before) => before.as_ref(),
+            Change::Again(_) => None,
         }
     }
 
@@ -30,16 +33,18 @@ impl Change {
 
     pub fn flags(&self, waited: bool) -> u8 {
         match self {
-            Change::Due(_) => DELIVERY_DELAYED,
+            Change::Due(_) | Change::Again(_) => DELIVERY_DELAYED,
             Change::Dead(_) if waited => DELIVERY_DELAYED,
             Change::Dead(_) => 0,
         }
     }
 
-    /// When it expires where it goes to: a dead letter has lost its own time, which begins for what was held back.
+    /// When it expires where it goes to: a dead letter has lost its own time, which begins for what was held back, unless it comes again and
+    /// again: then it is when this ends.
     pub fn expires_ms(&self, head: &Head, arrived_ms: u64, now_ms: u64) -> u64 {
         match self {
             Change::Due(_) if head.expires_ms != 0 => now_ms + head.expires_ms.saturating_sub(arrived_ms),
+            Change::Again(_) => head.expires_ms,
             _ => 0,
         }
     }
@@ -114,6 +119,9 @@ pub(super) fn edited(batch: &Batch, index: u32, change: &Change, separator: u8, 
         head.expires_ms = change.expires_ms(head, arrived_ms, now_ms);
         head.flags &= !(broker_api::HEAD_VERBATIM | broker_api::HEAD_RETAIN | broker_api::HEAD_MANDATORY | broker_api::HEAD_CONFIRM);
         head.state = 0;
+        if let Change::Again(Some(again_ms)) = change {
+            head.delay_ms = *again_ms;
+        }
     }
     let Some(moved) = change.moved() else { return copy };
     let mut put = |bytes: &[u8]| {

@@ -116,6 +116,7 @@ impl Link {
     fn plan_commit(&mut self, transaction: Transaction) -> Result<Plan, Refusal> {
         let Transaction { mut batch, publishes, settles, states, .. } = transaction;
         batch.arrived_ms = self.core.now_ms();
+        self.time_all(&mut batch);
         self.core.memory.count(&mut batch);
         let batch = Arc::new(batch);
         let (mut runs, mut returned, mut retains) = (Vec::new(), Vec::new(), Vec::new());

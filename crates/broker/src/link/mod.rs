@@ -17,6 +17,7 @@ mod named;
 mod pace;
 mod publish;
 mod queues;
+mod recurring;
 mod retained;
 mod scope;
 mod segment;

@@ -1,7 +1,7 @@
 //! Finding the way of a message: through the topic space, or through the exchange that it names.
 
 use super::Link;
-use crate::exchange::LazyHeaders;
+use crate::exchange::{Exchange, LazyHeaders};
 use crate::route::{Publisher, Route};
 use broker_api::{Batch, Head, Refusal};
 use std::sync::Arc;
@@ -20,6 +20,11 @@ impl Link {
             routes.push(self.find_route_by(batch, head, key)?);
         }
         Ok(Arc::new(Route::union(&routes)))
+    }
+
+    /// An exchange other than the topic space, by its name.
+    pub fn named_exchange(&mut self, name: &[u8]) -> Option<Arc<Exchange>> {
+        self.routes.get_or_insert_with(Box::default).exchange(&self.vhost, name)
     }
 
     fn find_route_by(&mut self, batch: &Batch, head: &Head, key: &[u8]) -> Result<Arc<Route>, Refusal> {

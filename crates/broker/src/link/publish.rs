@@ -114,6 +114,14 @@ impl Link {
                     self.publish_retained(batch, index, serial, states, fills, follow);
                     continue;
                 }
+                if let Some(own) = self.timed(batch, index) {
+                    self.stage(batch, &mut runs, states, fills, follow);
+                    runs.clear();
+                    let mut run = Vec::new();
+                    self.gather_or_say(&own, 0, serial, &mut run);
+                    self.stage(&own, &mut run, states, fills, follow);
+                    continue;
+                }
                 self.gather_or_say(batch, index, serial, &mut runs);
             }
         }
@@ -388,7 +396,7 @@ impl Link {
         let held = Held::new(batch.clone(), Some(bundle.place.clone()), None);
         let slot = queue.durable.then(|| self.core.log.reserve());
         let ordinal = queue.durable.then_some((0, 0));
-        let targets = vec![Target { queue: queue.clone(), level, flags, side, ordinal }];
+        let targets = vec![Target { queue: queue.clone(), level, flags, side, ordinal, in_place: false }];
         let written = write_records(&self.core, &mut bundle.records, batch, &run, &targets, None);
         let mut state = queue.lock();
         append_one(&targets[0], &held, &written, &mut bundle, None, &run, &mut state, &self.core, follow);

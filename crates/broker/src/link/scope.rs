@@ -137,7 +137,7 @@ impl Transaction {
     }
 }
 
-fn copy_head(from: &Batch, head: &Head, to: &mut Batch) -> Head {
+pub(super) fn copy_head(from: &Batch, head: &Head, to: &mut Batch) -> Head {
     let mut copy = |span: Span| {
         let bytes = from.bytes(span);
         if bytes.len() >= SHARE_FROM {

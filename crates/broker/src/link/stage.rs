@@ -20,6 +20,8 @@ pub(crate) struct Target {
     pub side: Option<Arc<Side>>,
     /// Which reference of the run's records this is; `None`: not logged.
     pub ordinal: Option<(u32, u16)>,
+    /// It takes the place of what just left this queue, so there is room.
+    pub in_place: bool,
 }
 
 /// A sequence number that stands for "this reference was not made": the queue was full or gone.
@@ -119,7 +121,7 @@ pub(super) fn targets_between(run: &RouteRun, from: usize, to: usize) -> Vec<Tar
     let route = &run.route;
     let mut targets = Vec::with_capacity(to - from);
     let mut add = |queue: &Arc<Queue>, level: u8, flags: u8, side: Option<Arc<Side>>, durable: bool| {
-        targets.push(Target { queue: queue.clone(), level, flags, side, ordinal: durable.then_some((0, 0)) });
+        targets.push(Target { queue: queue.clone(), level, flags, side, ordinal: durable.then_some((0, 0)), in_place: false });
     };
     let (mut skip, mut left) = (from, to - from);
     for t in part_of(&route.sessions, &mut skip, &mut left) {
@@ -313,6 +315,9 @@ impl Append<'_> {
     }
 
     fn has_room(&self, state: &mut crate::queue::State, bytes: u32, log: &Log, follow: &mut Follow) -> bool {
+        if self.target.in_place {
+            return !state.deleted;
+        }
         // What a transaction makes too much is dropped when it shows, the oldest first.
         if self.hidden.is_some() && state.rules.bound.then == AtBound::DropOldest {
             return !state.deleted;

@@ -1,6 +1,7 @@
 //! The core through turns and event batches, on a simulated disk and without threads: every test takes each step itself.
 
 mod access;
+mod crons;
 mod delays;
 mod exchanges;
 mod groups;

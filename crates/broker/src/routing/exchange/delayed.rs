@@ -14,6 +14,16 @@ pub(super) fn inner(arguments: &Arguments) -> Option<&str> {
     }
 }
 
+/// The name of the header that says when a message comes again and again.
+pub fn cron_header(kind: &str, arguments: &Arguments) -> Option<Box<[u8]>> {
+    match arguments.get(CRON_HEADER) {
+        Some(Value::Bytes(name)) if kind == DELAYED => Some(name.as_ref().into()),
+        _ => None,
+    }
+}
+
+const CRON_HEADER: &[u8] = b"x-cron-header";
+
 impl<D: Clone + Send + Sync + 'static> Delayed<D> {
     /// Of what [`check_delayed`] let through.
     pub fn of(arguments: &Arguments) -> Self {
@@ -24,6 +34,11 @@ impl<D: Clone + Send + Sync + 'static> Delayed<D> {
 
 pub(super) fn check_delayed(arguments: &Arguments) -> Result<(), BadArguments> {
     let missing = || BadArguments::Value("Invalid argument, 'x-delayed-type' must be an existing exchange type".to_owned());
+    match arguments.get(CRON_HEADER) {
+        None => {}
+        Some(Value::Bytes(name)) if !name.is_empty() && name.len() <= 255 => {}
+        Some(_) => return Err(BadArguments::Value("Invalid argument, 'x-cron-header' must be the name of a header".to_owned())),
+    }
     // RabbitMQ's never comes back from one that is its own type.
     let name = inner(arguments).filter(|name| *name != DELAYED).ok_or_else(missing)?;
     match by_name::<()>(name) {

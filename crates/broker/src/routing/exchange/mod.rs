@@ -12,7 +12,7 @@ mod topic;
 
 use std::cell::OnceCell;
 
-pub use delayed::Delayed;
+pub use delayed::{cron_header, Delayed};
 pub use direct::Direct;
 pub use fanout::Fanout;
 pub use hashed::Hashed;
