@@ -35,9 +35,6 @@ pub(crate) const REMOTE_TEMP_TOPIC: &str = "/remote-temp-topic/";
 pub(crate) const TEMP_TOPIC_KEY: &str = "temp-topic.";
 pub(crate) const REMOTE_TEMP_QUEUE: &str = "/remote-temp-queue/";
 
-/// What an ActiveMQ would do with a header and we cannot yet: better an error than a message that is not treated as asked.
-const NOT_YET_ON_SEND: [&str; 1] = ["AMQ_SCHEDULED_CRON"];
-
 impl Dialect {
     /// By its name in a listener's settings.
     pub fn named(name: &str) -> Option<Dialect> {
@@ -97,20 +94,6 @@ impl Dialect {
             Dialect::RabbitMq => Fault::new("Bad command", format!("Could not interpret command \"{name}\"\n")),
             Dialect::ActiveMq => Fault::plain(format!("Unknown STOMP action: {name}")),
         }
-    }
-
-    /// A header of this frame asks for something that is not there yet.
-    pub(crate) fn not_yet(self, headers: &crate::codec::Headers<'_>) -> Result<(), Fault> {
-        if self == Dialect::RabbitMq {
-            return Ok(());
-        }
-        for line in headers.raw() {
-            let Ok((name, value)) = line else { continue };
-            if NOT_YET_ON_SEND.iter().any(|known| known.as_bytes() == name) && value != b"false" {
-                return Err(Fault::plain(format!("The header {} is not supported yet", String::from_utf8_lossy(name))));
-            }
-        }
-        Ok(())
     }
 }
 

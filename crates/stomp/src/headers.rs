@@ -19,6 +19,14 @@ pub const FORMAT: u8 = 4;
 /// What ActiveMQ's headers begin with that say when a message is to be delivered.
 pub(crate) const SCHEDULED: &[u8] = b"AMQ_SCHEDULED_";
 
+/// The one of them that comes again and again.
+pub(crate) const CRON: &str = "AMQ_SCHEDULED_CRON";
+
+/// Is this the line that the exchange reads? It ends in a number that no client's may have, and no consumer sees it.
+pub(crate) fn is_cron(name: &[u8], value: &[u8]) -> bool {
+    name == CRON.as_bytes() && value.rsplit(|byte| *byte == b' ').next().is_some_and(|last| last.starts_with(b"+"))
+}
+
 /// What a SEND says to the server.
 #[derive(Default)]
 pub(crate) struct Sent<'a> {
@@ -238,6 +246,7 @@ impl HeaderView for Headers {
                 b"timestamp" => neutral.timestamp = number(),
                 b"expiration" => neutral.expiration_ms = number(),
                 b"priority" | b"persistent" => {}
+                name if is_cron(name, value) => {}
                 name => neutral.headers.push((Cow::Borrowed(name), Value::Bytes(text))),
             }
         }

@@ -4,12 +4,14 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use broker_api::spelling::key_of_topic;
-use broker_api::{view_of, Batch, Delivery, Head, Moved, Neutral, QueueName, Value, Views, DELIVERY_COUNTED, HEAD_DURABLE};
+use broker_api::{
+    view_of, Batch, Delivery, Head, Moved, Neutral, QueueName, Value, Views, DELIVERY_COUNTED, DELIVERY_DELAYED, HEAD_DURABLE,
+};
 
 use crate::codec::{escape, unescape, Version};
 use crate::destination::{self, has_prefix, REPLY_QUEUE, TEMP_QUEUE, TOPIC_EXCHANGE};
 use crate::dialect::{self, REMOTE_TEMP_QUEUE, REMOTE_TEMP_TOPIC, TEMP_TOPIC, TEMP_TOPIC_KEY};
-use crate::headers::{lines, put_lines_for, FORMAT, PROPERTIES};
+use crate::headers::{is_cron, lines, put_lines_for, FORMAT, PROPERTIES};
 use crate::map::Form;
 
 pub(crate) const SEPARATOR: u8 = b'.';
@@ -100,7 +102,7 @@ fn activemq_reply_to(address: &[u8], Temporary { queues: replies, session_id }: 
 /// The lines of a MESSAGE that come from its publisher, or from what became of it.
 pub(crate) fn put_headers(batch: &Batch, head: &Head, delivery: &Delivery, version: Version, views: &Views, out: &mut Vec<u8>) {
     let origin = batch.bytes(head.origin);
-    let untouched = delivery.moved().is_none() && delivery.flags & DELIVERY_COUNTED == 0;
+    let untouched = delivery.moved().is_none() && delivery.flags & (DELIVERY_COUNTED | DELIVERY_DELAYED) == 0;
     if head.format == FORMAT && untouched {
         match version == Version::V12 || memchr::memchr(b'\\', origin).is_none() {
             true => out.extend_from_slice(origin),
@@ -115,7 +117,7 @@ pub(crate) fn put_headers(batch: &Batch, head: &Head, delivery: &Delivery, versi
             // Or it would seem to expire again where it now is; and what we say of its history nobody else says.
             let of_its_past = delivery.moved().is_some() && (name == b"expiration" || is_death(name));
             let is_count = counted && name == b"x-delivery-count";
-            if !of_its_past && !is_count {
+            if !of_its_past && !is_count && !is_cron(name, value) {
                 all.extend_from_slice(name);
                 all.push(b':');
                 all.extend_from_slice(value);

@@ -2,14 +2,14 @@
 
 use broker_api::{Control, Declare, Head, QueueName, QueueSpec, Span, HEAD_CONFIRM, HEAD_DURABLE, HEAD_GROUP_ENDS};
 
-use super::schedule::Schedule;
+use super::schedule::{Later, Schedule};
 use super::{made_up_name, malformed, Asked, Handled, Session, Step, MAKER, OWNER};
 use crate::arguments::{queue_spec, Kind};
 use crate::codec::{self, Frame};
 use crate::destination::{check_queue_name, too_long, Destination, NAME_MAX, TEMP_QUEUE};
 use crate::dialect::{Dialect, TEMP_TOPIC_KEY};
 use crate::error::Fault;
-use crate::headers::{put_line, read_send, Sent, FORMAT};
+use crate::headers::{put_line, read_send, Sent, CRON, FORMAT};
 use crate::map;
 use crate::mapping::{self, SEPARATOR};
 
@@ -49,7 +49,6 @@ impl Session {
             return Err(Fault::new("Invalid header", "'message-id' is not allowed on 'SEND'.\n"));
         }
         let Some(destination) = &sent.destination else { return Err(self.dialect().missing_destination("SEND")) };
-        self.dialect().not_yet(&frame.headers)?;
         let schedule = self.schedule(sent, from, step)?;
         let mut head = self.head(sent, step)?;
         self.put_own_lines(sent, destination, frame.body, step)?;
@@ -57,7 +56,7 @@ impl Session {
         if !self.targets.contains_key(&**destination) {
             self.find_target(destination, &frame.headers, step)?;
         }
-        let several = self.several(destination, schedule, frame.body.len(), step)?;
+        let several = self.several(destination, schedule, frame.body.len() + head.origin.len as usize, step)?;
         let Some(target) = self.targets.get(&**destination) else { return Ok(()) };
         head.exchange = step.turn.intern(target.first.exchange.as_bytes());
         head.key = step.turn.intern(target.first.key.as_bytes());
@@ -136,30 +135,40 @@ impl Session {
         &mut self,
         destination: &[u8],
         schedule: Option<Schedule>,
-        body: usize,
+        bytes: usize,
         step: &mut Step<'_>,
-    ) -> Handled<Option<Vec<(Address, u32)>>> {
+    ) -> Handled<Option<Vec<Later>>> {
         let Some(target) = self.targets.get(destination) else { return Ok(None) };
         if target.more.is_empty() && schedule.is_none() {
             return Ok(None);
         }
         let addresses = [std::slice::from_ref(&target.first), &*target.more].concat();
         match schedule {
-            Some(schedule) => self.scheduled(addresses, schedule, body, step).map(Some),
-            None => Ok(Some(addresses.into_iter().map(|address| (address, 0)).collect())),
+            Some(schedule) => self.scheduled(addresses, schedule, bytes, step).map(Some),
+            None => Ok(Some(addresses.into_iter().map(|address| Later { address, delay_ms: 0, cron: None }).collect())),
         }
     }
 
     #[inline]
-    fn publish(&mut self, head: Head, several: Option<Vec<(Address, u32)>>, step: &mut Step<'_>) {
+    fn publish(&mut self, head: Head, several: Option<Vec<Later>>, step: &mut Step<'_>) {
         let Some(several) = several else {
             step.turn.publish(head);
             self.numbers.serial += 1;
             return;
         };
-        for (address, delay_ms) in several {
+        for Later { address, delay_ms, cron } in several {
+            let origin = match cron {
+                None => head.origin,
+                // Each has its own.
+                Some(times) => {
+                    let (at, kept) = (step.turn.arena.len(), head.origin.offset()..head.origin.end());
+                    step.turn.arena.extend_from_within(kept);
+                    put_line(CRON, times.as_bytes(), &mut step.turn.arena);
+                    Span::arena(at, step.turn.arena.len() - at)
+                }
+            };
             let (exchange, key) = (step.turn.intern(address.exchange.as_bytes()), step.turn.intern(address.key.as_bytes()));
-            step.turn.publish(Head { exchange, key, delay_ms, ..head });
+            step.turn.publish(Head { exchange, key, delay_ms, origin, ..head });
             self.numbers.serial += 1;
         }
     }
