@@ -291,10 +291,12 @@ impl Shared {
     }
 
     fn load(&self, queue: &Arc<Queue>) {
-        let wanted = match queue.wanted() {
+        let wanted = queue.wanted(self.now_ticks());
+        let at_head = matches!(wanted, Wanted::Head(..));
+        let wanted = match wanted {
             Wanted::Nothing => Vec::new(),
             Wanted::Messages(wanted) => wanted,
-            Wanted::Page(level, number) => match self.log.read_page(queue.id, level, number) {
+            Wanted::Page(level, number) | Wanted::Head(level, number) => match self.log.read_page(queue.id, level, number) {
                 Ok(entries) => {
                     queue.page_read(level, number, entries);
                     Vec::new()
@@ -317,6 +319,9 @@ impl Shared {
         let mut follow = Follow::default();
         queue.loaded(found, &self.log, self.now_ticks(), &mut follow);
         self.follow_up(follow);
+        if at_head {
+            self.expire_heads(queue.id.0);
+        }
     }
 
     /// Recovery's maps become the core's.

@@ -169,11 +169,12 @@ impl Queue {
                 // The head says nothing of what stands behind it.
                 Head::Entry(..) => return Some(now.wrapping_add(LOOK_AGAIN)),
                 // Only where everything expires is a page worth reading for it; elsewhere delivery finds out.
-                Head::Away if state.rules.message_ttl_ms.is_some() => {
+                Head::Away(number) if state.rules.message_ttl_ms.is_some() => {
+                    state.head_page = Some((level, number));
                     follow.load.push(self.clone());
                     return Some(now.wrapping_add(10));
                 }
-                Head::Away => return Some(now.wrapping_add(LOOK_AWAY)),
+                Head::Away(_) => return Some(now.wrapping_add(LOOK_AWAY)),
             }
         }
     }
@@ -256,7 +257,7 @@ impl State {
         };
         match next {
             Next::Ready(position) => lane.get_mut(position).map(|entry| Head::Entry(position, entry.expires)),
-            Next::Away(_) => Some(Head::Away),
+            Next::Away(number) => Some(Head::Away(number)),
             Next::Nothing => None,
         }
     }
@@ -265,7 +266,8 @@ impl State {
 enum Head {
     /// Position and expiry.
     Entry(u64, u32),
-    Away,
+    /// In this page.
+    Away(u64),
 }
 
 impl Queue {

@@ -12,14 +12,20 @@ pub(crate) enum Wanted {
     Nothing,
     /// The page of this level and number.
     Page(u8, u64),
+    /// The same, and then its head is to be looked at, before the page is sent away again.
+    Head(u8, u64),
     /// The messages of these entries: the next ones.
     Messages(Vec<(Seq, u64)>),
 }
 
 impl Queue {
     /// What stands next and is not in memory: a page, or a run of messages.
-    pub fn wanted(&self) -> Wanted {
+    pub fn wanted(&self, now: u32) -> Wanted {
         let mut state = self.lock();
+        if let Some((level, number)) = state.head_page.take() {
+            state.alarm = now.max(1);
+            return Wanted::Head(level, number);
+        }
         if let Some(wanted) = state.unread_aside() {
             return wanted;
         }

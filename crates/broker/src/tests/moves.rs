@@ -83,6 +83,24 @@ fn what_expires_leaves_at_its_time_and_a_circle_of_expiries_ends() {
     rig.core.recount().expect("counters are right");
 }
 
+/// References are written at each checkpoint and nothing of them stays in memory.
+#[test]
+fn what_expires_leaves_from_a_page_that_is_never_kept() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    c.queue(&rig, "dead", durable());
+    c.queue(&rig, "ttl", QueueSpec { message_ttl_ms: Some(2_000), dead_letter_key: Some("dead".into()), ..dead_letters_to("") });
+    c.queue(&rig, "other", durable());
+    c.publish(&rig, "", "ttl", "m");
+    for _ in 0..40 {
+        c.publish(&rig, "", "other", "something to write");
+        rig.checkpoint();
+        rig.storage.clock().pass_ms(100);
+        c.pull(&rig);
+    }
+    assert_eq!((c.counts(&rig, "ttl"), c.counts(&rig, "dead")), (Some((0, 0)), Some((1, 0))));
+}
+
 #[test]
 fn expiry_goes_on_after_a_restart() {
     let rig = Rig::new();
