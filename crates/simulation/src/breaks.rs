@@ -16,11 +16,15 @@ use journal::mutants::Mutant as Log;
 use replication::mutants::Mutant as Pair;
 
 /// By the names that people give them, with the scenario in which one sees it soonest.
-pub const BREAKS: [(&str, Break, Scenario); 15] = [
+pub const BREAKS: [(&str, Break, Scenario); 19] = [
     ("no_sync", Break::Journal(Log::NoSync), Scenario::Kill),
     ("confirm_before_sync", Break::Journal(Log::ConfirmBeforeSync), Scenario::Kill),
     ("liveness_from_memory", Break::Journal(Log::LivenessFromMemory), Scenario::Kill),
     ("ckpt_before_commit", Break::Journal(Log::CkptBeforeCommit), Scenario::Kill),
+    ("settle_before_publish", Break::Core(Core::SettleBeforePublish), Scenario::Kill),
+    ("expire_on_step", Break::Core(Core::ExpireOnStep), Scenario::ClockJump),
+    ("trust_recovered_tail", Break::Journal(Log::TrustRecoveredTail), Scenario::Kill),
+    ("retry_fsync", Break::Journal(Log::RetryFsync), Scenario::Kill),
     ("skip_dirsync", Break::Journal(Log::SkipDirsync), Scenario::Kill),
     ("drop_epoch_check", Break::Pair(Pair::DropEpochCheck), Scenario::Chaos),
     ("unearned_keepalive", Break::Pair(Pair::UnearnedKeepalive), Scenario::DiskStall),

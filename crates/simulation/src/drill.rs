@@ -10,17 +10,23 @@ use replication::coordinator::{MemoryCluster, NodeName, Register, Settings as Vo
 use crate::breaks::{self, Break};
 use crate::client::{Actor, Client, Work};
 use crate::door::Door;
+use crate::fates::Fates;
 use crate::faults::{coordinate, draw, Coordination, Scenario, Trouble};
 use crate::history::{Broken, History};
 use crate::mqtt_client::{MqttClients, Publisher, Subscriber};
 use crate::network::Network;
 use crate::node::{Parts, SimNode};
+use crate::tally::Tally;
 use crate::trace::Trace;
 use crate::transactions::Transactions;
 use crate::world::{Kind, World};
 
 /// What a pair of which one half is well needs at most to serve again: fencing, the lease, promotion, and what a loaded coordinator adds.
 const CARRIES_ON: Duration = Duration::from_secs(4);
+/// What a handover of a whole pair takes at most, with the first confirm.
+const HANDS_OVER: Duration = Duration::from_millis(700);
+/// So many steps lie between two recounts of the primary's store.
+const RECOUNT_EVERY: u64 = 256;
 const COMES_TOGETHER: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug)]
@@ -31,57 +37,6 @@ pub struct Plan {
     pub rounds: u64,
     /// A deliberate fault of the code, which the run is to notice.
     pub broken: Option<Break>,
-}
-
-/// What happened. Any 0 in a long series says that it was not tried.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct Tally {
-    pub confirmed: u64,
-    pub settled: u64,
-    pub redelivered: u64,
-    pub faults: u64,
-    pub promotions: u64,
-    pub shrinks: u64,
-    pub growths: u64,
-    pub restarts: u64,
-    /// Sectors that power cuts took back.
-    pub sectors_lost: u64,
-    pub coordinator_faults: u64,
-    /// Messages that came at QoS 2, each once.
-    pub once: u64,
-    /// Looks at a retained message.
-    pub retained: u64,
-    /// Transactions whose commit was confirmed.
-    pub transactions: u64,
-    /// Logs from which a node cut a tail that the other one did not have.
-    pub truncations: u64,
-    /// Starts that found a tail behind the last sync, and had to make it sure or drop it.
-    pub torn_tails: u64,
-    /// Ranges of the log that were evacuated in a reign that began after the first fault.
-    pub evacuations: u64,
-    pub polls: u64,
-}
-
-impl Tally {
-    pub fn add(&mut self, other: &Tally) {
-        self.confirmed += other.confirmed;
-        self.settled += other.settled;
-        self.redelivered += other.redelivered;
-        self.faults += other.faults;
-        self.promotions += other.promotions;
-        self.shrinks += other.shrinks;
-        self.growths += other.growths;
-        self.restarts += other.restarts;
-        self.sectors_lost += other.sectors_lost;
-        self.coordinator_faults += other.coordinator_faults;
-        self.once += other.once;
-        self.retained += other.retained;
-        self.transactions += other.transactions;
-        self.truncations += other.truncations;
-        self.torn_tails += other.torn_tails;
-        self.evacuations += other.evacuations;
-        self.polls += other.polls;
-    }
 }
 
 #[derive(Debug)]
@@ -139,6 +94,8 @@ struct Drill {
     shared: Arc<Shared>,
     /// Milliseconds that the nodes' clocks have been moved on.
     ticked: AtomicU64,
+    /// Steps at the last recount.
+    recounted: AtomicU64,
 }
 
 fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -162,7 +119,17 @@ impl Drill {
         let nodes = (1..).zip(&names).map(node).collect();
         let shared =
             Shared { work: Mutex::new(Work::Both), broken: Mutex::default(), counted: Mutex::default(), register: Mutex::default() };
-        Drill { plan, parts, nodes, names, coordination, history: Arc::default(), shared: Arc::new(shared), ticked: AtomicU64::new(0) }
+        Drill {
+            plan,
+            parts,
+            nodes,
+            names,
+            coordination,
+            history: Arc::default(),
+            shared: Arc::new(shared),
+            ticked: AtomicU64::new(0),
+            recounted: AtomicU64::new(0),
+        }
     }
 
     fn go(&self) -> Result<(), Broken> {
@@ -177,6 +144,8 @@ impl Drill {
         let subscriber = Subscriber::new(world, door(), history.clone());
         self.spawn_client(Box::new(MqttClients { subscriber, publisher }));
         self.spawn_client(Box::new(Transactions::new(world, door(), history.clone())));
+        let exact = self.plan.scenario != Scenario::Chaos;
+        self.spawn_client(Box::new(Fates::new(world, door(), history.clone(), exact)));
         self.until_together()?;
         for _ in 0..self.plan.rounds {
             let quiet = self.parts.world.draw(|rng| rng.below(700));
@@ -236,6 +205,11 @@ impl Drill {
                 self.nodes.iter().for_each(|node| node.clock.pass_ms(passed));
                 self.look();
             }
+            let steps = world.polls();
+            if steps >= self.recounted.load(Ordering::Relaxed) + RECOUNT_EVERY {
+                self.recounted.store(steps, Ordering::Relaxed);
+                self.recount();
+            }
             if lock(&self.shared.broken).is_some() {
                 return Err("a promise is broken".into());
             }
@@ -277,6 +251,16 @@ impl Drill {
             if synced < committed {
                 let seen = format!("{committed} is confirmed, and {} has synced {synced}", node.name);
                 lock(&self.shared.broken).get_or_insert(Broken { invariant: "confirmed_is_synced", seen });
+            }
+        }
+    }
+
+    /// Whoever serves: what is counted against what is there.
+    fn recount(&self) {
+        for serving in self.nodes.iter().filter_map(|node| node.serving()) {
+            lock(&self.shared.counted).recounts += 1;
+            if let Err(seen) = serving.core.recount().and_then(|()| serving.core.audit()) {
+                lock(&self.shared.broken).get_or_insert(Broken { invariant: "counts_agree", seen });
             }
         }
     }
@@ -333,6 +317,23 @@ impl Drill {
                 self.pass(Duration::from_millis(15))?;
                 self.crash(begun, *who, Crash::PowerCut, *down)?;
             }
+            Trouble::Twice { who, first, up, then, down } => {
+                let node = &self.nodes[*who];
+                node.storage.crash_after(*first);
+                self.pass(Duration::from_millis(15))?;
+                node.crash(Crash::Kill);
+                node.start(&self.names);
+                self.pass(*up)?;
+                node.power_cut_after(*then);
+                self.pass(Duration::from_millis(15))?;
+                self.crash(begun, *who, Crash::PowerCut, *down)?;
+            }
+            Trouble::BadSync { who, after, up, down } => {
+                self.nodes[*who].storage.fail_sync_after(*after);
+                self.pass(*up)?;
+                self.crash(begun, *who, Crash::PowerCut, *down)?;
+            }
+            Trouble::HandOver => self.hand_over(begun)?,
             Trouble::Pause { who, time } => {
                 let group = self.nodes[*who].group();
                 group.into_iter().for_each(|group| self.parts.world.pause(group, true));
@@ -370,6 +371,24 @@ impl Drill {
             }
             Trouble::SyncError { who, after } => self.nodes[*who].storage.fail_sync_after(*after),
             Trouble::WriteError { who, after } => self.nodes[*who].storage.fail_write_after(*after),
+        }
+        Ok(())
+    }
+
+    /// The primary gives its place away: a whole pair serves again at once, elsewhere.
+    fn hand_over(&self, begun: Begun) -> Result<(), Broken> {
+        let Some(before) = self.register() else { return Ok(()) };
+        if !self.nodes[self.primary()].hand_over() {
+            return Ok(());
+        }
+        lock(&self.shared.counted).handovers += 1;
+        self.pass(HANDS_OVER)?;
+        let moved = self.register().is_some_and(|now| now.epoch > before.epoch && now.primary != before.primary);
+        let served = lock(&self.history).last_confirm() > begun.at + Duration::from_millis(5);
+        if begun.together && self.plan.scenario != Scenario::Chaos && !(moved && served) {
+            let said: Vec<String> = self.nodes.iter().map(|node| node.says()).collect();
+            let seen = format!("{HANDS_OVER:?} after a whole pair was asked to hand over: {}", said.join("; "));
+            return Err(Broken { invariant: "hands_over", seen });
         }
         Ok(())
     }
@@ -449,9 +468,8 @@ impl Drill {
         if owed > 0 {
             return Err(Broken { invariant: "drains", seen: format!("{owed} confirmed messages came and cannot be settled") });
         }
-        let Some(serving) = self.nodes[self.primary()].serving() else { return Ok(()) };
-        let counted = serving.core.recount().and_then(|()| serving.core.audit());
-        counted.map_err(|seen| Broken { invariant: "counts_agree", seen })
+        self.recount();
+        lock(&self.shared.broken).clone().map_or(Ok(()), Err)
     }
 
     fn report(&self, broken: Option<Broken>, ends: bool) -> Report {
@@ -459,8 +477,9 @@ impl Drill {
         let mut tally = *lock(&self.shared.counted);
         (tally.confirmed, tally.settled, tally.redelivered) = (history.confirmed, history.settled, history.redelivered);
         tally.sectors_lost = self.nodes.iter().map(|node| node.storage.injected().sectors_lost).sum();
-        tally.coordinator_faults = lock(&self.coordination).faults;
+        tally.errors = lock(&self.coordination).errors;
         (tally.once, tally.retained, tally.transactions) = (history.once.delivered, history.retained.seen, history.transactions.committed);
+        (tally.expired, tally.dropped, tally.ranked) = (history.fates.expired, history.fates.dropped, history.fates.ranked);
         let found = self.nodes.iter().map(|node| node.found());
         (tally.truncations, tally.torn_tails, tally.evacuations) =
             found.fold((0, 0, 0), |sum, found| (sum.0 + found.truncations, sum.1 + found.torn_tails, sum.2 + found.evacuations));

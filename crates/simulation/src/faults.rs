@@ -7,6 +7,8 @@ use std::time::Duration;
 use journal::sim::{Crash, Rng};
 use replication::coordinator::{Call, Fault, MemoryCluster, NodeName};
 
+use crate::tally::Errors;
+
 /// What a run is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scenario {
@@ -49,6 +51,24 @@ pub enum Trouble {
         operations: u64,
         down: Duration,
     },
+    /// A process dies after so many operations of its disk, comes again with what the page cache kept, and then the machine dies, before much of
+    /// it can have been synced.
+    Twice {
+        who: usize,
+        first: u64,
+        up: Duration,
+        then: u64,
+        down: Duration,
+    },
+    /// A sync but so many fails, and the machine dies soon after.
+    BadSync {
+        who: usize,
+        after: u64,
+        up: Duration,
+        down: Duration,
+    },
+    /// Nothing goes wrong: the primary is stopped, or told to hand over.
+    HandOver,
     Pause {
         who: usize,
         time: Duration,
@@ -97,12 +117,15 @@ pub fn draw(scenario: Scenario, rng: &mut Rng, primary: usize) -> Trouble {
     match scenario {
         Scenario::Kill => {
             let down = millis(rng, 20, 2500);
-            match rng.below(3) {
+            match rng.below(6) {
                 0 => Trouble::Crash { who, kind: Crash::Kill, down },
-                1 => Trouble::Crash { who, kind: Crash::PowerCut, down },
+                1 => Trouble::Twice { who, first: rng.below(12), up: millis(rng, 1, 60), then: rng.below(12), down },
+                2 => Trouble::BadSync { who, after: rng.below(6), up: millis(rng, 5, 80), down },
+                3 => Trouble::Crash { who, kind: Crash::PowerCut, down },
                 _ => Trouble::PowerCut { who, operations: rng.below(12), down },
             }
         }
+        Scenario::Stop if rng.chance(12) => Trouble::HandOver,
         Scenario::Stop => Trouble::Pause { who, time: if rng.chance(50) { millis(rng, 20, 600) } else { millis(rng, 600, 10_000) } },
         Scenario::Partition if rng.chance(8) => Trouble::Ghost { time: millis(rng, 100, 1500) },
         Scenario::Partition if rng.chance(25) => Trouble::Reject { time: millis(rng, 100, 3000) },
@@ -142,7 +165,7 @@ pub struct Coordination {
     pub cut: BTreeSet<NodeName>,
     pub errs: bool,
     /// What was done to calls.
-    pub faults: u64,
+    pub errors: Errors,
 }
 
 /// Puts the faults of a coordinator in front of it.
@@ -161,15 +184,16 @@ pub fn coordinate(cluster: &MemoryCluster, seed: u64) -> Arc<Mutex<Coordination>
         if !now.errs || rng.chance(75) {
             return slow(&mut rng, 2000);
         }
-        now.faults += 1;
-        match rng.below(8) {
-            0..3 => slow(&mut rng, 60_000),
-            3 => Fault::LostBefore,
-            4 => Fault::LostAfter,
-            5 if call == Call::Cas => Fault::LostThenDone(Duration::from_micros(rng.below(200_000))),
-            6 if call == Call::Cas => Fault::Doubled,
-            _ => Fault::Refused,
-        }
+        let (fault, counted) = match rng.below(8) {
+            0..3 => (slow(&mut rng, 60_000), &mut now.errors.slow),
+            3 => (Fault::LostBefore, &mut now.errors.lost),
+            4 => (Fault::LostAfter, &mut now.errors.lost),
+            5 if call == Call::Cas => (Fault::LostThenDone(Duration::from_micros(rng.below(200_000))), &mut now.errors.done_late),
+            6 if call == Call::Cas => (Fault::Doubled, &mut now.errors.doubled),
+            _ => (Fault::Refused, &mut now.errors.refused),
+        };
+        *counted += 1;
+        fault
     });
     coordination
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::promises::{Once, Retained, Transactions};
+use crate::promises::{Fates, Once, Retained, Transactions};
 
 /// Producer and number.
 pub type Id = (u32, u32);
@@ -55,6 +55,7 @@ pub struct History {
     pub once: Once,
     pub retained: Retained,
     pub transactions: Transactions,
+    pub fates: Fates,
 }
 
 /// What one connection has seen of each producer.
@@ -120,7 +121,7 @@ impl History {
 
     /// How many confirmed messages are still to come, or to be settled. A settlement that was lost with its connection may have been done.
     pub fn owed(&self) -> usize {
-        self.owed_of_queue() + self.once.owed() + self.transactions.owed()
+        self.owed_of_queue() + self.once.owed() + self.transactions.owed() + self.fates.owed()
     }
 
     fn owed_of_queue(&self) -> usize {
@@ -132,7 +133,7 @@ impl History {
         let lost: BTreeSet<Id> =
             self.messages.iter().filter(|(_, message)| message.confirmed && !message.delivered).map(|(id, _)| *id).collect();
         match lost.first() {
-            None => self.once.end().and_then(|()| self.transactions.end()),
+            None => self.once.end().and_then(|()| self.transactions.end()).and_then(|()| self.fates.end()),
             Some(first) => {
                 broken("confirmed_is_kept", format!("{} confirmed messages never came, the first of them {first:?}", lost.len()))
             }

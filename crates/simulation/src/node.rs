@@ -224,6 +224,30 @@ impl SimNode {
         }
     }
 
+    /// What a clean stop does, and what an operator asks for: clients lose their connections, the core is closed, and the standby is given the
+    /// place. `false`: it serves nobody.
+    pub fn hand_over(&self) -> bool {
+        let process = lock(&self.process);
+        let Some(process) = process.as_ref() else { return false };
+        let Some(serving) = lock(&process.serving).take() else { return false };
+        lock(&self.found).evacuations += self.evacuated(&serving);
+        if let Err(error) = serving.core.close() {
+            lock(&process.ended).get_or_insert(format!("closing: {error}"));
+            return true;
+        }
+        let (status, ended) = (process.status.clone(), process.ended.clone());
+        let given = async move {
+            // Whatever came of it, this process has served.
+            let why = match status.hand_over().await {
+                Ok(name) => format!("handed over to {name}"),
+                Err(why) => format!("could not hand over: {why}"),
+            };
+            lock(&ended).get_or_insert(why);
+        };
+        self.parts.world.spawn(process.group, Kind::Plain, Box::pin(given));
+        true
+    }
+
     /// A promise that its store broke.
     pub fn broken(&self) -> Option<Broken> {
         lock(&self.broken).clone()
@@ -240,7 +264,13 @@ impl SimNode {
         let meant = std::mem::replace(&mut *lock(&self.dies_by), Crash::Kill);
         let kind = if meant == Crash::PowerCut { meant } else { kind };
         self.synced();
-        let Some(process) = lock(&self.process).take() else { return };
+        let Some(process) = lock(&self.process).take() else {
+            if kind == Crash::PowerCut {
+                // The process has died before, and what the page cache kept of it goes now.
+                self.storage.crash(kind);
+            }
+            return;
+        };
         self.parts.network.close(&self.name);
         self.storage.crash(kind);
         self.crashed.store(true, Ordering::Relaxed);

@@ -27,6 +27,9 @@ pub struct Delivered {
 pub enum Heard {
     Delivered(Delivered),
     Replied(Token, bool),
+    /// Publishes and fences up to this one are done, counted from 1.
+    Done(u64),
+    Refused(u64, u64),
 }
 
 impl Connection {
@@ -87,6 +90,8 @@ fn keep(event: Event, batch: &EventBatch, heard: &mut Vec<Heard>) {
             }
         }
         Event::Reply(token, reply) => heard.push(Heard::Replied(token, reply.is_ok())),
+        Event::Done { through } => heard.push(Heard::Done(through.0)),
+        Event::Refused { first, last, .. } => heard.push(Heard::Refused(first.0, last.0)),
         _ => {}
     }
 }

@@ -1,6 +1,6 @@
 //! In how many of a series of runs something happened: a series in which it hardly ever did has not tried it.
 
-use crate::Tally;
+use crate::tally::{Counts, Tally};
 
 /// What is counted, and how often it was there.
 #[derive(Clone, Copy, Default, Debug)]
@@ -14,7 +14,7 @@ const NAMES: [&str; 6] = ["promotion", "shrink", "growth", "truncation", "torn t
 impl Shares {
     pub fn add(&mut self, tally: &Tally) {
         self.seeds += 1;
-        let Tally { promotions, shrinks, growths, truncations, torn_tails, evacuations, .. } = *tally;
+        let Counts { promotions, shrinks, growths, truncations, torn_tails, evacuations, .. } = tally.counts;
         // The two come together first of all, which is one growth.
         let happened = [promotions, shrinks, growths.saturating_sub(1), truncations, torn_tails, evacuations];
         self.counts.iter_mut().zip(happened).for_each(|(count, happened)| *count += u64::from(happened > 0));

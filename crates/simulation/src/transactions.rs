@@ -70,6 +70,7 @@ impl Transactions {
                         })?;
                     }
                 }
+                Heard::Done(_) | Heard::Refused(..) => {}
             }
         }
         let mut turn = Turn::default();

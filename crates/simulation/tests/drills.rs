@@ -1,6 +1,6 @@
 //! Every scenario from many seeds, every deliberate fault, and the same seed twice.
 
-use simulation::{run, Plan, Report, Scenario, Shares, Tally, BREAKS};
+use simulation::{run, Counts, Errors, Plan, Report, Scenario, Shares, Tally, BREAKS};
 
 /// Faults of one run, and steps that it has at least.
 const ROUNDS: u64 = 2;
@@ -31,8 +31,9 @@ fn series(scenario: Scenario, shares: &mut Shares) -> Tally {
         shares.add(&report.tally);
     }
     println!("{scenario:?}: {all:?}");
-    let Tally { confirmed, faults, once, retained, transactions, .. } = all;
-    assert!(confirmed > 1000 && once > 1000 && transactions > 1000 && faults > 0 && retained > 0, "{all:?}");
+    let Counts { confirmed, faults, once, retained, transactions, expired, dropped, ranked, recounts, .. } = all.counts;
+    let busy = [confirmed, once, transactions, expired, dropped, ranked, recounts];
+    assert!(busy.iter().all(|count| *count > 1000) && faults > 0 && retained > 0, "{all:?}");
     all
 }
 
@@ -51,7 +52,9 @@ fn every_promise_holds_in_every_scenario() {
     let ([kill, partition, chaos], [stop, stall, _]) = (first.0, second.0);
     assert!(kill.shrinks > 0 && kill.growths > 0 && kill.sectors_lost > 0, "{kill:?}");
     assert!([&kill, &partition, &chaos, &stop, &stall].iter().all(|all| all.promotions > 0));
-    assert!(partition.shrinks > 0 && stop.shrinks > 0 && stall.restarts > 0 && chaos.coordinator_faults > 0);
+    assert!(partition.shrinks > 0 && stop.shrinks > 0 && stall.restarts > 0 && stop.handovers > 0);
+    let Errors { slow, lost, done_late, doubled, refused } = chaos.errors;
+    assert!([slow, lost, done_late, doubled, refused].iter().all(|count| *count > 0), "{:?}", chaos.errors);
     let mut shares = first.1;
     shares.merge(&second.1);
     println!("{shares}");

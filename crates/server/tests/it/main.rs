@@ -5,6 +5,7 @@ mod conversions;
 mod coordinators;
 mod dead_letter;
 mod door;
+mod drill;
 mod hostile;
 mod journal;
 mod pair;

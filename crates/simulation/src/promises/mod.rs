@@ -1,7 +1,9 @@
 //! Promises beyond those of a plain queue, each as what was asked, what was answered, and what must hold of that.
 
+mod fates;
 mod transactions;
 
+pub use fates::{Fate, Fates, Ranks, BOUND, TTL};
 pub use transactions::{Transactions, PARTS};
 
 use std::collections::BTreeMap;
