@@ -7,7 +7,9 @@ use crate::timer::now;
 use crate::{Config, Connection, Service, Spoken, Transport};
 use broker_api::{Broker, ConnectionInfo, Context, CoreSession, Peer, Protocol, Refusal};
 use rustix::io::Errno;
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::AtomicU16;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::Arc;
@@ -20,6 +22,9 @@ use websocket::{GOING_AWAY, SERVICE_RESTART};
 /// How long a listener rests when descriptors have run out; a closing connection ends the rest early.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Descriptors that connections leave to others, or a fourth of all where these are few.
+const SPARE: u64 = 512;
+
 /// All listeners and their connections. Lives inside a tokio runtime.
 pub struct Gateway {
     config: Config,
@@ -27,13 +32,14 @@ pub struct Gateway {
     slots: Arc<Slots>,
     listeners: Vec<JoinHandle<()>>,
     openings: Arc<Openings>,
+    descriptors: u64,
 }
 
 impl Gateway {
     pub fn new(config: Config, broker: Arc<dyn Broker>) -> Gateway {
         let slots = Slots::new(config.max_connections);
         let openings = Openings::new(config.max_handshakes);
-        Gateway { config, broker, slots, listeners: Vec::new(), openings }
+        Gateway { config, broker, slots, listeners: Vec::new(), openings, descriptors: for_connections() }
     }
 
     /// Accepts from now on. To be called within the runtime that will carry the connections.
@@ -42,7 +48,16 @@ impl Gateway {
         let patience = (patience > 0).then(|| Duration::from_secs(patience));
         let (broker, slots, url) = (self.broker.clone(), self.slots.clone(), bound.url.to_string());
         let handshake = Duration::from_secs(u64::from(self.config.handshake_timeout_secs));
-        let door = Arc::new(Door { service, broker, slots, url, patience, handshake, openings: self.openings.clone() });
+        let door = Arc::new(Door {
+            service,
+            broker,
+            slots,
+            url,
+            patience,
+            handshake,
+            openings: self.openings.clone(),
+            descriptors: self.descriptors,
+        });
         let task = match bound.socket {
             Listening::Tcp(socket) => tokio::spawn(accept_tcp(TcpListener::from_std(socket)?, door)),
             Listening::Unix(socket, file) => tokio::spawn(accept_unix(UnixListener::from_std(socket)?, file, door)),
@@ -83,6 +98,8 @@ pub(crate) struct Door {
     /// With clients until they have a session: TLS, and what they speak.
     pub handshake: Duration,
     openings: Arc<Openings>,
+    /// A connection whose descriptor is not below this one is the last for now.
+    descriptors: u64,
 }
 
 impl Door {
@@ -138,9 +155,11 @@ async fn accept_tcp(listener: TcpListener, door: Arc<Door>) {
         match listener.accept().await {
             Ok((stream, address)) => {
                 let Some(slot) = health.accepted(&door) else { continue };
+                let newest = stream.as_raw_fd();
                 // Inherited from the listener on Linux; said again where it is not.
                 let _ = stream.set_nodelay(true);
                 door.admit(stream.into(), Peer::Tcp(address), slot).await;
+                health.leave_some(newest, &door).await;
             }
             Err(error) => health.failed(&error, &door).await,
         }
@@ -153,7 +172,9 @@ async fn accept_unix(listener: UnixListener, _file: SocketFile, door: Arc<Door>)
         match listener.accept().await {
             Ok((stream, _)) => {
                 let Some(slot) = health.accepted(&door) else { continue };
+                let newest = stream.as_raw_fd();
                 door.admit(stream.into(), Peer::Unix, slot).await;
+                health.leave_some(newest, &door).await;
             }
             Err(error) => health.failed(&error, &door).await,
         }
@@ -187,15 +208,36 @@ impl Health {
             tokio::task::yield_now().await;
             return;
         }
+        self.pause(door, error);
+        door.slots.one_closed(PAUSE).await;
+    }
+
+    fn pause(&mut self, door: &Door, why: &dyn std::fmt::Display) {
         if !std::mem::replace(&mut self.paused, true) {
             door.slots.stats.accept_pauses.fetch_add(1, Relaxed);
             warn!(
-                listener = %door.url, %error, connections = door.slots.live(),
+                listener = %door.url, %why, connections = door.slots.live(),
                 "out of descriptors or memory: new connections wait until others close; raise the limit (ulimit -n, LimitNOFILE)"
             );
         }
-        door.slots.one_closed(PAUSE).await;
     }
+
+    /// The store and whatever else this process opens have some descriptors for themselves: without them the log could not go on. Each new one is
+    /// the lowest that is free, so a high one says that few are left.
+    async fn leave_some(&mut self, newest: RawFd, door: &Door) {
+        let mut newest = Some(newest);
+        while newest.is_none_or(|newest| newest as u64 >= door.descriptors) {
+            self.pause(door, &"few are left, and the store keeps those");
+            door.slots.one_closed(PAUSE).await;
+            newest = File::open("/dev/null").map(|probe| probe.as_raw_fd()).ok();
+        }
+    }
+}
+
+/// How many descriptors connections may have.
+fn for_connections() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    limit - (limit / 4).min(SPARE)
 }
 
 fn is_exhaustion(error: &io::Error) -> bool {

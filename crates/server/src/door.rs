@@ -6,7 +6,7 @@ use crate::ha::Keeper;
 use crate::listeners;
 use admin::ha::{Log, Member, Pair, Promote, ReplaceVoter, Standby};
 use admin::health::Ready;
-use admin::{Account, BoxFuture, Credentials, Denied, Limits, Refusal};
+use admin::{Account, BoxFuture, Credentials, Denied, Refusal};
 use anyhow::{Context, Result};
 use broker::auth::{Auth, Config, LoginOutcome, LoginState};
 use broker_api::{ConnectionInfo, Elsewhere, LoginStep, Peer, Refusal as CoreRefusal};
@@ -103,7 +103,7 @@ impl Door {
             let mut listeners = tokio::task::JoinSet::new();
             for socket in sockets {
                 match tokio::net::TcpListener::from_std(socket) {
-                    Ok(socket) => drop(listeners.spawn(admin::serve(socket, self.clone(), Limits::default()))),
+                    Ok(socket) => drop(listeners.spawn(admin::serve(socket, self.clone(), crate::limits::of_http()))),
                     Err(error) => tracing::error!(%error, "an HTTP listener is lost"),
                 }
             }

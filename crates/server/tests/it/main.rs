@@ -4,6 +4,7 @@ mod bench;
 mod conversions;
 mod coordinators;
 mod dead_letter;
+mod descriptors;
 mod door;
 mod drill;
 mod hostile;
