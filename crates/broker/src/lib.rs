@@ -44,7 +44,7 @@ mod watch;
 pub use crate::core::{Config, Core, DeliveryPoint, VhostLimits};
 pub use delay::Delayed;
 pub use open::{CoreError, Steps};
-pub use policy::{check_policy, known_policy_setting, ApplyTo, Policy, PolicyKind, PolicyValue};
+pub use policy::{check_policy, known_policy_setting, policy_setting_acts, ApplyTo, Policy, PolicyKind, PolicyValue};
 pub use spill::SpillStats;
 pub use standby::{Promotion, Standby};
 pub use sys::Traffic;

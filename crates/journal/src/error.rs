@@ -13,6 +13,8 @@ pub enum OpenError {
     Locked { pid: Option<u32> },
     #[error("{file}: {what}. The data below a sync marker is damaged, so it was not cut: restore it from a copy or from the peer")]
     Corrupt { file: String, what: String },
+    #[error("there is no store in this directory")]
+    NoStore,
     #[error("{file}: format version {found} is newer than this program understands ({known})")]
     Version { file: String, found: u32, known: u32 },
     #[error("{file}: belongs to another store (cluster or shard differs from meta)")]

@@ -16,7 +16,7 @@ use crate::OpenError;
 /// Prints the store in `dir`. Reads only, and may run beside a broker (the picture is then of different moments).
 pub fn run(dir: &Path, out: &mut impl Write) -> Result<(), OpenError> {
     let storage = open_store(dir)?;
-    let meta = Meta::read(&storage)?.ok_or_else(|| OpenError::corrupt("meta", "there is no store in this directory"))?;
+    let meta = Meta::read(&storage)?.ok_or(OpenError::NoStore)?;
     print(&storage, &meta, out)
 }
 

@@ -48,7 +48,7 @@ impl Apply for Ignore {
 pub fn run(dir: &Path, out: &mut impl Write) -> Result<Report, OpenError> {
     let writing = || OpenError::io("writing the report");
     let storage = open_store(dir)?;
-    let meta = Meta::read(&storage)?.ok_or_else(|| OpenError::corrupt("meta", "there is no store in this directory"))?;
+    let meta = Meta::read(&storage)?.ok_or(OpenError::NoStore)?;
     let mut report = Report::default();
     let (roots, _) = note(&mut report, checkpoint::read_all(&storage, &meta.ids)).unwrap_or_default();
     report.checkpoints = roots.len() as u64;

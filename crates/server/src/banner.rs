@@ -5,13 +5,14 @@ use gateway::{Endpoint, ListenUrl};
 use std::fmt::Write;
 use std::path::Path;
 
-pub fn text(settings: &Settings, urls: &[ListenUrl], data_dir: &Path) -> String {
+/// `named`: users, and whether permissions let clients without credentials do anything.
+pub fn text(settings: &Settings, named: (usize, bool), urls: &[ListenUrl], data_dir: &Path) -> String {
     let mut text = format!("carrick {}\n", env!("CARGO_PKG_VERSION"));
     for (i, url) in places(urls).iter().enumerate() {
         let _ = writeln!(text, "{} {url}", if i == 0 { "  listens at" } else { "            " });
     }
     let _ = writeln!(text, "  keeps data in {}", data_dir.display());
-    let _ = writeln!(text, "  lets in {}", who(settings));
+    let _ = writeln!(text, "  lets in {}", who(settings.allow_anonymous, named));
     let _ = writeln!(text, "  try it    {}", attempt(urls));
     text
 }
@@ -36,13 +37,14 @@ fn places(urls: &[ListenUrl]) -> Vec<String> {
     lines
 }
 
-fn who(settings: &Settings) -> String {
-    let users = match settings.users.len() {
+fn who(allow_anonymous: Option<bool>, (users, anonymous): (usize, bool)) -> String {
+    let users = match users {
         0 => "guest (password guest, from this machine only)".to_owned(),
         1 => "1 user".to_owned(),
         n => format!("{n} users"),
     };
-    match settings.allow_anonymous {
+    match allow_anonymous {
+        _ if !anonymous => format!("{users}, and nobody without credentials"),
         Some(true) => format!("{users}, and anybody without credentials, from anywhere"),
         Some(false) => format!("{users}, and nobody without credentials"),
         None => format!("{users}, and from this machine also clients without credentials"),
@@ -90,6 +92,16 @@ mod tests {
         assert!(tried(&["amqp://[::1]:5672"]).starts_with("amqp-declare-queue -u amqp://[::1]:5672 -q demo;"));
         assert!(tried(&["ws://127.0.0.1:15675", "any://127.0.0.1:61616"]).starts_with("mosquitto_sub -p 61616 "));
         assert_eq!(tried(&["unix:/tmp/carrick"]), "connect a client to one of these");
+    }
+
+    #[test]
+    fn who_comes_in_is_who_is_named() {
+        assert_eq!(
+            who(None, (0, true)),
+            "guest (password guest, from this machine only), and from this machine also clients without credentials"
+        );
+        assert_eq!(who(None, (2, false)), "2 users, and nobody without credentials");
+        assert_eq!(who(Some(true), (1, true)), "1 user, and anybody without credentials, from anywhere");
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub fn prepare(settings: &file::DeadLetter, core: &Core, definitions: &mut Defin
     let policy = policy(settings);
     for vhost in core.vhosts() {
         match (&policy, &settings.default) {
-            (Some(policy), Some(queue)) => definitions.add_default(vhost.as_str(), queue, policy.clone()),
+            (Some(policy), Some(queue)) => definitions.add_default(vhost.as_str(), &queue.0, policy.clone()),
             (Some(policy), None) => definitions.add_policy(vhost.as_str(), policy.clone()),
             (None, _) => {
                 let (tell, committed) = mpsc::channel();
@@ -39,7 +39,7 @@ fn policy(settings: &file::DeadLetter) -> Option<Policy> {
     let mut definition = BTreeMap::new();
     if let Some(queue) = &settings.default {
         definition.insert("dead-letter-exchange".to_owned(), PolicyValue::Text(String::new()));
-        definition.insert("dead-letter-routing-key".to_owned(), PolicyValue::Text(queue.clone()));
+        definition.insert("dead-letter-routing-key".to_owned(), PolicyValue::Text(queue.0.clone()));
     }
     let numbers = [
         ("redelivery-limit", settings.redelivery_limit.map(|limit| limit.0)),

@@ -121,9 +121,9 @@ fn websocket_config(file: &file::WebSocket) -> websocket::Config {
 fn amqp_config(file: &file::Amqp) -> amqp091::Config {
     let default = amqp091::Config::default();
     amqp091::Config {
-        product: file.product.clone().unwrap_or(default.product),
-        version: file.version.clone().unwrap_or(default.version),
-        cluster_name: file.cluster_name.clone().unwrap_or(default.cluster_name),
+        product: file.product.clone().map_or(default.product, |text| text.0),
+        version: file.version.clone().map_or(default.version, |text| text.0),
+        cluster_name: file.cluster_name.clone().map_or(default.cluster_name, |text| text.0),
         frame_max: file.frame_max.map_or(default.frame_max, |bytes| bytes.0 as u32),
         channel_max: file.channel_max.map_or(default.channel_max, |n| n.0 as u16),
         heartbeat_secs: file.heartbeat_secs.map_or(default.heartbeat_secs, |n| n.0 as u16),
@@ -196,8 +196,8 @@ fn mqtt_config(file: &file::Mqtt) -> mqtt::Config {
         }),
         check_payload_format: file.check_payload_format.unwrap_or(default.check_payload_format),
         strict_client_id: file.strict_client_id.unwrap_or(default.strict_client_id),
-        auto_id_prefix: file.auto_id_prefix.clone().unwrap_or(default.auto_id_prefix),
-        response_prefix: file.response_prefix.clone().or(default.response_prefix),
+        auto_id_prefix: file.auto_id_prefix.clone().map_or(default.auto_id_prefix, |text| text.0),
+        response_prefix: file.response_prefix.clone().map(|text| text.0).or(default.response_prefix),
         server_reference: server_reference(file).or(default.server_reference),
     }
 }

@@ -248,7 +248,7 @@ async fn live(
     house.watch_traffic(gateway.slots().clone(), protocols.lost());
     reload_on_hangup(flags.clone(), house.clone(), certificates, door.clone())?;
     let all: Vec<ListenUrl> = urls.iter().chain(&http).cloned().collect();
-    eprint!("{}", banner::text(settings, &all, &wiring::absolute(&settings.data_dir)));
+    eprint!("{}", banner::text(settings, house.named, &all, &wiring::absolute(&settings.data_dir)));
     door.enter(Stage::Serving);
     announce(if announced { &[] } else { &urls });
     let end = tokio::select! {

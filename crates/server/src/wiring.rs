@@ -20,6 +20,8 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub struct House {
     core: Core,
+    /// Users that the files name, and whether clients without credentials may do anything.
+    pub named: (usize, bool),
     failed: watch::Receiver<Option<Failure>>,
 }
 
@@ -59,15 +61,15 @@ pub fn plan(settings: &Settings) -> Result<Plan> {
     let dir = absolute(&settings.data_dir);
     let storage = DirStorage::new(&dir).with_context(|| format!("cannot make the data directory {}", dir.display()))?;
     auth.salt_secret = Some(salt_secret(&dir.join("salt")).with_context(|| format!("in the data directory {}", dir.display()))?);
-    let vhosts = settings.vhosts.iter().map(|vhost| vhost.name.clone()).filter(|name| name != "/");
+    let vhosts = settings.vhosts.iter().map(|vhost| vhost.name.0.clone()).filter(|name| name != "/");
     let vhosts = vhosts.chain(definitions.vhosts.drain(..)).collect();
-    let traced = settings.vhosts.iter().filter(|vhost| vhost.trace).map(|vhost| vhost.name.clone());
+    let traced = settings.vhosts.iter().filter(|vhost| vhost.trace).map(|vhost| vhost.name.0.clone());
     let traced_vhosts = traced.chain(definitions.traced_vhosts.drain(..)).collect();
     let default_queue_types = std::mem::take(&mut definitions.default_queue_types);
     let limits = settings
         .vhosts
         .iter()
-        .map(|vhost| (vhost.name.clone(), VhostLimits { connections_max: vhost.max_connections, queues_max: vhost.max_queues }));
+        .map(|vhost| (vhost.name.0.clone(), VhostLimits { connections_max: vhost.max_connections, queues_max: vhost.max_queues }));
     // The last one holds: the configuration file's.
     let vhost_limits = definitions.vhost_limits.drain(..).chain(limits.filter(|(_, limits)| *limits != VhostLimits::default())).collect();
     let config = broker::Config { vhosts, default_queue_types, vhost_limits, traced_vhosts, ..broker_config(&settings.broker, auth) };
@@ -88,7 +90,8 @@ impl Plan {
         let mut notes = std::mem::take(&mut definitions.notes);
         notes.extend(definitions::apply(definitions, &core).context("the definitions cannot be made")?);
         definitions::tell(&notes);
-        Ok(House { core, failed })
+        let anonymous = auth.permissions.is_empty() || auth.permissions.iter().any(|permission| permission.user() == auth::ANONYMOUS);
+        Ok(House { core, named: (auth.users.len(), anonymous), failed })
     }
 }
 
@@ -96,8 +99,26 @@ impl Plan {
 fn users(settings: &Settings, definitions: &mut Definitions) -> Result<auth::Config> {
     let mut auth = auth_config(settings)?;
     definitions.add_users(&mut auth);
-    auth::Auth::check(&auth).context("in [[user]], [[acl]], [[permission]] or [[topic_permission]]")?;
+    auth::Auth::check(&auth).map_err(|error| match line_of(settings, &error) {
+        Some(line) => anyhow::anyhow!("in the configuration file, line {line}: {error}"),
+        None => anyhow::Error::from(error).context("in [[user]], [[acl]], [[permission]] or [[topic_permission]]"),
+    })?;
     Ok(auth)
+}
+
+/// Of the entry that is wrong beside others.
+fn line_of(settings: &Settings, error: &auth::ConfigError) -> Option<usize> {
+    match error {
+        auth::ConfigError::User { name, .. } => settings.users.iter().find(|user| user.name == *name).map(|user| user.line),
+        auth::ConfigError::Rule { topic, .. } => settings.rules.iter().find(|rule| rule.topic == *topic).map(|rule| rule.line),
+        auth::ConfigError::Permission { user, vhost, .. } => {
+            settings.permissions.iter().find(|p| p.user == *user && p.vhost == *vhost).map(|p| p.line)
+        }
+        auth::ConfigError::TopicPermission { user, exchange, .. } => {
+            settings.topic_permissions.iter().find(|p| p.user == *user && p.exchange == *exchange).map(|p| p.line)
+        }
+        auth::ConfigError::Random(_) => None,
+    }
 }
 
 /// As the files say now.
@@ -176,26 +197,11 @@ pub fn absolute(path: &Path) -> PathBuf {
 }
 
 fn auth_config(settings: &Settings) -> Result<auth::Config> {
-    let users = settings.users.iter().map(|user| auth::User {
-        name: user.name.clone(),
-        credential: match &user.secret {
-            file::Secret::Password(text) => auth::Credential::Plain(text.clone()),
-            file::Secret::Hash(text) => auth::Credential::Hash(text.clone()),
-            file::Secret::None => auth::Credential::None,
-        },
-        tags: user.tags.clone(),
-        connections_max: user.max_connections,
-        channels_max: user.max_channels,
-    });
-    let rules = settings.rules.iter().map(|rule| auth::Rule::parse(rule.user.as_deref(), &rule.access, &rule.topic));
-    let permissions = settings.permissions.iter().map(|p| auth::Permission::parse(&p.user, &p.vhost, &p.configure, &p.write, &p.read));
-    let of_topics = settings.topic_permissions.iter();
-    let of_topics = of_topics.map(|p| auth::TopicPermission::parse(&p.user, &p.vhost, &p.exchange, &p.write, &p.read));
     Ok(auth::Config {
-        users: users.collect(),
-        topic_permissions: of_topics.collect::<Result<_, _>>().context("in [[topic_permission]]")?,
-        permissions: permissions.collect::<Result<_, _>>().context("in [[permission]]")?,
-        rules: rules.collect::<Result<_, _>>().context("in [[acl]]")?,
+        users: settings.users.iter().map(file::User::credentials).collect(),
+        topic_permissions: settings.topic_permissions.iter().map(file::TopicPermission::parsed).collect::<Result<_, _>>()?,
+        permissions: settings.permissions.iter().map(file::Permission::parsed).collect::<Result<_, _>>()?,
+        rules: settings.rules.iter().map(file::Rule::parsed).collect::<Result<_, _>>()?,
         anonymous_on_loopback: settings.allow_anonymous != Some(false),
         ..auth::Config::default()
     })

@@ -199,6 +199,11 @@ impl Settings {
 }
 
 /// Is this a key of definitions, with an effect here or without?
+/// Whether one that is known does anything here.
+pub fn policy_setting_acts(key: &str) -> bool {
+    !without_effect(key)
+}
+
 pub fn known_policy_setting(key: &str) -> bool {
     without_effect(key)
         || OF_OPERATORS.contains(&key)
@@ -288,6 +293,11 @@ mod tests {
         let operator = read(PolicyKind::Operator, &[("dead-letter-exchange", text("x"))]).unwrap_err();
         assert_eq!(operator, "dead-letter-exchange: not a setting of operator policies");
         assert!(read(PolicyKind::Operator, &[("max-length", Int(5)), ("queue-version", Int(2))]).is_ok());
-        assert!(all.iter().all(|(key, _)| known_policy_setting(key)) && !known_policy_setting("max-lenght"));
+        assert!(
+            all.iter().all(|(key, _)| known_policy_setting(key))
+                && !policy_setting_acts("ha-mode")
+                && policy_setting_acts("max-length")
+                && !known_policy_setting("max-lenght")
+        );
     }
 }

@@ -10,8 +10,8 @@ mod definition;
 mod rules;
 
 pub(crate) use apply::rule_exchange;
-pub use definition::known_policy_setting;
 pub(crate) use definition::Settings;
+pub use definition::{known_policy_setting, policy_setting_acts};
 pub(crate) use rules::{Backoff, Rules};
 
 use crate::pattern::NamePattern;

@@ -20,7 +20,8 @@ pub fn run(command: &Journal) -> Result<ExitCode> {
         Ok(sound) => Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         Err(error) => {
             eprintln!("carrick journal: {}: {error}", dir.display());
-            let about_the_data = !matches!(error, OpenError::Io { .. } | OpenError::Locked { .. } | OpenError::Config(_));
+            let about_the_data =
+                !matches!(error, OpenError::Io { .. } | OpenError::Locked { .. } | OpenError::Config(_) | OpenError::NoStore);
             Ok(if about_the_data { ExitCode::FAILURE } else { ExitCode::from(COULD_NOT) })
         }
     }

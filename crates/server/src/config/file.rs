@@ -1,9 +1,11 @@
 //! The configuration file as it is written: every key optional, unknown ones refused with their line and the known ones.
 
-use super::units::{Bytes, Whole, GIB, MIB};
+use super::units::{Bytes, Prefix, Text, Whole, GIB, MIB};
+use broker::auth;
 use gateway::ListenUrl;
 use serde::{Deserialize, Deserializer};
 use std::path::PathBuf;
+use toml::Spanned;
 
 #[derive(Default, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -11,19 +13,19 @@ pub struct File {
     pub data_dir: Option<PathBuf>,
     /// RabbitMQ's definitions.json, read at each start.
     pub load_definitions: Option<PathBuf>,
-    pub listen: Option<Vec<Listen>>,
+    pub listen: Option<Spanned<Vec<Listen>>>,
     pub log: Option<LogLevel>,
     pub allow_anonymous: Option<bool>,
     #[serde(rename = "user")]
-    pub users: Vec<User>,
+    pub users: Vec<Spanned<User>>,
     #[serde(rename = "acl")]
-    pub rules: Vec<Rule>,
+    pub rules: Vec<Spanned<Rule>>,
     #[serde(rename = "vhost")]
     pub vhosts: Vec<Vhost>,
     #[serde(rename = "permission")]
-    pub permissions: Vec<Permission>,
+    pub permissions: Vec<Spanned<Permission>>,
     #[serde(rename = "topic_permission")]
-    pub topic_permissions: Vec<TopicPermission>,
+    pub topic_permissions: Vec<Spanned<TopicPermission>>,
     pub server: Server,
     pub gateway: gateway::Config,
     pub tls: gateway::TlsSettings,
@@ -46,6 +48,8 @@ pub struct User {
     pub tags: Vec<String>,
     pub max_connections: Option<u64>,
     pub max_channels: Option<u64>,
+    /// Where it stands in the file.
+    pub line: usize,
 }
 
 #[derive(Clone)]
@@ -100,7 +104,28 @@ impl TryFrom<RawUser> for User {
                 return Err(format!("user '{}' has both password and password_hash: right would be one of them", raw.name))
             }
         };
-        Ok(User { name: raw.name, secret, tags: raw.tags, max_connections: raw.max_connections, max_channels: raw.max_channels })
+        let RawUser { name, tags, max_connections, max_channels, .. } = raw;
+        let user = User { name, secret, tags, max_connections, max_channels, line: 0 };
+        let alone = auth::Config { users: vec![user.credentials()], ..auth::Config::default() };
+        auth::Auth::check(&alone).map_err(|error| error.to_string())?;
+        Ok(user)
+    }
+}
+
+impl User {
+    /// As the core knows it.
+    pub fn credentials(&self) -> auth::User {
+        auth::User {
+            name: self.name.clone(),
+            credential: match &self.secret {
+                Secret::Password(text) => auth::Credential::Plain(text.clone()),
+                Secret::Hash(text) => auth::Credential::Hash(text.clone()),
+                Secret::None => auth::Credential::None,
+            },
+            tags: self.tags.clone(),
+            connections_max: self.max_connections,
+            channels_max: self.max_channels,
+        }
     }
 }
 
@@ -113,6 +138,14 @@ pub struct Rule {
     /// `read`, `write`, `readwrite` or `deny`.
     pub access: String,
     pub topic: String,
+    #[serde(skip)]
+    pub line: usize,
+}
+
+impl Rule {
+    pub fn parsed(&self) -> Result<auth::Rule, auth::ConfigError> {
+        auth::Rule::parse(self.user.as_deref(), &self.access, &self.topic)
+    }
 }
 
 /// `[[vhost]]`: a virtual host that is to be there beside `/`.
@@ -120,7 +153,7 @@ pub struct Rule {
 #[serde(deny_unknown_fields)]
 pub struct Vhost {
     /// `/` only for what is said of it here.
-    pub name: String,
+    pub name: Text<1, 255>,
     pub max_connections: Option<u64>,
     pub max_queues: Option<u64>,
     /// Publishes and deliveries are told to `amq.rabbitmq.trace`.
@@ -138,6 +171,14 @@ pub struct Permission {
     pub configure: String,
     pub write: String,
     pub read: String,
+    #[serde(skip)]
+    pub line: usize,
+}
+
+impl Permission {
+    pub fn parsed(&self) -> Result<auth::Permission, auth::ConfigError> {
+        auth::Permission::parse(&self.user, &self.vhost, &self.configure, &self.write, &self.read)
+    }
 }
 
 /// `[[topic_permission]]`: the routing keys with which a user may publish to a topic exchange and bind there, as regular expressions.
@@ -151,6 +192,14 @@ pub struct TopicPermission {
     pub exchange: String,
     pub write: String,
     pub read: String,
+    #[serde(skip)]
+    pub line: usize,
+}
+
+impl TopicPermission {
+    pub fn parsed(&self) -> Result<auth::TopicPermission, auth::ConfigError> {
+        auth::TopicPermission::parse(&self.user, &self.vhost, &self.exchange, &self.write, &self.read)
+    }
 }
 
 fn topics() -> String {
@@ -241,8 +290,8 @@ pub struct Mqtt {
     pub unauthorized: Option<Unauthorized>,
     pub check_payload_format: Option<bool>,
     pub strict_client_id: Option<bool>,
-    pub auto_id_prefix: Option<String>,
-    pub response_prefix: Option<String>,
+    pub auto_id_prefix: Option<Prefix>,
+    pub response_prefix: Option<Prefix>,
     pub server_reference: Option<String>,
     /// The servers of `server_reference` are the right ones for good.
     pub server_moved: bool,
@@ -276,9 +325,9 @@ pub enum Unauthorized {
 #[derive(Default, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Amqp {
-    pub product: Option<String>,
-    pub version: Option<String>,
-    pub cluster_name: Option<String>,
+    pub product: Option<Text<1, 128>>,
+    pub version: Option<Text<1, 128>>,
+    pub cluster_name: Option<Text<1, 128>>,
     pub frame_max: Option<Bytes<4096, { 16 * MIB }>>,
     pub channel_max: Option<Whole<1, 65_535>>,
     pub heartbeat_secs: Option<Whole<0, 65_535>>,
@@ -330,11 +379,26 @@ pub struct WebSocket {
 #[serde(default, deny_unknown_fields)]
 pub struct DeadLetter {
     /// The queue, in each virtual host.
-    pub default: Option<String>,
+    pub default: Option<QueueName>,
     pub redelivery_limit: Option<Whole<0, 1_000_000>>,
     pub redelivery_delay_ms: Option<Whole<0, { u32::MAX as u64 }>>,
     pub redelivery_delay_multiplier: Option<Whole<1, 1000>>,
     pub redelivery_delay_max_ms: Option<Whole<1, { u32::MAX as u64 }>>,
+}
+
+/// Of a queue that the broker makes.
+#[derive(Clone, Debug)]
+pub struct QueueName(pub String);
+
+impl<'de> Deserialize<'de> for QueueName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<QueueName, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        if name.is_empty() || name.len() > 255 || name.starts_with("amq.") {
+            let right = "right would be the name of a queue, up to 255 bytes and without amq. before it";
+            return Err(serde::de::Error::custom(format!("'{name}': {right}")));
+        }
+        Ok(QueueName(name))
+    }
 }
 
 /// A listen URL, refused at its line.

@@ -52,12 +52,16 @@ impl Settings {
             Some(path) => read(path)?,
             None => File::default(),
         };
-        Settings::merge(file, flags)
+        let settings = Settings::merge(file, flags);
+        match &flags.config {
+            Some(path) => settings.with_context(|| format!("in the configuration file {}", path.display())),
+            None => settings,
+        }
     }
 
     fn merge(file: File, flags: &Serve) -> Result<Settings> {
         let from_flags: Vec<ListenUrl> = flags.listen.iter().map(|url| url.trim().parse()).collect::<Result<_, _>>().context("--listen")?;
-        let from_file = file.listen.map(|urls| urls.into_iter().map(|url| url.0).collect::<Vec<_>>());
+        let from_file = file.listen.map(|urls| urls.into_inner().into_iter().map(|url| url.0).collect::<Vec<_>>());
         let chosen = if from_flags.is_empty() { from_file } else { Some(from_flags) };
         let log = match &flags.log {
             Some(log) => {
@@ -79,11 +83,11 @@ impl Settings {
                 .or(file.server.worker_threads.map(|n| n.0 as usize))
                 .unwrap_or_else(default_worker_threads),
             allow_anonymous: file.allow_anonymous,
-            users: file.users,
-            rules: file.rules,
+            users: plain(file.users),
+            rules: plain(file.rules),
             vhosts: file.vhosts,
-            permissions: file.permissions,
-            topic_permissions: file.topic_permissions,
+            permissions: plain(file.permissions),
+            topic_permissions: plain(file.topic_permissions),
             gateway: file.gateway,
             tls,
             broker: file.broker,
@@ -106,14 +110,14 @@ impl Settings {
         for url in &self.listen {
             crate::listeners::check_url(url, &self.tls)?;
         }
-        let mut names: Vec<&str> = self.users.iter().map(|user| user.name.as_str()).collect();
-        names.sort_unstable();
-        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            bail!("user '{}' is there twice: right would be one [[user]] for each name", twice[0]);
+        for (at, user) in self.users.iter().enumerate() {
+            if let Some(first) = self.users[..at].iter().find(|first| first.name == user.name) {
+                let (name, line, first) = (&user.name, user.line, first.line);
+                bail!("line {line}: user '{name}' is there twice, on line {first} too: right would be one [[user]] for each name");
+            }
         }
-        if let Some(name) = self.dead_letter.default.as_ref().filter(|name| name.is_empty() || name.len() > 255 || name.starts_with("amq."))
-        {
-            bail!("dead_letter.default is '{name}': right would be the name of a queue, up to 255 bytes and without amq. before it");
+        if self.mqtt.server_moved && self.mqtt.server_reference.is_none() {
+            bail!("mqtt.server_moved is true, and nothing says where to: right would be mqtt.server_reference with it");
         }
         self.check_exposure()
     }
@@ -164,7 +168,36 @@ fn default_listeners(tls: bool) -> Vec<ListenUrl> {
 
 fn read(path: &Path) -> Result<File> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration file {}", path.display()))?;
-    parse(&text).with_context(|| format!("in the configuration file {}", path.display()))
+    parse_file(&text).with_context(|| format!("in the configuration file {}", path.display()))
+}
+
+/// The file, whose entries know where they stand in it.
+fn parse_file(text: &str) -> Result<File> {
+    let mut file: File = parse(text)?;
+    let line = |at: std::ops::Range<usize>| 1 + text[..at.start.min(text.len())].matches('\n').count();
+    for user in &mut file.users {
+        user.get_mut().line = line(user.span());
+    }
+    for rule in &mut file.rules {
+        let line = line(rule.span());
+        rule.get_mut().line = line;
+        rule.get_ref().parsed().with_context(|| format!("line {line}, [[acl]]"))?;
+    }
+    for permission in &mut file.permissions {
+        let line = line(permission.span());
+        permission.get_mut().line = line;
+        permission.get_ref().parsed().with_context(|| format!("line {line}, [[permission]]"))?;
+    }
+    for permission in &mut file.topic_permissions {
+        let line = line(permission.span());
+        permission.get_mut().line = line;
+        permission.get_ref().parsed().with_context(|| format!("line {line}, [[topic_permission]]"))?;
+    }
+    Ok(file)
+}
+
+fn plain<T>(entries: Vec<toml::Spanned<T>>) -> Vec<T> {
+    entries.into_iter().map(toml::Spanned::into_inner).collect()
 }
 
 fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {

@@ -1,12 +1,12 @@
 use super::*;
 
 fn refused(text: &str) -> String {
-    let result = parse(text).and_then(|file| Settings::merge(file, &Serve::default()));
+    let result = parse_file(text).and_then(|file| Settings::merge(file, &Serve::default()));
     format!("{:#}", result.expect_err(text))
 }
 
 fn settings(text: &str, flags: Serve) -> Settings {
-    Settings::merge(parse(text).expect(text), &flags).expect(text)
+    Settings::merge(parse_file(text).expect(text), &flags).expect(text)
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn every_section_is_read() {
         tags = ["administrator"]
         [[user]]
         name = "b"
-        password_hash = "$argon2id$..."
+        password_hash = "{rabbit_password_hashing_sha256}y4xPTRVfzXg68sz9ALqeQzARam3CwnGo53xS752cDV5+Utzh"
         [[acl]]
         user = "b"
         access = "readwrite"
@@ -107,7 +107,7 @@ fn every_section_is_read() {
     assert!(matches!((&settings.users[0].secret, &settings.users[1].secret), (file::Secret::Password(_), file::Secret::Hash(_))));
     assert_eq!((settings.gateway.max_connections, settings.rules.len()), (7, 1));
     let permission = &settings.permissions[0];
-    assert_eq!((settings.vhosts[0].name.as_str(), permission.vhost.as_str(), permission.configure.as_str()), ("other", "/", "^b-"));
+    assert_eq!((settings.vhosts[0].name.0.as_str(), permission.vhost.as_str(), permission.configure.as_str()), ("other", "/", "^b-"));
     assert_eq!((settings.vhosts[0].max_queues, settings.vhosts[0].max_connections), (Some(3), None));
     assert_eq!((settings.topic_permissions[0].vhost.as_str(), settings.topic_permissions[0].exchange.as_str()), ("/", "amq.topic"));
     assert_eq!(settings.journal.segment_bytes.map(|bytes| bytes.0), Some(1 << 20));
@@ -146,7 +146,19 @@ fn what_is_wrong_is_refused_with_its_key_its_line_and_what_would_be_right() {
         ("[gateway]\nmax_connections = -1", &["line 2", "max_connections = -1"]),
         ("[mqtt]\nmax_qos = 3", &["line 2", "max_qos", "from 0 to 2"]),
         ("listen = ['stomp://127.0.0.1:61613?strict=very']", &["strict is 'very'", "strict=true"]),
-        ("[dead_letter]\ndefault = ''", &["dead_letter.default", "the name of a queue"]),
+        ("[dead_letter]\ndefault = ''", &["line 2", "the name of a queue"]),
+        ("[dead_letter]\ndefault = 'amq.x'", &["line 2", "'amq.x'", "without amq."]),
+        ("\n[[user]]\nname = 'x'\npassword_hash = 'md5'", &["line 2", "\"x\""]),
+        ("\n[[user]]\nname = 'anonymous'\npassword = 'p'", &["line 2", "the name is taken"]),
+        ("\n[[acl]]\ntopic = 'a'\naccess = 'rw'", &["line 2, [[acl]]", "readwrite"]),
+        ("\n\n[[acl]]\ntopic = 'a#'\naccess = 'read'", &["line 3, [[acl]]", "a#"]),
+        ("\n[[permission]]\nuser = 'x'\nconfigure = '('\nwrite = ''\nread = ''", &["line 2, [[permission]]", "configure"]),
+        ("\n[[topic_permission]]\nuser = 'x'\nwrite = '('\nread = ''", &["line 2, [[topic_permission]]", "write"]),
+        ("[amqp]\nproduct = ''", &["line 2", "product", "1 to 128 bytes"]),
+        ("[mqtt]\nauto_id_prefix = 'a/+#'", &["line 2", "wildcard"]),
+        ("[mqtt]\nresponse_prefix = '#/'", &["line 2", "wildcard"]),
+        ("[mqtt]\nserver_moved = true", &["mqtt.server_reference"]),
+        ("[[vhost]]\nname = ''", &["line 2", "1 to 255 bytes"]),
         ("[dead_letter]\nqueue = 'x'", &["line 2", "queue", "`default`"]),
         ("[stomp]\ndialect = 'artemis'", &["line 2", "artemis", "`activemq`"]),
         ("[stomp]\nmax_body_size = '64 MiB'", &["line 2", "max_body_size", "from 1 bytes to 60 MiB"]),
@@ -154,7 +166,7 @@ fn what_is_wrong_is_refused_with_its_key_its_line_and_what_would_be_right() {
         ("[[user]]\nname = 'x'", &["line 1", "'x'", "password_hash"]),
         ("[[user]]\nname = 'x'\npassword = 'a'\npassword_hash = 'b'", &["line 1", "both"]),
         ("[[user]]\nname = 'x'\npasword = 'a'", &["pasword", "`password`"]),
-        ("[[user]]\nname = 'x'\npassword = 'a'\n[[user]]\nname = 'x'\npassword = 'b'", &["'x'", "twice"]),
+        ("[[user]]\nname = 'x'\npassword = 'a'\n[[user]]\nname = 'x'\npassword = 'b'", &["line 4", "'x'", "twice", "line 1"]),
         ("allow_anonymous = 'yes'", &["line 1", "boolean"]),
         ("[mqtt]\nunauthorized = 'ignore'", &["line 2", "ignore", "`disconnect`"]),
         ("[mqtt]\naccept_versions = ['4']", &["line 2", "`3.1.1`"]),

@@ -12,6 +12,14 @@ pub struct Bytes<const MIN: u64, const MAX: u64>(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Whole<const MIN: u64, const MAX: u64>(pub u64);
 
+/// A text of so many bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Text<const MIN: usize, const MAX: usize>(pub String);
+
+/// The same, for the beginning of a client identifier or of a topic: without wildcards.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Prefix(pub String);
+
 pub const MIB: u64 = 1 << 20;
 pub const GIB: u64 = 1 << 30;
 
@@ -46,6 +54,26 @@ fn in_bounds<E: Error>(value: u64, min: u64, max: u64, show: impl Fn(u64) -> Str
     }
     let bound = if max == u64::MAX { format!("at least {}", show(min)) } else { format!("from {} to {}", show(min), show(max)) };
     Err(E::custom(format!("{} is out of bounds: right would be {bound}", show(value))))
+}
+
+impl<'de, const MIN: usize, const MAX: usize> Deserialize<'de> for Text<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match (MIN..=MAX).contains(&text.len()) {
+            true => Ok(Text(text)),
+            false => Err(D::Error::custom(format!("a text of {} bytes: right would be one of {MIN} to {MAX} bytes", text.len()))),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Prefix {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Text(text) = Text::<0, 1024>::deserialize(deserializer)?;
+        match text.find(['+', '#', '\0']) {
+            None => Ok(Prefix(text)),
+            Some(_) => Err(D::Error::custom(format!("{text:?} has a wildcard in it: right would be a text without +, # and NUL"))),
+        }
+    }
 }
 
 impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Bytes<MIN, MAX> {

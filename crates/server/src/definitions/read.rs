@@ -88,9 +88,11 @@ impl Definitions {
             if vhost.flag("tracing")? {
                 self.traced_vhosts.push(name.clone());
             }
+            // 3.13 says it in both places.
+            let kind = vhost.opt_text("default_queue_type")?;
             let kind = match vhost.value("metadata").and_then(|metadata| metadata.get("default_queue_type")) {
                 Some(Value::String(kind)) => Some(kind.as_str()),
-                _ => vhost.opt_text("default_queue_type")?,
+                _ => kind,
             };
             match kind {
                 Some("quorum") => self.default_queue_types.push((name.clone(), "quorum".to_owned())),
@@ -178,6 +180,9 @@ impl Definitions {
         for (setting, value) in policy.pairs("definition")? {
             let at = format!("{}.{setting}", policy.at("definition"));
             if known_policy_setting(setting) {
+                if !broker::policy_setting_acts(setting) {
+                    self.notes.push(format!("{at}: kept, without effect here"));
+                }
                 definition.insert(setting.to_owned(), policy_value(value, 0).map_err(|why| anyhow!("{at}: {why}"))?);
             } else {
                 self.notes.push(format!("{at}: not a setting that is known here, without effect"));

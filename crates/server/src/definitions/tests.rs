@@ -144,6 +144,8 @@ fn an_export_of_rabbitmq_is_there_after_a_start_and_after_another() {
     let (core, first) = start(dir.path(), EXPORT);
     let expected = [
         "global_parameters[0]: parameter 'note' has no effect here",
+        "policies[1].definition.ha-mode: kept, without effect here",
+        "policies[1].definition.ha-sync-mode: kept, without effect here",
         "queues[1]: not made: queues of type 'stream' are not supported yet",
         // RabbitMQ 3.10 exports the bindings of internal exchanges, but not these themselves.
         "bindings[2]: binding in vhost '/' is not made: no exchange 'app-internal'",

@@ -45,6 +45,9 @@ fn a_data_directory_is_listed_and_damage_is_found() {
     let (code, text) = run(dir.path(), &["journal", "verify", "carrick-data"]);
     assert!(code == Some(1) && text.contains("PROBLEM"), "{code:?} {text}");
 
+    std::fs::create_dir(dir.path().join("empty")).expect("made");
+    let (code, text) = run(dir.path(), &["journal", "verify", "empty"]);
+    assert!(code == Some(2) && text.contains("there is no store in this directory") && !text.contains("damaged"), "{code:?} {text}");
     let (code, text) = run(dir.path(), &["journal", "verify", "nowhere"]);
     assert!(code == Some(2) && text.contains("nowhere"), "{code:?} {text}");
     assert!(!dir.path().join("nowhere").exists(), "looking makes nothing");
