@@ -46,7 +46,7 @@ fn store(batches: usize, clean: bool) -> Store {
     Store { files, segment, bodies, used }
 }
 
-fn read_all(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub fn read_all(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     for sub in ["", "j", "c", "p", "x"] {
         for entry in fs::read_dir(dir.join(sub)).unwrap() {

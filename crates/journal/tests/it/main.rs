@@ -2,6 +2,7 @@
 
 mod basics;
 mod damage;
+mod damage_behind;
 mod pair;
 mod simulation;
 mod support;

@@ -9,7 +9,7 @@ use journal::{Config, Filled, Journal, Lsn, ObjectKey, ObjectSink, Records, Rele
 
 use crate::support::{publish, Confirms, Keep};
 
-const OBJECT: &[u8] = b"an object of the golden directory";
+pub const OBJECT: &[u8] = b"an object of the golden directory";
 
 /// Checkpoints one object with a fixed content.
 struct OneObject;
@@ -20,7 +20,7 @@ impl Snapshot for OneObject {
     }
 }
 
-fn config() -> Config {
+pub fn config() -> Config {
     Config { segment_bytes: 32 << 10, checkpoint_bytes: 64 << 10, simulated: true, ..Config::default() }
 }
 
@@ -32,7 +32,7 @@ fn settle(journal: &Journal, lsn: Lsn) {
 }
 
 /// Publishes 600 messages, settles all but every fiftieth, and waits until they have moved to a cold file. Answers the survivors.
-fn build(dir: &Path) -> Vec<Lsn> {
+pub fn build(dir: &Path) -> Vec<Lsn> {
     let journal = Journal::open(Arc::new(DirStorage::new(dir).unwrap()), config(), &mut Keep::default()).unwrap();
     journal.start(Arc::new(OneObject));
     let confirms = Arc::new(Confirms::default());
