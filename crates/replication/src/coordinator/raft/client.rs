@@ -115,7 +115,7 @@ impl Coordinator for Voter {
         let shared = &self.shared;
         let Some(running) = shared.running() else {
             return match shared.old.load(Ordering::Acquire) {
-                true => "no voter: its directory is older than what it has promised".into(),
+                true => "no voter: its directory is older than what it has promised, or a copy".into(),
                 false => "no voter yet".into(),
             };
         };

@@ -1,5 +1,8 @@
 //! `voter.json`: whose directory this is. A voter is the directory more than the machine: one that has lost it has lost what it voted, and must
 //! not vote again under the old id.
+//!
+//! Neither must one whose directory was copied back from somewhere: what it has voted since is missing, and nobody who remembers may be there. So the
+//! file says when the file `lock` beside it was made, by the file system's own word, which no copy takes along. An image of the whole disk does.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -40,6 +43,9 @@ pub struct Identity {
     #[serde(with = "crate::coordinator::hex::option")]
     pub cluster: Option<u128>,
     pub life: u64,
+    /// Nanoseconds since 1970, when `lock` was made; `None`: not known, or the file system keeps no such time.
+    #[serde(default)]
+    born: Option<u64>,
     /// The cluster that this voter has begun to form, with the ids that it is made of.
     pub forming: Option<Forming>,
     /// What others have said of themselves, at most. By their ids.
@@ -57,6 +63,8 @@ pub struct Forming {
 pub struct IdentityFile {
     path: PathBuf,
     pub identity: Identity,
+    /// It was a voter's, and is not where that voter wrote it.
+    pub copied: bool,
     /// `None`: closed.
     lock: Option<File>,
 }
@@ -88,17 +96,25 @@ impl IdentityFile {
                 id: rand::random(),
                 cluster: None,
                 life: 0,
+                born: None,
                 forming: None,
                 seen: BTreeMap::new(),
             },
             Err(error) => return Err(error),
         };
-        let mut file = Self { path, identity, lock: Some(lock) };
+        let here = born(&lock);
+        let copied = identity.cluster.is_some() && identity.born.is_some() && identity.born != here;
+        let mut file = Self { path, identity, copied, lock: Some(lock) };
         // What a beginning anew was interrupted in.
         if file.identity.cluster.is_none() {
             file.remove_log()?;
         }
-        file.change(|identity| identity.life += 1)?;
+        file.change(|identity| {
+            identity.life += 1;
+            if !copied {
+                identity.born = here;
+            }
+        })?;
         Ok(file)
     }
 
@@ -127,8 +143,11 @@ impl IdentityFile {
 
     /// Another voter in the same place: what it has voted before is forgotten together with its id.
     pub fn begin_anew(&mut self) -> io::Result<()> {
+        let here = self.lock.as_ref().and_then(born);
+        self.copied = false;
         self.change(|identity| {
             identity.id = rand::random();
+            identity.born = here;
             identity.cluster = None;
             identity.forming = None;
         })?;
@@ -141,6 +160,11 @@ impl IdentityFile {
             _ => File::open(self.path.parent().expect("a file in a folder"))?.sync_all(),
         }
     }
+}
+
+fn born(file: &File) -> Option<u64> {
+    let made = file.metadata().ok()?.created().ok()?;
+    u64::try_from(made.duration_since(std::time::UNIX_EPOCH).ok()?.as_nanos()).ok()
 }
 
 fn bad(path: &Path, why: String) -> io::Error {

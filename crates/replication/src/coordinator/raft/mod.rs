@@ -14,7 +14,7 @@
 //!
 //! * [`Voter`]: one of the three, and the [`Coordinator`](super::Coordinator) of the node it runs in.
 //! * `types`, `log`, `store`: the register as a state machine, and its files.
-//! * `identity`: whose directory this is. One that is empty or older than others remember is no voter until it is replaced.
+//! * `identity`: whose directory this is. One that is empty, a copy, or older than others remember is no voter until it is replaced.
 //! * `peer`, `message`, `network`, `serve`: calls between voters.
 //! * `elect`: when somebody stands for leader. `form`: how a cluster begins, and how a voter is replaced.
 

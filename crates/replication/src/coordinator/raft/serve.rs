@@ -115,7 +115,7 @@ impl Shared {
             },
             request => match self.running() {
                 Some(running) => self.answer_as_voter(&running, peer, id, request).await,
-                None if self.old.load(Ordering::Acquire) => refused("its directory is older than what it has promised"),
+                None if self.old.load(Ordering::Acquire) => refused("its directory is older than what it has promised, or a copy"),
                 None => refused("it is no voter yet"),
             },
         }

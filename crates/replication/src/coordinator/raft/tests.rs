@@ -312,7 +312,11 @@ async fn a_voter_whose_directory_was_lost_has_no_vote_before_it_is_replaced() {
         cluster.kill("w").await;
         match older {
             false => std::fs::remove_dir_all(cluster.folder("w")).unwrap(),
-            true => copy(&copied, &cluster.folder("w")),
+            // In place: what is a copy by itself is found out without the others.
+            true => ["voter.json", "raft.log"].into_iter().for_each(|file| {
+                let older = std::fs::read(copied.join(file)).unwrap();
+                std::fs::write(cluster.folder("w").join(file), older).unwrap();
+            }),
         }
         cluster.boot("w").await;
         let w = cluster.voter("w");
@@ -346,6 +350,48 @@ async fn a_voter_whose_directory_was_lost_has_no_vote_before_it_is_replaced() {
     granted(&*a, 1).await;
     let current = known(&*a).await.unwrap().0;
     write(&*a, Some(current), register(1, "a", &["a"])).await;
+}
+
+/// The witness had a part in taking b out, and then comes back as it was before, while a is away: nobody who remembers is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_whose_directory_is_a_copy_has_no_vote_though_nobody_remembers() {
+    let mut cluster = Cluster::start().await;
+    let (_, a, b) = reign(&cluster).await;
+    cluster.kill("w").await;
+    let copied = cluster.folder.path().join("copy");
+    copy(&cluster.folder("w"), &copied);
+    cluster.boot("w").await;
+    drop(b);
+    cluster.kill("b").await;
+    let current = known(&*a).await.unwrap().0;
+    write(&*a, Some(current), register(1, "a", &["a"])).await;
+    drop(a);
+    for name in ["a", "w"] {
+        cluster.kill(name).await;
+    }
+    copy(&copied, &cluster.folder("w"));
+    for name in ["b", "w"] {
+        cluster.boot(name).await;
+    }
+    let (b, w) = (cluster.voter("b"), cluster.voter("w"));
+    sleep(Duration::from_millis(1500)).await;
+    assert!(!b.shared.leads() && w.describe().contains("a copy"), "{} / {}", b.describe(), w.describe());
+    // The one that remembers makes a majority with b, and then w can be replaced.
+    cluster.boot("a").await;
+    let a = cluster.voter("a");
+    assert!(known(&*a).await.unwrap().1.in_sync.len() == 1);
+    timeout(LONG, async {
+        while b.replace_voter(&name("w")).await.is_err() {
+            sleep(Duration::from_millis(200)).await;
+        }
+    })
+    .await
+    .expect("w to be replaced");
+    // And is not taken for a copy at its next start.
+    cluster.kill("w").await;
+    cluster.boot("w").await;
+    let w = cluster.voter("w");
+    until("w to vote", || w.describe().contains("w (here").then_some(())).await;
 }
 
 #[tokio::test]

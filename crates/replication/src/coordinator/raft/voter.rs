@@ -88,7 +88,7 @@ pub(super) struct Shared {
     pub promise: Mutex<Promise>,
     /// When the voters' leader was last heard of.
     pub heard: Mutex<Instant>,
-    /// Others remember more of this directory than is in it.
+    /// Others remember more of this directory than is in it, or might: it is a copy.
     pub old: AtomicBool,
     pub stopped: AtomicBool,
     /// Of this process, among those of its directory.
@@ -116,14 +116,21 @@ impl Voter {
         let (peers, queues): (Vec<_>, Vec<_>) =
             settings.peers.iter().map(|peer| Peer::new(peer.name.clone(), peer.address.clone())).unzip();
         let now = Instant::now();
+        if file.copied {
+            error!(
+                folder = %settings.folder.display(),
+                "this voter's directory is a copy, and may be older than what it has promised, so it has no vote; \
+                 carrick ha replace-voter {} makes it a new voter", settings.name
+            );
+        }
         let shared = Arc::new(Shared {
+            old: AtomicBool::new(file.copied),
             life: file.identity.life,
             peers: Arc::new(peers.iter().map(|peer| (peer.name.clone(), peer.clone())).collect()),
             file: Mutex::new(file),
             running: Mutex::new(None),
             promise: Mutex::new(Promise::new(settings.lease, now)),
             heard: Mutex::new(now),
-            old: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             number: AtomicU64::new(0),
             generation: AtomicU64::new(0),
