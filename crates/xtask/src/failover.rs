@@ -18,7 +18,12 @@ struct Kind {
     prepare: fn(&Shop) -> Result<Command>,
 }
 
-const KINDS: &[Kind] = &[Kind { name: "python", needs: &[Need::Python], prepare: programs::python }];
+const KINDS: &[Kind] = &[
+    Kind { name: "python", needs: &[Need::Python], prepare: programs::python },
+    Kind { name: "js", needs: &[Need::Npm], prepare: programs::npm },
+    Kind { name: "go", needs: &[Need::Go], prepare: programs::go },
+    Kind { name: "java", needs: &[Need::Java, Need::Maven], prepare: programs::maven },
+];
 
 /// Beyond this the rig hangs; the suite's own limit is the bound that counts.
 const LIMIT: Duration = Duration::from_secs(24 * 3600);

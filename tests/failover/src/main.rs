@@ -42,13 +42,20 @@ const fn scenario(name: &'static str, about: &'static str, rig: Rig) -> Scenario
 const SCENARIOS: &[Scenario] = &[
     Scenario { alone: true, ..scenario("kill", "kill -9 of the primary, again and again", scenarios::kill::rig) },
     Scenario { alone: true, ..scenario("deposed", "the others lose the primary, both ways or one", scenarios::partition::deposed) },
+    Scenario { alone: true, ..scenario("switchover", "the primary hands over: asked to, and by SIGTERM", scenarios::switchover::rig) },
+    Scenario {
+        alone: true,
+        ..scenario("clients", "other people's clients with two addresses go over by themselves", scenarios::clients::rig)
+    },
     scenario("stays", "a path is cut that nobody has to give up for", scenarios::partition::stays),
     scenario("freeze-others", "the standby, or the witness, is frozen for 10 s", scenarios::freeze::others),
     scenario("unplugged", "the primary's cable is pulled out", scenarios::partition::unplugged),
     scenario("freeze-primary", "the primary is frozen for 10 s and wakes up", scenarios::freeze::primary),
+    scenario("lost-answers", "words of a switchover get lost", scenarios::switchover::lost_answers),
     scenario("restarts", "both nodes go and come back in each order", scenarios::restarts::in_each_order),
     scenario("witness", "the witness is lost; with the standby; with both nodes", scenarios::restarts::witness),
     scenario("witness-wiped", "the witness forgets that one node is alone in sync", scenarios::restarts::witness_wiped),
+    scenario("witness-restored", "the same with an old copy of its directory", scenarios::restarts::witness_restored),
 ];
 
 /// Pairs at a time.

@@ -82,11 +82,15 @@ pub struct Status {
 const USER: &str = "Authorization: Basic YXBwOmFwcA==";
 
 /// A request to a node's HTTP door, as `app`; status and body.
-fn ask(host: Ipv4Addr, request: &str, patience: Duration) -> Option<(u16, String)> {
+pub fn ask(host: Ipv4Addr, request: &str, body: &str, patience: Duration) -> Option<(u16, String)> {
     let mut link = TcpStream::connect_timeout(&SocketAddr::from((host, 15672)), patience).ok()?;
     link.set_read_timeout(Some(patience)).ok()?;
-    let head = format!("{request} HTTP/1.1\r\nHost: node\r\n{USER}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    link.write_all(head.as_bytes()).ok()?;
+    let head = format!("{request} HTTP/1.1\r\nHost: node\r\n{USER}\r\nConnection: close\r\n");
+    let body = match body.len() {
+        0 => "\r\n".to_owned(),
+        len => format!("Content-Type: application/json\r\nContent-Length: {len}\r\n\r\n{body}"),
+    };
+    link.write_all((head + &body).as_bytes()).ok()?;
     let mut answer = Vec::new();
     link.read_to_end(&mut answer).ok()?;
     let answer = String::from_utf8_lossy(&answer);
@@ -95,7 +99,7 @@ fn ask(host: Ipv4Addr, request: &str, patience: Duration) -> Option<(u16, String
 }
 
 pub fn status(host: Ipv4Addr, patience: Duration) -> Option<Status> {
-    let (_, body) = ask(host, "GET /api/ha", patience)?;
+    let (_, body) = ask(host, "GET /api/ha", "", patience)?;
     let json: Value = serde_json::from_str(&body).ok()?;
     let text = |key: &str| json[key].as_str().unwrap_or_default().to_owned();
     let in_sync = json["in_sync"].as_array().map_or(&[][..], Vec::as_slice).iter().filter_map(|name| Some(name.as_str()?.to_owned()));

@@ -12,7 +12,7 @@ use anyhow::{bail, ensure, Context, Result};
 use rustix::process::Signal;
 
 use crate::net::{Net, A, B, NAMES, W};
-use crate::node::{last_words, status, Process, Status};
+use crate::node::{ask, last_words, status, Process, Status};
 
 const SECRET: &str = "what the three of them know";
 /// As systemd's RestartSec.
@@ -191,6 +191,30 @@ impl Pair {
 
     pub fn status(&self, at: usize) -> Option<Status> {
         status(self.host(at), Duration::from_millis(500))
+    }
+
+    /// To its HTTP door; status and body.
+    pub fn post(&self, at: usize, path: &str, body: &str) -> Option<(u16, String)> {
+        ask(self.host(at), &format!("POST {path}"), body, LONG)
+    }
+
+    /// The same, while something else goes on.
+    pub fn ask_later(&self, at: usize, path: &str) -> JoinHandle<Option<(u16, String)>> {
+        let (host, request) = (self.host(at), format!("POST {path}"));
+        std::thread::spawn(move || ask(host, &request, "", LONG))
+    }
+
+    /// SIGTERM; the answer waits for a clean end.
+    pub fn stop_later(&self, at: usize) -> Result<impl FnOnce() -> Result<()> + '_> {
+        let ends = self.ends(at).len();
+        self.machines.slots()[at].wanted = false;
+        self.signal(at, Signal::TERM)?;
+        Ok(move || {
+            self.wait("a clean end", LONG, || self.ends(at).len() > ends)?;
+            let end = self.ends(at).last().and_then(|(_, code)| *code);
+            ensure!(end == Some(0), "{} ended with {end:?} after SIGTERM{}", NAMES[at], self.last_words());
+            Ok(())
+        })
     }
 
     pub fn start_node(&self, at: usize) -> Result<()> {

@@ -368,7 +368,7 @@ fn perl(shop: &Shop) -> Result<Command> {
 }
 
 /// A `client.js` with its `package.json` and lock file.
-fn npm(shop: &Shop) -> Result<Command> {
+pub fn npm(shop: &Shop) -> Result<Command> {
     shop.once(&["package.json", "package-lock.json"], || {
         for pin in ["package.json", "package-lock.json"] {
             fs::copy(shop.source.join(pin), shop.work.join(pin))?;
@@ -385,7 +385,7 @@ fn npm(shop: &Shop) -> Result<Command> {
 }
 
 /// Java sources with a `Clients` class, and a `pom.xml` that names the libraries.
-fn maven(shop: &Shop) -> Result<Command> {
+pub fn maven(shop: &Shop) -> Result<Command> {
     let libraries = shop.work.join("lib");
     shop.once(&["pom.xml"], || {
         let _ = fs::remove_dir_all(&libraries);
@@ -414,7 +414,7 @@ fn maven(shop: &Shop) -> Result<Command> {
 }
 
 /// A Go module.
-fn go(shop: &Shop) -> Result<Command> {
+pub fn go(shop: &Shop) -> Result<Command> {
     let binary = shop.work.join("client");
     let mut build = Command::new("go");
     build.args(["build", "-o"]).arg(&binary).arg(".").current_dir(&shop.source).env("GOFLAGS", "-mod=readonly").env("GOWORK", "off");

@@ -1,6 +1,8 @@
 //! What happens to a pair.
 
+pub mod clients;
 pub mod freeze;
 pub mod kill;
 pub mod partition;
 pub mod restarts;
+pub mod switchover;

@@ -128,6 +128,11 @@ pub fn witness_wiped(bench: &Bench) -> Result<()> {
     forgetful_witness(bench, "witness-wiped", |data, _| Ok(fs::remove_dir_all(data)?))
 }
 
+/// The same with a copy of its directory from when both were in sync.
+pub fn witness_restored(bench: &Bench) -> Result<()> {
+    forgetful_witness(bench, "witness-restored", |data, kept| copy(kept, data))
+}
+
 fn forgetful_witness(bench: &Bench, name: &str, forget: fn(&Path, &Path) -> Result<()>) -> Result<()> {
     let world = World::start(bench)?;
     let pair = &world.pair;
@@ -148,5 +153,11 @@ fn forgetful_witness(bench: &Bench, name: &str, forget: fn(&Path, &Path) -> Resu
     pair.start_node(last)?;
     ensure!(pair.whole()? == last, "the one that lacks messages became primary");
     world.confirm_more(200)?;
+    // Once an operator has said so it votes again: with it, one may go.
+    let answer = pair.post(last, "/api/ha/replace-voter", "{\"voter\":\"w\"}");
+    ensure!(answer.as_ref().is_some_and(|(code, _)| *code == 200), "replace-voter: {answer:?}");
+    let killed = pair.kill9(pair.whole()?);
+    world.first_confirm(killed, 1 - last, LONG)?;
+    pair.start_node(last)?;
     world.finish(name)
 }
