@@ -49,6 +49,11 @@ const SCENARIOS: &[Scenario] = &[
     },
     scenario("stays", "a path is cut that nobody has to give up for", scenarios::partition::stays),
     scenario("freeze-others", "the standby, or the witness, is frozen for 10 s", scenarios::freeze::others),
+    scenario(
+        "survive",
+        "what has to be there afterwards, of each protocol; 10,000 untouched messages over five kills",
+        scenarios::survive::rig,
+    ),
     scenario("unplugged", "the primary's cable is pulled out", scenarios::partition::unplugged),
     scenario("freeze-primary", "the primary is frozen for 10 s and wakes up", scenarios::freeze::primary),
     scenario("lost-answers", "words of a switchover get lost", scenarios::switchover::lost_answers),

@@ -33,6 +33,16 @@ fn recipe(kind: &str) -> Option<Command> {
     Some(command)
 }
 
+/// Another program of the same folder.
+pub fn script(kind: &str, name: &str) -> Option<Command> {
+    let client = recipe(kind)?;
+    let mut words: Vec<_> = client.get_args().map(std::path::PathBuf::from).collect();
+    words.last_mut()?.set_file_name(name);
+    let mut command = Command::new(client.get_program());
+    command.args(words);
+    Some(command)
+}
+
 impl Program {
     /// `kind`: of which folder of clients/. `hosts`: in the order in which it tries them. `None` where the client cannot be had.
     pub fn start(pair: &Pair, ledger: &Arc<Ledger>, kind: &str, name: &'static str, first: usize) -> Result<Option<Program>> {
@@ -42,7 +52,8 @@ impl Program {
             return Ok(None);
         };
         // These have one message under way at a time; of others, new ones may overtake those that are sent again.
-        let id = ledger.producer(true, matches!(name, "pika" | "amqp091-go" | "rabbitmq-java"));
+        let exactly_once = name == "paho-qos2";
+        let id = ledger.producer(!exactly_once, matches!(name, "pika" | "amqp091-go" | "rabbitmq-java"));
         let hosts = [first, A + B - first].map(|at| pair.host(at).to_string()).join(",");
         let log = pair.file(&format!("{name}.log"));
         let errors = std::fs::File::create(&log)?;

@@ -1,6 +1,6 @@
 """A library with the addresses of both nodes: publishes numbered messages and consumes them again, through whatever happens to the pair.
 
-client.py paho-v311|paho-v5|pika|stomp-py. HOSTS: the addresses, in the order in which they are tried; PRODUCER: its number. It prints
+client.py paho-v311|paho-v5|paho-qos2|pika|stomp-py. HOSTS: the addresses, in the order in which they are tried; PRODUCER: its number. It prints
 `sent N` before a message leaves, `confirmed N`, `at HOST` when a publisher is let in, `refused HOST WHY` when it is not, and `got N` for what its
 consumer receives. Once its standard input ends it sends no more, waits for what it lacks (at most 20 s), and ends.
 """
@@ -23,7 +23,7 @@ over = threading.Event()
 stopped = threading.Event()
 # Somebody keeps what is published from then on.
 subscribed = threading.Event()
-confirmed, got = set(), set()
+confirmed, got, twice = set(), set(), []
 
 
 def say(line):
@@ -40,6 +40,8 @@ def note_confirmed(n):
 def note_got(body):
     words = body.split()
     if words[0] == PRODUCER:
+        if int(words[1]) in got and NAME == "paho-qos2":
+            twice.append(int(words[1]))
         got.add(int(words[1]))
         say(f"got {words[1]}")
 
@@ -54,7 +56,8 @@ def paho(version):
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
 
-    v5 = version == "v5"
+    v5 = version != "v311"
+    qos = 2 if version == "qos2" else 1
     windows = threading.Semaphore(WINDOW)
     mids, ahead = {}, queue.Queue()
 
@@ -94,7 +97,7 @@ def paho(version):
         elif told["who"] == "publisher":
             say(f"at {told['host']}")
         else:
-            client.subscribe(f"t/{NAME}", qos=1)
+            client.subscribe(f"t/{NAME}", qos=qos)
 
     def published(client, userdata, mid, *rest):
         while mid not in mids:  # publish() has not come back yet
@@ -117,7 +120,7 @@ def paho(version):
             continue
         n += 1
         say(f"sent {n}")
-        mids[publisher.publish(f"t/{NAME}", body_of(n), qos=1).mid] = n
+        mids[publisher.publish(f"t/{NAME}", body_of(n), qos=qos).mid] = n
         time.sleep(PAUSE)
 
 
@@ -283,4 +286,6 @@ time.sleep(0.2)
 stopped.set()
 missing = sorted(confirmed - got)
 say(f"end {len(confirmed)} {len(missing)} {' '.join(map(str, missing[:5]))}")
-os._exit(1 if missing else 0)
+if twice:
+    say(f"end {len(confirmed)} 0: at QoS 2 these came twice: {twice[:5]}")
+os._exit(1 if missing or twice else 0)

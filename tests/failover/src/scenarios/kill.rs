@@ -13,7 +13,7 @@ const GENEROUS: Duration = Duration::from_secs(10);
 
 pub fn rig(bench: &Bench) -> Result<()> {
     let mut world = World::start(bench)?;
-    for (name, first) in [("paho-v311", A), ("pika", B)] {
+    for (name, first) in [("paho-v311", A), ("pika", B), ("paho-qos2", A)] {
         world.invite("python", name, first)?;
     }
     let rounds = if bench.soak { 100 } else { 10 };

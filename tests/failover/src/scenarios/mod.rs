@@ -5,4 +5,5 @@ pub mod freeze;
 pub mod kill;
 pub mod partition;
 pub mod restarts;
+pub mod survive;
 pub mod switchover;
