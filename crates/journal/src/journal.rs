@@ -495,6 +495,9 @@ impl Journal {
         if let Some(mut committer) = self.committer.lock().take() {
             committer.finish();
         }
+        // Where no thread had it: it holds the state machine, which holds this journal.
+        let maintainer = self.maintainer.lock().take();
+        drop(maintainer);
         self.core.check()?;
         let storage = self.core.storage.as_ref();
         let marked = Meta::read(storage).map_err(|error| std::io::Error::other(error.to_string())).and_then(|meta| match meta {

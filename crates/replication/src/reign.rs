@@ -1,7 +1,7 @@
 //! A primary's part: its lease, the care for its standby, and the register.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use journal::{Journal, Lsn, Progress};
@@ -46,10 +46,10 @@ impl<H: House> Node<H> {
         let gate = Arc::new(Gate { journal: journal.clone(), needed: Mutex::default() });
         let on_ack = {
             let (gate, watch) = (gate.clone(), watch.clone());
-            Box::new(move || gate.refresh(watch.peers.get()))
+            Box::new(move || gate.refresh(watch.peers.get().and_then(Weak::upgrade).as_ref()))
         };
         let peers = Arc::new(Peers::new(epoch, machine.clone(), journal, on_ack));
-        watch.peers.set(peers.clone()).ok();
+        watch.peers.set(Arc::downgrade(&peers)).ok();
         if self.coordinator.by_hand().is_some() {
             peers.tell(version, &register);
         }
@@ -69,12 +69,13 @@ impl<H: House> Node<H> {
 /// Told by the commit thread.
 #[derive(Default)]
 struct Watch {
-    peers: OnceLock<Arc<Peers>>,
+    /// They hold the journal, which holds this.
+    peers: OnceLock<Weak<Peers>>,
 }
 
 impl Progress for Watch {
     fn written(&self, _: Lsn) {
-        if let Some(peers) = self.peers.get() {
+        if let Some(peers) = self.peers.get().and_then(Weak::upgrade) {
             peers.written.notify_one();
         }
     }

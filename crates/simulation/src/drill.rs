@@ -491,7 +491,27 @@ impl Drill {
         if ends {
             // The nodes hold each other's tasks.
             self.nodes.iter().for_each(|node| node.crash(Crash::Kill));
+            self.parts.world.end();
         }
         report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Thousands of runs follow each other in one process.
+    #[test]
+    fn a_run_leaves_nothing_behind() {
+        let drill = Drill::new(Plan { scenario: Scenario::Kill, seed: 1, rounds: 2, broken: None });
+        drill.go().expect("every promise holds");
+        let serving = drill.nodes.iter().find_map(|node| node.serving()).expect("somebody serves");
+        let journal = Arc::downgrade(serving.core.journal());
+        drop(serving);
+        let node = Arc::downgrade(&drill.nodes[0]);
+        drill.report(None, true);
+        drop(drill);
+        assert_eq!((node.strong_count(), journal.strong_count()), (0, 0));
     }
 }

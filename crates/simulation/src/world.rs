@@ -182,6 +182,14 @@ impl World {
         drop(dead);
     }
 
+    /// Every task holds the world, so none may stay in it.
+    pub fn end(&self) {
+        let mut inner = self.lock();
+        let (tasks, line) = (std::mem::take(&mut inner.tasks), std::mem::take(&mut inner.line));
+        drop(inner);
+        drop((tasks, line));
+    }
+
     pub fn pause(&self, group: Group, on: bool) {
         let mut inner = self.lock();
         if on {
