@@ -70,6 +70,22 @@ impl Cron {
     }
 }
 
+/// Any text: what is read has times that only grow.
+#[doc(hidden)]
+pub fn fuzz_cron(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(cron) = Cron::parse(text) else { return };
+    let mut now = 1_800_000_000_000;
+    let first = cron.first_after(now);
+    assert!(first.is_none_or(|first| first > now + cron.later_ms), "{text:?}");
+    for _ in 0..4 {
+        let Some(next) = cron.next_after(now) else { return };
+        assert!(next > now, "{text:?}");
+        assert_eq!(cron.next_after(next - 1), Some(next), "{text:?}");
+        now = next;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +157,17 @@ mod tests {
             assert_eq!(Cron::parse(text).expect_err(text), why);
         }
         assert!(Cron::parse(&"*".repeat(LEN_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn the_fuzz_corpus_passes() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/cron");
+        let files: Vec<_> = std::fs::read_dir(folder).expect("the corpus").map(|file| file.expect("a file").path()).collect();
+        assert!(files.len() >= 10);
+        for file in files {
+            let data = std::fs::read(&file).expect("its bytes");
+            (0..=data.len()).for_each(|len| fuzz_cron(&data[..len]));
+        }
     }
 
     /// A bad expression must not cost a thread much: what never comes is found out soon.

@@ -92,6 +92,8 @@ pub use control::{
     Attach, Attached, Bind, Consume, Control, Declare, Destination, EndOwner, ExchangeSpec, Expiry, Filter, Login, LoginStep, Mode,
     Parting, PartingFate, PrincipalInfo, QueueSpec, Reply, RetainedOn, Subscribe, Take, Watch,
 };
+#[doc(hidden)]
+pub use cron::fuzz_cron;
 pub use cron::Cron;
 pub use event::{
     stands_by, Death, DeathReason, DeliverTo, Delivery, Elsewhere, EndReason, Event, EventBatch, Moved, Side, Signal,

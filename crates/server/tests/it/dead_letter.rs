@@ -1,6 +1,6 @@
 //! `[dead_letter]`: one queue for what nobody could deal with, whatever protocol its queue is used by.
 
-use super::conversions::stomp::Stomp;
+use super::conversions::stomp::{Frame, Stomp};
 use super::*;
 
 fn settings(dir: &Path, more: &str) -> Carrick {
@@ -8,6 +8,10 @@ fn settings(dir: &Path, more: &str) -> Carrick {
     let file = dir.join("carrick.toml");
     std::fs::write(&file, text).expect("written");
     start(dir, &["--config", file.to_str().expect("text")])
+}
+
+fn settle(client: &mut Stomp, command: &str, message: &Frame) {
+    client.ask_beside_messages(command, &[("id", message.header("ack").expect("an ack"))]);
 }
 
 /// Takes one message and gives it back.
@@ -72,4 +76,35 @@ fn expired_messages_go_there_too_and_a_queue_of_its_own_mind_does_not_ask() {
     client.subscribe("/queue/dead", &[]);
     assert_eq!(client.take().body, b"plain");
     client.assert_nothing();
+}
+
+/// Three settings of `[dead_letter]`, as a client sees them: how long what was given back stays away.
+#[test]
+fn what_is_given_back_comes_later_and_later_up_to_a_bound() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let delays = "redelivery_delay_ms = 200\nredelivery_delay_multiplier = 3\nredelivery_delay_max_ms = 900\n";
+    let carrick = settings(dir.path(), &format!("[dead_letter]\ndefault = 'dead'\nredelivery_limit = 3\n{delays}"));
+    let mut client = Stomp::at(&carrick.urls[1]);
+    client.send("/queue/work", &[("persistent", "true")], b"poison");
+    client.ask("SUBSCRIBE", &[("destination", "/queue/work"), ("id", "w"), ("ack", "client-individual"), ("prefetch-count", "1")], b"");
+    let mut message = client.take();
+    // 200 ms, three times that, and not nine times.
+    for least_ms in [200, 600, 900] {
+        settle(&mut client, "NACK", &message);
+        let given_back = Instant::now();
+        // What is behind it does not wait for it.
+        client.write("SEND", &[("destination", "/queue/work")], b"fine");
+        let fine = client.take();
+        assert_eq!(fine.body, b"fine");
+        settle(&mut client, "ACK", &fine);
+        message = client.take();
+        let took = given_back.elapsed();
+        assert_eq!(message.body, b"poison");
+        // The machine may be busy; nine times would be 1,800.
+        assert!(took >= Duration::from_millis(least_ms - 20) && took < Duration::from_millis(least_ms + 850), "{least_ms}: {took:?}");
+    }
+    settle(&mut client, "NACK", &message);
+    client.subscribe("/queue/dead", &[]);
+    let letter = client.take();
+    assert_eq!((&letter.body[..], letter.header("x-first-death-reason")), (&b"poison"[..], Some("delivery_limit")));
 }

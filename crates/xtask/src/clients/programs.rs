@@ -243,7 +243,7 @@ const SCENARIOS: &[&str] = &[
 ];
 const SCENARIOS_V5: &[&str] = &["takeover-142", "properties"];
 /// What one program does once, whatever the version.
-const SCENARIOS_ONCE: &[(&str, &str)] = &[("paho-python", "tls"), ("mqttjs", "tls"), ("mqttjs", "scram")];
+const SCENARIOS_ONCE: &[(&str, &str)] = &[("paho-python", "tls"), ("mqttjs", "tls"), ("mqttjs", "scram"), ("rumqttc", "tls")];
 
 pub fn expected(program: &Program) -> Vec<String> {
     let of = |version: &&str| {

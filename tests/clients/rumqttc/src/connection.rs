@@ -5,9 +5,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::Mutex;
 use std::time::Duration;
 
-use rumqttc::{QoS, Transport};
+use rumqttc::{QoS, TlsConfiguration, Transport};
 use tokio::task::JoinHandle;
 
 use crate::{v4, v5};
@@ -93,12 +94,19 @@ pub fn var(name: &str) -> String {
 /// Whether this process goes over WebSocket.
 pub static OVER_WEB: AtomicBool = AtomicBool::new(false);
 
+/// With TLS: whom the next connections trust, and who they are.
+pub static OVER_TLS: Mutex<Option<TlsConfiguration>> = Mutex::new(None);
+
 /// Where the broker is, in the way that rumqttc wants it: a host and a port, or a URL and a port that is not looked at.
 pub fn address() -> (String, u16, Transport) {
-    if OVER_WEB.load(Relaxed) {
-        return (var("WEB_MQTT_URL"), 0, Transport::Ws);
+    let port = |name: &str| var(name).parse().expect("a port is a number");
+    let tls = OVER_TLS.lock().expect("nobody panics with it").clone();
+    match (OVER_WEB.load(Relaxed), tls) {
+        (true, None) => (var("WEB_MQTT_URL"), 0, Transport::Ws),
+        (true, Some(tls)) => (format!("wss://{}:{}/mqtt", var("MQTT_HOST"), var("WEB_TLS_PORT")), 0, Transport::Wss(tls)),
+        (false, None) => (var("MQTT_HOST"), port("MQTT_PORT"), Transport::Tcp),
+        (false, Some(tls)) => (var("MQTT_HOST"), port("MQTT_TLS_PORT"), Transport::Tls(tls)),
     }
-    (var("MQTT_HOST"), var("MQTT_PORT").parse().expect("MQTT_PORT is a number"), Transport::Tcp)
 }
 
 impl Connection {

@@ -1,4 +1,4 @@
-//! rumqttc against a broker, over MQTT 3.1.1 and 5, over TCP and WebSocket. Prints a TAP line per scenario.
+//! rumqttc against a broker, over MQTT 3.1.1 and 5, over TCP and WebSocket, with and without TLS. Prints a TAP line per scenario.
 
 mod connection;
 mod scenarios;
@@ -22,19 +22,28 @@ fn main() -> ExitCode {
             failed |= !status.success();
         }
     }
+    failed |= !Command::new(&ourselves).args([ONCE, TLS]).status().expect("a program can run itself").success();
     ExitCode::from(u8::from(failed))
 }
+
+/// What is done once, for both versions.
+const ONCE: &str = "once";
+const TLS: &str = "tls";
 
 const VERSIONS: [(u8, &str); 4] = [(4, "v311"), (5, "v5"), (4, "ws-v311"), (5, "ws-v5")];
 
 fn one(tag: &str, name: &str) -> ExitCode {
     let version = VERSIONS.iter().find(|(_, known)| *known == tag).map_or(0, |(version, _)| *version);
-    let Some((_, scenario)) = scenarios::of(version).find(|(known, _)| *known == name) else {
-        eprintln!("no scenario {tag}/{name}");
-        return ExitCode::from(2);
+    let found = scenarios::of(version).find(|(known, _)| *known == name);
+    let (scenario, title): (fn(u8, &str), String) = match found {
+        Some((_, scenario)) => (scenario, format!("{tag}/{name}")),
+        None if (tag, name) == (ONCE, TLS) => (scenarios::tls, TLS.to_owned()),
+        None => {
+            eprintln!("no scenario {tag}/{name}");
+            return ExitCode::from(2);
+        }
     };
     connection::OVER_WEB.store(tag.starts_with("ws-"), Relaxed);
-    let title = format!("{tag}/{name}");
     let failure = title.clone();
     std::panic::set_hook(Box::new(move |panic| {
         let what = panic.to_string().split_whitespace().collect::<Vec<_>>().join(" ");

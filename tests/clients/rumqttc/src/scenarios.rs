@@ -1,12 +1,13 @@
 //! What every client of tests/clients does.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
-use rumqttc::QoS;
+use rumqttc::{QoS, TlsConfiguration};
 
-use crate::connection::{control, var, Connection, End, Message, Options, END, WAIT};
+use crate::connection::{control, var, Connection, End, Message, Options, END, OVER_TLS, OVER_WEB, WAIT};
 
 pub type Scenario = (&'static str, fn(u8, &str));
 
@@ -234,4 +235,34 @@ fn anonymous(version: u8, base: &str) {
     client.publish(&hello);
     assert_eq!(client.receive_plain(1), [hello]);
     client.close();
+}
+
+/// With the server verified, over WebSocket and not: by password, by the client's certificate, and not at all by who trusts somebody else.
+pub fn tls(_: u8, base: &str) {
+    let provider = tokio_rustls::rustls::crypto::ring::default_provider();
+    provider.install_default().expect("it is the first");
+    let file = |name: &str| std::fs::read(format!("{}/{name}", var("TLS_DIR"))).expect("a file of carrick tls dev");
+    let own = (file("client.pem"), file("client.key"));
+    let nobody = Options { credentials: None, ..Options::guest() };
+    let use_it = |settings| *OVER_TLS.lock().expect("nobody panics with it") = Some(settings);
+    for over_web in [true, false] {
+        OVER_WEB.store(over_web, Relaxed);
+        for (version, options, client_auth) in [(4, Options::guest(), None), (5, nobody.clone(), Some(own.clone()))] {
+            use_it(TlsConfiguration::Simple { ca: file("ca.pem"), alpn: None, client_auth });
+            let name = format!("{base}-{over_web}-{version}");
+            let client = Connection::open(version, &name, &options);
+            client.subscribe(&name, QoS::AtLeastOnce);
+            let sent = Message::new(name.clone(), &vec![7; 1 << 20], QoS::AtLeastOnce, false);
+            client.publish(&sent);
+            assert_eq!(client.receive_plain(1), [sent], "over WebSocket: {over_web}");
+            client.close();
+        }
+        // The system's authorities did not sign it.
+        use_it(TlsConfiguration::default());
+        match Connection::attempt(5, &format!("{base}-stranger"), &Options::guest()) {
+            Err(End::Lost(None, why)) => assert!(why.contains("UnknownIssuer"), "{why}"),
+            Err(other) => panic!("refused otherwise: {other:?}"),
+            Ok(_) => panic!("a certificate of an unknown authority was taken"),
+        }
+    }
 }
