@@ -47,6 +47,10 @@ pub fn failover(context: &Context, options: &Options) -> Result<bool> {
         rig.env(format!("FAILOVER_{}", kind.name.to_uppercase()), words.join("\n"));
         rig.envs(client.get_envs().filter_map(|(name, value)| Some((name, value?))));
     }
+    if let Err(why) = Need::Etcd.ensure(context) {
+        ensure!(!context.ci, "etcd: {why}");
+        println!("# etcd: {why}");
+    }
     rig.env("CARRICK_BIN", context.release_binary()?);
     if !options.only.is_empty() {
         rig.arg("--only").arg(options.only.join(","));

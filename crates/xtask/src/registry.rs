@@ -86,7 +86,7 @@ pub const SUITES: &[Suite] = &[
     },
     Suite {
         name: "failover",
-        about: "a pair and its witness in network namespaces: kill -9, partitions, frozen processes, other people's clients with two addresses",
+        about: "a pair and its witness in network namespaces: kill -9, partitions, frozen processes, bad disks, other people's clients with two addresses",
         needs: &[Need::Root, Need::Iproute],
         binary: true,
         limit: minutes(10),

@@ -15,6 +15,9 @@ pub struct Ledger {
     sent: AtomicU64,
     /// Publishers send nothing new from then on.
     pub closing: AtomicBool,
+    /// A publisher that stays with one node gives up a connection on which nothing comes, too. Where a cable is pulled out and put back, the kernel
+    /// would bring a confirm after seconds that was sent before.
+    pub impatient: AtomicBool,
     /// What a client last complained of.
     trouble: Mutex<String>,
 }
@@ -28,6 +31,7 @@ impl Ledger {
             confirmed: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            impatient: AtomicBool::new(false),
             trouble: Mutex::default(),
         })
     }

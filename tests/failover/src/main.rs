@@ -12,6 +12,7 @@ mod pair;
 mod program;
 mod publisher;
 mod scenarios;
+mod shim;
 mod world;
 
 use std::collections::VecDeque;
@@ -56,6 +57,9 @@ const SCENARIOS: &[Scenario] = &[
     ),
     scenario("unplugged", "the primary's cable is pulled out", scenarios::partition::unplugged),
     scenario("freeze-primary", "the primary is frozen for 10 s and wakes up", scenarios::freeze::primary),
+    scenario("disk-fails", "disks stand still and fail", scenarios::disk::fails),
+    scenario("disk-full", "disks are full", scenarios::disk::full),
+    scenario("etcd", "the register is in etcd, which is restarted", scenarios::etcd::rig),
     scenario("lost-answers", "words of a switchover get lost", scenarios::switchover::lost_answers),
     scenario("restarts", "both nodes go and come back in each order", scenarios::restarts::in_each_order),
     scenario("witness", "the witness is lost; with the standby; with both nodes", scenarios::restarts::witness),

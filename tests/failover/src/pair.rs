@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -24,8 +25,8 @@ pub const LONG: Duration = Duration::from_secs(30);
 /// What differs from pair to pair.
 #[derive(Clone, Default)]
 pub struct Settings {
-    /// Instead of the witness: the keys of `[ha]` that say who keeps the register.
-    pub coordinator: Option<String>,
+    /// Instead of the witness, on its machine.
+    pub etcd: bool,
     /// Of the data nodes.
     pub env: [Vec<(String, String)>; 2],
     /// Instead of folders of the scratch directory.
@@ -79,7 +80,10 @@ impl Machines {
             format!("node = 'w'\nlisten = '{}'\ndata_dir = '{data}'\nsecret = '{SECRET}'\npeers = {{ a = '{a}', b = '{b}' }}\n", link(W))
         } else {
             let (host, other) = (self.net.addr(at), 1 - at);
-            let coordinator = self.settings.coordinator.clone().unwrap_or_else(|| format!("witness = {{ w = '{}' }}", link(W)));
+            let coordinator = match self.settings.etcd {
+                true => format!("coordinator = 'etcd'\netcd = {{ endpoints = ['http://{}:2379'] }}", self.net.addr(W)),
+                false => format!("witness = {{ w = '{}' }}", link(W)),
+            };
             // Small segments, so that the log rotates and the standby writes checkpoints.
             format!(
                 "data_dir = '{data}'\nallow_anonymous = true\n\
@@ -99,7 +103,11 @@ impl Machines {
 
     fn launch(&self, at: usize, slot: &mut Slot) -> Result<()> {
         let mut command = self.net.on(at);
-        command.arg(&self.binary).arg(if at == W { "witness" } else { "serve" }).arg("--config").arg(format!("{}.toml", NAMES[at]));
+        if at == W && self.settings.etcd {
+            etcd(&mut command, self.net.addr(W), &self.data(W));
+        } else {
+            command.arg(&self.binary).arg(if at == W { "witness" } else { "serve" }).arg("--config").arg(format!("{}.toml", NAMES[at]));
+        }
         command.current_dir(&self.dir);
         if let Some(env) = self.settings.env.get(at) {
             command.envs(env.iter().map(|(name, value)| (name, value)));
@@ -140,12 +148,19 @@ impl Machines {
     }
 }
 
+/// In its own timings.
+fn etcd(command: &mut Command, host: Ipv4Addr, data: &Path) {
+    let [url, peer] = [2379, 2380].map(|port| format!("http://{host}:{port}"));
+    command.args(["etcd", "--name", "one", "--log-level", "error", "--data-dir"]).arg(data);
+    command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("one={peer}")]);
+}
+
 impl Pair {
     /// All three; comes back when one of them serves.
     pub fn start(slot: u8, dir: &Path, binary: &Path, settings: Settings) -> Result<Pair> {
         let _ = std::fs::remove_dir_all(dir);
         std::fs::create_dir_all(dir)?;
-        let with_witness = settings.coordinator.is_none();
         let machines = Arc::new(Machines {
             net: Net::lay(slot)?,
             dir: dir.to_path_buf(),
@@ -156,9 +171,9 @@ impl Pair {
             reigns: Mutex::default(),
         });
         let mut pair = Pair { machines, threads: Vec::new() };
-        for at in if with_witness { &[W, A, B][..] } else { &[A, B] } {
-            pair.machines.configure(*at)?;
-            pair.start_node(*at)?;
+        for at in [W, A, B] {
+            pair.machines.configure(at)?;
+            pair.start_node(at)?;
         }
         for work in [Machines::tend as fn(&Machines), Machines::watch] {
             let machines = pair.machines.clone();
@@ -276,11 +291,15 @@ impl Pair {
     pub fn whole(&self) -> Result<usize> {
         let mut found = None;
         self.wait("both are in sync", LONG, || {
-            let both = |at: &usize| self.serves(*at) && self.status(*at).is_some_and(|s| s.role == "primary" && s.in_sync == ["a", "b"]);
-            found = [A, B].into_iter().find(both);
+            found = [A, B].into_iter().find(|at| self.is_whole(*at));
             found.is_some()
         })?;
         found.context("both are in sync")
+    }
+
+    /// Whether that one is primary, and the other could take over.
+    pub fn is_whole(&self, primary: usize) -> bool {
+        self.serves(primary) && self.status(primary).is_some_and(|status| status.role == "primary" && status.in_sync == ["a", "b"])
     }
 
     /// Nobody ended but by our hand or with 75, and no epoch had two primaries.

@@ -20,7 +20,7 @@ const WINDOW: usize = 20;
 /// A second, of one publisher.
 const RATE: u64 = 300;
 const CONNECT_WITHIN: Duration = Duration::from_millis(500);
-/// So long without any answer, and a publisher that has two addresses tries the other one.
+/// So long without any answer, and a publisher that has two addresses tries the other one. Less than it takes to miss a silent primary.
 const GIVES_UP_AFTER: Duration = Duration::from_millis(1500);
 
 /// What it publishes to lands in the session of [`Drain`].
@@ -112,7 +112,8 @@ impl Work {
             if open.is_empty() {
                 answered = Instant::now();
             }
-            if self.nodes.len() > 1 && answered.elapsed() > GIVES_UP_AFTER {
+            let patient = self.nodes.len() == 1 && !self.ledger.impatient.load(Ordering::Relaxed);
+            if !patient && answered.elapsed() > GIVES_UP_AFTER {
                 return Err(io::Error::other("no answer"));
             }
         }

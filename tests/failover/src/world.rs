@@ -51,6 +51,17 @@ impl World {
         waited.with_context(|| format!("a client's last complaint: {}", self.ledger.trouble()))
     }
 
+    /// So many more are confirmed, and both are in sync now: a busy machine may have cost a primary its lease meanwhile. Answers who is primary.
+    pub fn settled(&self, count: u64) -> Result<usize> {
+        loop {
+            let primary = self.pair.whole()?;
+            self.confirm_more(count)?;
+            if self.pair.is_whole(primary) {
+                return Ok(primary);
+            }
+        }
+    }
+
     /// How long after `since` that node first confirmed anything.
     pub fn first_confirm(&self, since: Instant, node: usize, patience: Duration) -> Result<Duration> {
         let mut first = None;

@@ -58,8 +58,7 @@ pub fn rig(bench: &Bench) -> Result<()> {
 
 fn one(world: &World, kind: Move, times: &mut [Times]) -> Result<()> {
     let pair = &world.pair;
-    let primary = pair.whole()?;
-    world.confirm_more(300)?;
+    let primary = world.settled(300)?;
     let mut stopping = None;
     let since = match kind {
         Move::Switchover => switchover::ask(pair, primary).0,

@@ -17,8 +17,7 @@ pub fn primary(bench: &Bench) -> Result<()> {
     let world = World::start(bench)?;
     let mut times = Times::default();
     for _ in 0..if bench.soak { 10 } else { 1 } {
-        let primary = world.pair.whole()?;
-        world.confirm_more(100)?;
+        let primary = world.settled(100)?;
         let ends = world.pair.ends(primary).len();
         world.pair.signal(primary, Signal::STOP)?;
         let since = Instant::now();

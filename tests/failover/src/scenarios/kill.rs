@@ -20,8 +20,7 @@ pub fn rig(bench: &Bench) -> Result<()> {
     let (mut times, mut back, mut in_flight) = (Times::default(), Times::default(), 0);
     let mut others: Vec<Times> = world.programs.iter().map(|_| Times::default()).collect();
     for _ in 0..rounds {
-        let primary = world.pair.whole()?;
-        world.confirm_more(100)?;
+        let primary = world.settled(100)?;
         in_flight += world.ledger.unconfirmed();
         let killed = world.pair.kill9(primary);
         times.add(world.first_confirm(killed, 1 - primary, GENEROUS)?);

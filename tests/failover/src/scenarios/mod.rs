@@ -1,6 +1,8 @@
 //! What happens to a pair.
 
 pub mod clients;
+pub mod disk;
+pub mod etcd;
 pub mod freeze;
 pub mod kill;
 pub mod partition;

@@ -1,5 +1,6 @@
 //! Paths between the three that carry nothing, while every client still reaches both nodes.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{ensure, Context, Result};
@@ -49,8 +50,7 @@ pub fn deposed(bench: &Bench) -> Result<()> {
 
 fn depose(world: &World, cut: Cut, [fenced, ended, taken_over]: [&mut Times; 3]) -> Result<()> {
     let pair = &world.pair;
-    let primary = pair.whole()?;
-    world.confirm_more(100)?;
+    let primary = world.settled(100)?;
     let (ends, since) = (pair.ends(primary).len(), Instant::now());
     cut(pair.net(), primary, 1 - primary)?;
     taken_over.add(world.first_confirm(since, 1 - primary, GENEROUS)?);
@@ -80,8 +80,7 @@ pub fn stays(bench: &Bench) -> Result<()> {
 /// Either stays primary or is told by the register that it is not, but somebody serves all the time.
 fn stay(world: &World, cut: Cut, waits: &mut Times) -> Result<()> {
     let pair = &world.pair;
-    let primary = pair.whole()?;
-    world.confirm_more(100)?;
+    let primary = world.settled(100)?;
     let since = Instant::now();
     cut(pair.net(), primary, 1 - primary)?;
     std::thread::sleep(Duration::from_millis(2500));
@@ -99,14 +98,14 @@ fn stay(world: &World, cut: Cut, waits: &mut Times) -> Result<()> {
 /// The cable: clients do not reach it either. The process sees its clients and the others vanish without a word.
 pub fn unplugged(bench: &Bench) -> Result<()> {
     let mut world = World::start(bench)?;
+    world.ledger.impatient.store(true, Ordering::Relaxed);
     for (name, first) in [("paho-v5", A), ("stomp-py", B)] {
         world.invite("python", name, first)?;
     }
     let mut taken_over = Times::default();
     let mut others: Vec<Times> = world.programs.iter().map(|_| Times::default()).collect();
     for _ in 0..if bench.soak { 10 } else { 2 } {
-        let primary = world.pair.whole()?;
-        world.confirm_more(100)?;
+        let primary = world.settled(100)?;
         let since = Instant::now();
         world.pair.net().unplug(primary)?;
         taken_over.add(world.first_confirm(since, 1 - primary, GENEROUS)?);

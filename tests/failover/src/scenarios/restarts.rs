@@ -64,8 +64,7 @@ pub fn in_each_order(bench: &Bench) -> Result<()> {
 
 fn both_at_once(world: &World, standby_first: bool) -> Result<()> {
     let pair = &world.pair;
-    let primary = pair.whole()?;
-    world.confirm_more(100)?;
+    let primary = world.settled(100)?;
     pair.kill9(primary);
     pair.kill9(1 - primary);
     let first = if standby_first { 1 - primary } else { primary };

@@ -21,14 +21,12 @@ pub fn rig(bench: &Bench) -> Result<()> {
     let world = World::start(bench)?;
     let (mut asked, mut stopped) = (Times::default(), Times::default());
     for _ in 0..if bench.soak { 50 } else { 5 } {
-        let primary = world.pair.whole()?;
-        world.confirm_more(100)?;
+        let primary = world.settled(100)?;
         let (since, answer) = ask(&world.pair, primary);
         asked.add(world.first_confirm(since, 1 - primary, GENEROUS)?);
         let answer = answer.join().ok().flatten().context("no answer to the request")?;
         ensure!(answer == (200, format!("{{\"node\":\"{}\"}}", NAMES[1 - primary])), "{answer:?}");
-        let primary = world.pair.whole()?;
-        world.confirm_more(100)?;
+        let primary = world.settled(100)?;
         let since = Instant::now();
         let stopping = world.pair.stop_later(primary)?;
         stopped.add(world.first_confirm(since, 1 - primary, GENEROUS)?);
@@ -46,8 +44,7 @@ pub fn lost_answers(bench: &Bench) -> Result<()> {
     let pair = &world.pair;
     let mut times = Times::default();
     for round in 0..if bench.soak { 40 } else { 4 } {
-        let primary = pair.whole()?;
-        world.confirm_more(100)?;
+        let primary = world.settled(100)?;
         let ends = pair.ends(primary).len();
         let (since, answer) = ask(pair, primary);
         // Each time a little later, so that each of the words gets lost in turn.
