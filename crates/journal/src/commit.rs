@@ -266,6 +266,7 @@ impl Committer {
         self.chain = chain;
         self.next_lsn += (self.built.frame.len() - FRAME_HEADER) as u64;
         self.offset += self.built.frame.len() as u64;
+        self.segment.set_used(self.offset);
         core.written.store(self.next_lsn, Ordering::Release);
         count(&core.counters.batches, 1);
         count(&core.counters.records, u64::from(records));

@@ -6,6 +6,7 @@
 //! [`Follower::lead`] redoes what is left and makes a [`Journal`] of it: the same files, a new epoch.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -53,15 +54,30 @@ pub enum Refused {
     Failed(#[from] Failure),
 }
 
+/// Of what is not redone yet, at most so many bytes stay in memory; the rest is read from the file again.
+const KEPT: usize = 32 << 20;
+
+/// Bytes that somebody else has as well.
+pub type Shared = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
 /// A batch that is in the file and not redone yet.
 struct Placed {
     segment: Arc<Segment>,
     offset: u64,
     lsn: u64,
     len: u32,
+    /// As it came, and was checked.
+    kept: Option<(Shared, Range<usize>)>,
 }
 
-type Line = Arc<Mutex<VecDeque<Placed>>>;
+#[derive(Default)]
+struct Waiting {
+    batches: VecDeque<Placed>,
+    /// Bytes of those that are in memory.
+    kept: usize,
+}
+
+type Line = Arc<Mutex<Waiting>>;
 
 /// The two halves of a store that follows.
 pub struct Follower {
@@ -206,6 +222,16 @@ impl Receiver {
     /// Writes one batch, not synced yet. It must be exactly what follows. `reign`: the epoch of who sends it, which may well send what earlier
     /// reigns wrote.
     pub fn append(&mut self, reign: u64, bytes: &[u8]) -> Result<(), Refused> {
+        self.put(reign, bytes, None)
+    }
+
+    /// The same of a part of `frame`, which is kept until the batch is redone, if there is not too much of that: then it need not be read again.
+    pub fn append_shared(&mut self, reign: u64, frame: &Shared, part: Range<usize>) -> Result<(), Refused> {
+        let bytes = frame.as_ref().as_ref().get(part.clone()).ok_or(Refused::Malformed)?;
+        self.put(reign, bytes, Some((frame, part)))
+    }
+
+    fn put(&mut self, reign: u64, bytes: &[u8], shared: Option<(&Shared, Range<usize>)>) -> Result<(), Refused> {
         self.core.check()?;
         let inner = BatchHead::decode(bytes).filter(|inner| inner.len as usize == bytes.len()).ok_or(Refused::Malformed)?;
         let at = self.position();
@@ -228,7 +254,10 @@ impl Receiver {
         let Some((segment, offset)) = self.committer.append(bytes, &inner)? else { return Err(Refused::Full) };
         self.epoch = inner.epoch;
         self.core.was_clean.store(false, Ordering::Relaxed);
-        self.line.lock().push_back(Placed { segment, offset, lsn: inner.lsn, len: inner.len });
+        let mut line = self.line.lock();
+        let kept = shared.filter(|_| line.kept + bytes.len() <= KEPT).map(|(frame, part)| (frame.clone(), part));
+        line.kept += kept.as_ref().map_or(0, |_| bytes.len());
+        line.batches.push_back(Placed { segment, offset, lsn: inner.lsn, len: inner.len, kept });
         Ok(())
     }
 
@@ -254,7 +283,7 @@ impl Replayer {
 
     /// Batches that are in the file and wait for the commit point or for this thread.
     pub fn behind(&self) -> usize {
-        self.line.lock().len()
+        self.line.lock().batches.len()
     }
 
     /// Who writes the objects of checkpoints. From now on [`Replayer::maintain`] works.
@@ -272,25 +301,38 @@ impl Replayer {
         loop {
             let next = {
                 let mut line = self.line.lock();
-                match line.front() {
-                    Some(placed) if placed.lsn + u64::from(placed.len) <= limit => line.pop_front(),
+                match line.batches.front() {
+                    Some(placed) if placed.lsn + u64::from(placed.len) <= limit => {
+                        let placed = line.batches.pop_front();
+                        line.kept -= placed.as_ref().and_then(|placed| placed.kept.as_ref()).map_or(0, |(_, part)| part.len());
+                        placed
+                    }
                     _ => None,
                 }
             };
             let Some(placed) = next else { return Ok(self.redone()) };
-            self.redo(&placed, apply)?;
+            match &placed.kept {
+                Some((frame, part)) => self.redo(&placed, &frame.as_ref().as_ref()[part.clone()], apply)?,
+                None => {
+                    let mut bytes = std::mem::take(&mut self.buffer);
+                    let read = read_batch(&placed, &mut bytes);
+                    let redone = read.and_then(|()| self.redo(&placed, &bytes, apply));
+                    if bytes.capacity() <= 2 * batch::BATCH_BYTES {
+                        self.buffer = bytes;
+                    }
+                    redone?;
+                }
+            }
         }
     }
 
-    fn redo(&mut self, placed: &Placed, apply: &mut dyn Apply) -> Result<(), OpenError> {
+    fn redo(&mut self, placed: &Placed, bytes: &[u8], apply: &mut dyn Apply) -> Result<(), OpenError> {
         let core = &self.core;
-        let name = || file_name(placed.segment.head.first_lsn);
-        let bytes = &mut self.buffer;
-        bytes.resize(placed.len as usize, 0);
-        let read = placed.segment.file.read_at(bytes, placed.offset + FRAME_HEADER as u64);
-        let read = read.map_err(|source| OpenError::Io { doing: format!("reading {}", name()), source })?;
-        let changed = || OpenError::corrupt(name(), format!("the batch at {} reads differently than it was written", placed.lsn));
-        let inner = BatchHead::decode(bytes).filter(|inner| read == bytes.len() && inner.lsn == placed.lsn).ok_or_else(changed)?;
+        let changed = || {
+            let text = format!("the batch at {} reads differently than it was written", placed.lsn);
+            OpenError::corrupt(file_name(placed.segment.head.first_lsn), text)
+        };
+        let inner = BatchHead::decode(bytes).filter(|inner| inner.lsn == placed.lsn && inner.len as usize == bytes.len()).ok_or_else(changed)?;
         let redone = redo(&inner, bytes, apply).map_err(|error| error.at(placed.segment.head.first_lsn))?;
         if let Some(level) = redone.level {
             core.level.store(level, Ordering::Relaxed);
@@ -314,9 +356,6 @@ impl Replayer {
             wall_ms: inner.wall_ms,
         };
         core.committed_lsn.store(inner.end(), Ordering::Release);
-        if bytes.capacity() > 2 * batch::BATCH_BYTES {
-            *bytes = Vec::new();
-        }
         debug_assert!(inner.len as usize >= BATCH_HEADER);
         Ok(())
     }
@@ -326,5 +365,15 @@ impl Replayer {
     pub fn maintain(&mut self) -> bool {
         let known = self.commit >= self.recovered;
         known && self.maintainer.as_mut().is_some_and(Maintainer::step)
+    }
+}
+
+fn read_batch(placed: &Placed, into: &mut Vec<u8>) -> Result<(), OpenError> {
+    let name = file_name(placed.segment.head.first_lsn);
+    into.resize(placed.len as usize, 0);
+    let read = placed.segment.file.read_at(into, placed.offset + FRAME_HEADER as u64);
+    match read.map_err(|source| OpenError::Io { doing: format!("reading {name}"), source })? {
+        read if read == into.len() => Ok(()),
+        _ => Err(OpenError::corrupt(name, format!("the batch at {} is cut short", placed.lsn))),
     }
 }

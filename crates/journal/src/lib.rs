@@ -55,7 +55,7 @@ pub use config::{Config, SegmentFill};
 pub use copy::{start_over, Copy, CopyFile, Incoming};
 pub use cut::{cut, Cut};
 pub use error::{ApplyError, CloseError, Failure, Held, ObjectError, OpenError, ReadError, SnapshotError};
-pub use follow::{Follower, Position, Receiver, Refused, Replayer};
+pub use follow::{Follower, Position, Receiver, Refused, Replayer, Shared};
 pub use journal::{Apply, Hooks, Journal, ObjectRef, ObjectSink, Objects, Progress, Snapshot, Space, Stats};
 pub use live::Audit;
 pub use position::{Lsn, ObjectKey, ObjectPlace, Ticket};

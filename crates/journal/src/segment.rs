@@ -5,6 +5,7 @@
 //! headers are walked.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -121,6 +122,8 @@ pub struct Segment {
     pub head: SegmentHead,
     pub file: Arc<dyn File>,
     index: RwLock<Index>,
+    /// Where the last frame ends that this process wrote; `u64::MAX` of a segment that it only reads.
+    used: AtomicU64,
 }
 
 #[derive(Default)]
@@ -134,7 +137,7 @@ struct Index {
 
 impl Segment {
     pub fn new(head: SegmentHead, file: Arc<dyn File>) -> Segment {
-        Segment { head, file, index: RwLock::default() }
+        Segment { head, file, index: RwLock::default(), used: AtomicU64::new(u64::MAX) }
     }
 
     /// The frame of the batch at `lsn` stands at `offset`. Called in order.
@@ -144,6 +147,17 @@ impl Segment {
             index.steps.push(((lsn - self.head.first_lsn) as u32, offset as u32));
             index.last_offset = offset;
         }
+    }
+
+    /// Frames stand up to there now. Said before anybody is told of their LSNs.
+    pub fn set_used(&self, end: u64) {
+        self.used.store(end, Ordering::Release);
+    }
+
+    /// Whoever reads the end of the log reads no further: what lies behind was allocated and never written, and reading it fills the page cache
+    /// with zeros, and with what the kernel reads ahead of it.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Acquire)
     }
 
     /// From here on the index covers the segment (it is being written, or was scanned).

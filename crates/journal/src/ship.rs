@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ use crate::{Journal, Lsn, Position};
 
 /// Read from a segment at once; a larger batch is read by itself.
 const CHUNK: usize = 1 << 20;
+/// A buffer that a huge batch made larger than this is given back.
+const CHUNK_KEPT: usize = 8 << 20;
 
 /// How a peer's log stands to this one.
 pub enum Meeting {
@@ -33,6 +36,7 @@ pub struct LogReader {
     lsn: u64,
     /// Of the frame at `lsn` in the first segment.
     offset: u64,
+    /// What was read last; as large as the largest piece so far.
     chunk: Vec<u8>,
 }
 
@@ -165,16 +169,29 @@ impl LogReader {
     /// Appends whole batches, back to back as they stand in the log, until `into` holds `bytes_max` bytes or there are no more; at least one
     /// if there is one. Answers whether any was read.
     pub fn read(&mut self, into: &mut Vec<u8>, bytes_max: usize) -> io::Result<bool> {
-        let written = self.core.written.load(Ordering::Acquire);
-        if self.lsn >= written {
-            return Ok(false);
-        }
-        self.pin();
         let before = into.len();
-        while self.lsn < written && into.len() < bytes_max {
-            self.chunk(written, into, bytes_max)?;
+        while into.len() < bytes_max {
+            match self.next(bytes_max - into.len())? {
+                [] => break,
+                batches => into.extend_from_slice(batches),
+            }
         }
         Ok(into.len() > before)
+    }
+
+    /// The next whole batches, back to back: about `bytes_max` bytes at the most, but at least one if there is one.
+    pub fn next(&mut self, bytes_max: usize) -> io::Result<&[u8]> {
+        let written = self.core.written.load(Ordering::Acquire);
+        if self.lsn >= written {
+            return Ok(&[]);
+        }
+        self.pin();
+        loop {
+            let found = self.take(written, bytes_max)?;
+            if !found.is_empty() {
+                return Ok(&self.chunk[found]);
+            }
+        }
     }
 
     /// Keeps segments that were begun since as well, without reading them.
@@ -188,43 +205,65 @@ impl LogReader {
         }
     }
 
-    fn chunk(&mut self, written: u64, into: &mut Vec<u8>, bytes_max: usize) -> io::Result<()> {
-        if self.segments.keys().nth(1).is_some_and(|next| *next <= self.lsn) {
+    /// Reads a piece of the segment. Where its batches stand in it, back to back: empty if there were only markers.
+    fn take(&mut self, written: u64, bytes_max: usize) -> io::Result<Range<usize>> {
+        if self.next_segment_begins() {
             self.segments.pop_first();
             self.offset = SEGMENT_HEADER;
         }
         let Some((_, segment)) = self.segments.first_key_value() else { return Err(gone(self.lsn)) };
-        let mut want = CHUNK;
-        loop {
-            self.chunk.resize(want, 0);
-            let read = segment.file.read_at(&mut self.chunk, self.offset)?;
-            let mut at = 0;
-            let before = into.len();
-            while self.lsn < written && into.len() < bytes_max {
-                let Some(frame) = FrameHead::decode(segment.head.salt, &self.chunk[at..read]) else { break };
-                let (start, end) = (at + FRAME_HEADER, at + frame.frame_len() as usize);
-                if frame.lsn != self.lsn {
-                    return Err(gone(self.lsn));
-                }
-                if end > read {
-                    want = want.max(frame.frame_len() as usize);
-                    break;
-                }
-                into.extend_from_slice(&self.chunk[start..start + frame.batch_len as usize]);
-                self.lsn += u64::from(frame.batch_len);
-                self.offset += frame.frame_len();
-                at = end;
-                if self.segments.keys().nth(1).is_some_and(|next| *next <= self.lsn) {
-                    return Ok(());
-                }
-            }
-            if into.len() > before || at > 0 {
-                return Ok(());
-            }
-            if want <= self.chunk.len() {
+        let segment = segment.clone();
+        let there = usize::try_from(segment.used().saturating_sub(self.offset)).unwrap_or(usize::MAX);
+        if self.chunk.len() > CHUNK_KEPT {
+            self.chunk = Vec::new();
+        }
+        let (begun, mut at) = (self.offset, 0);
+        let mut have = self.fill(&segment, begun, 0, CHUNK.min(there))?;
+        let mut found = 0..0;
+        while self.lsn < written && found.len() < bytes_max {
+            let Some(frame) = FrameHead::decode(segment.head.salt, &self.chunk[at..have]) else { break };
+            if frame.lsn != self.lsn {
                 return Err(gone(self.lsn));
             }
+            let (start, end) = (at + FRAME_HEADER, at + frame.frame_len() as usize);
+            if end > have && found.is_empty() {
+                have = self.fill(&segment, begun, have, end)?;
+            }
+            if end > have {
+                break;
+            }
+            let batch = start..start + frame.batch_len as usize;
+            // The first one stays where it is; those behind it come closer.
+            found = match found.is_empty() {
+                true => batch,
+                false => {
+                    self.chunk.copy_within(batch.clone(), found.end);
+                    found.start..found.end + batch.len()
+                }
+            };
+            self.lsn += u64::from(frame.batch_len);
+            at = end;
+            if self.next_segment_begins() {
+                break;
+            }
         }
+        self.offset = begun + at as u64;
+        if at == 0 {
+            return Err(gone(self.lsn));
+        }
+        Ok(found)
+    }
+
+    fn next_segment_begins(&self) -> bool {
+        self.segments.keys().nth(1).is_some_and(|next| *next <= self.lsn)
+    }
+
+    /// So that the chunk holds `want` bytes from `offset` on, of which `have` are there. The buffer only grows: what is in it is not made zero again.
+    fn fill(&mut self, segment: &Segment, offset: u64, have: usize, want: usize) -> io::Result<usize> {
+        if self.chunk.len() < want {
+            self.chunk.resize(want, 0);
+        }
+        Ok(have + segment.file.read_at(&mut self.chunk[have..want], offset + have as u64)?)
     }
 }
 

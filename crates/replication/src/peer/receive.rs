@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use journal::storage::Storage;
-use journal::{next_batch, Incoming, Lsn, Receiver};
+use journal::{next_batch, Incoming, Lsn, Receiver, Shared};
 use tokio::sync::{mpsc, oneshot, Notify};
 use tracing::{info, warn};
 
@@ -144,13 +144,16 @@ fn write_some(state: &State, receiver: &mut Receiver, first: Bytes, inbox: &mut 
             return Err(format!("the log comes from epoch {epoch}, and this node has promised {}", receiver.promised()));
         }
         commit = commit.max(upto.0);
-        let mut rest = &frame[wire::LOG_HEAD..];
-        while !rest.is_empty() {
-            let (batch, after) = next_batch(rest).ok_or("no batch stands in a frame of the log")?;
-            receiver.append(epoch, batch).map_err(|refused| refused.to_string())?;
-            rest = after;
+        let len = frame.len();
+        let frame: Shared = Arc::new(frame);
+        let mut at = wire::LOG_HEAD;
+        while at < len {
+            let (batch, _) = next_batch(&frame.as_ref().as_ref()[at..]).ok_or("no batch stands in a frame of the log")?;
+            let end = at + batch.len();
+            receiver.append_shared(epoch, &frame, at..end).map_err(|refused| refused.to_string())?;
+            at = end;
         }
-        written += frame.len() - wire::LOG_HEAD;
+        written += len - wire::LOG_HEAD;
         next = if written < SYNC_BYTES { inbox.try_recv().ok() } else { None };
     }
     let synced = if mutants::active(Mutant::AckBeforeSync) {

@@ -255,7 +255,6 @@ impl Sending<'_> {
 
     async fn ship(&mut self, mut log: LogReader) -> Result<(), NetError> {
         let peers = self.peers;
-        let mut bytes = Vec::with_capacity(64 << 10);
         let mut told = None;
         loop {
             if let Some((version, body)) = peers.news(told) {
@@ -263,21 +262,20 @@ impl Sending<'_> {
                 told = Some(version);
             }
             let grown = peers.written.notified();
-            bytes.clear();
-            if !log.read(&mut bytes, FRAME)? {
-                let _ = peers.machine.within(BEAT, grown).await;
-                // What has come since goes out; without any it is a sign of life, with the commit point.
-                log.read(&mut bytes, FRAME)?;
-            }
+            let batches = match log.next(FRAME)? {
+                [] => {
+                    let _ = peers.machine.within(BEAT, grown).await;
+                    // What has come since goes out; without any it is a sign of life, with the commit point.
+                    log.next(FRAME)?
+                }
+                batches => batches,
+            };
             let commit = peers.journal.committed_lsn();
-            self.send(wire::LOG, &wire::log_head(peers.epoch, commit), &bytes).await?;
+            self.send(wire::LOG, &wire::log_head(peers.epoch, commit), batches).await?;
             if let Some(end) = peers.given_up.get() {
                 self.send(wire::HANDOVER, &wire::number(end.0), &[]).await?;
                 // The standby ends the link.
                 return std::future::pending().await;
-            }
-            if bytes.capacity() > 8 * FRAME {
-                bytes = Vec::new();
             }
         }
     }
