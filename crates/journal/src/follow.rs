@@ -332,7 +332,8 @@ impl Replayer {
             let text = format!("the batch at {} reads differently than it was written", placed.lsn);
             OpenError::corrupt(file_name(placed.segment.head.first_lsn), text)
         };
-        let inner = BatchHead::decode(bytes).filter(|inner| inner.lsn == placed.lsn && inner.len as usize == bytes.len()).ok_or_else(changed)?;
+        let inner =
+            BatchHead::decode(bytes).filter(|inner| inner.lsn == placed.lsn && inner.len as usize == bytes.len()).ok_or_else(changed)?;
         let redone = redo(&inner, bytes, apply).map_err(|error| error.at(placed.segment.head.first_lsn))?;
         if let Some(level) = redone.level {
             core.level.store(level, Ordering::Relaxed);

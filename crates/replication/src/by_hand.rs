@@ -60,6 +60,7 @@ fn register_of(primary: &NodeName, known: Option<&Register>, me: &Me) -> Registe
         epoch: me.hello.promised,
         primary: primary.clone(),
         in_sync: BTreeSet::new(),
+        by_memory: BTreeSet::new(),
         cluster: me.cluster,
         members: BTreeMap::new(),
     };

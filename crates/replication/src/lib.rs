@@ -22,6 +22,6 @@ mod status;
 
 pub use house::{Begin, Follows, House};
 pub use machine::{Host, Late, Machine, Task};
-pub use node::{run, End, Settings};
+pub use node::{run, End, Settings, StandbyAck};
 pub use peer::{fuzz as peer_fuzz, old_primary};
 pub use status::{Role, Snapshot, Status};

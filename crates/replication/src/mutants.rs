@@ -21,10 +21,12 @@ pub enum Mutant {
     OutliveLease,
     /// A standby takes what a primary of an earlier epoch sends.
     DropEpochCheck,
+    /// A standby of which confirms waited for the memory only takes over although it was restarted.
+    EligibleByStore,
 }
 
 /// By the names that people give them.
-pub const ALL: [(&str, Mutant); 8] = [
+pub const ALL: [(&str, Mutant); 9] = [
     ("unearned_keepalive", Mutant::UnearnedKeepalive),
     ("grow_late", Mutant::GrowLate),
     ("cas_by_epoch", Mutant::CasByEpoch),
@@ -33,6 +35,7 @@ pub const ALL: [(&str, Mutant); 8] = [
     ("ignore_lease", Mutant::IgnoreLease),
     ("outlive_lease", Mutant::OutliveLease),
     ("drop_epoch_check", Mutant::DropEpochCheck),
+    ("eligible_by_store", Mutant::EligibleByStore),
 ];
 
 thread_local! {

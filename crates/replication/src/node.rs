@@ -12,6 +12,7 @@
 //! * A primary without a lease stops, unless it is the only one in sync: then nobody else can be primary.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,21 @@ pub struct Settings {
     pub clients: Vec<String>,
     /// A standby that has not acked for so long is taken out, and a primary that is silent for so long is gone.
     pub peer_timeout: Duration,
+    /// What confirms of this node's reigns wait for on its standby.
+    pub standby_ack: StandbyAck,
+    /// Bytes a second for a standby that is not in sync; `None`: as fast as it goes.
+    pub catch_up: Option<NonZeroU64>,
+}
+
+/// When a standby has a message, as far as confirms are concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum StandbyAck {
+    /// It is synced on its disk.
+    #[default]
+    Synced,
+    /// It is in the memory of its process. Where that ends before it is written, the message is on the primary's disk only, and the standby
+    /// is not eligible until it has caught up.
+    Received,
 }
 
 /// Why a node has ended. The process that had it goes as well.
@@ -235,7 +251,9 @@ impl<H: House> Node<H> {
     /// Whether the register says that this very store has everything that was confirmed.
     pub(crate) fn eligible(&self, register: &Register, me: &Me) -> bool {
         let name = &self.settings.name;
-        let same_store = register.members.get(name).is_some_and(|member| member.boot >> 64 == me.member.boot >> 64);
+        let by_memory = register.by_memory.contains(name) && !mutants::active(Mutant::EligibleByStore);
+        let same = |boot: u128| if by_memory { boot == me.member.boot } else { boot >> 64 == me.member.boot >> 64 };
+        let same_store = register.members.get(name).is_some_and(|member| same(member.boot));
         register.in_sync.contains(name) && register.cluster == me.cluster && same_store
     }
 
@@ -249,7 +267,8 @@ impl<H: House> Node<H> {
     ) -> Option<(Version, Register)> {
         members.insert(self.settings.name.clone(), me.member.clone());
         let name = self.settings.name.clone();
-        let register = Register { epoch, primary: name.clone(), in_sync: BTreeSet::from([name]), cluster: me.cluster, members };
+        let (cluster, by_memory) = (me.cluster, BTreeSet::new());
+        let register = Register { epoch, primary: name.clone(), in_sync: BTreeSet::from([name]), cluster, members, by_memory };
         self.status.set_role(Role::Promoting);
         match self.coordinator.cas(expect, register.clone()).await {
             Cas::Won(version) => Some((version, register)),
@@ -270,22 +289,24 @@ impl<H: House> Node<H> {
         }
     }
 
-    async fn dial(&self, name: &NodeName, address: &str) -> Result<Link, String> {
-        match self.machine.within(self.settings.peer_timeout, self.machine.dial(address, name)).await {
+    async fn dial(&self, name: &NodeName, address: &str, limit: Duration) -> Result<Link, String> {
+        match self.machine.within(limit, self.machine.dial(address, name)).await {
             Ok(Ok(link)) => Ok(link),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("it does not answer".into()),
         }
     }
 
-    async fn dial_primary(&self, register: &Register) -> Result<Link, String> {
+    async fn dial_primary(&self, register: &Register, limit: Duration) -> Result<Link, String> {
         let told = register.members.get(&register.primary).map(|member| member.peer.clone());
         let address = self.settings.peers.get(&register.primary).cloned().or(told).unwrap_or_default();
-        self.dial(&register.primary, &address).await
+        self.dial(&register.primary, &address, limit).await
     }
 
     pub(crate) async fn reachable(&self, register: &Register) -> bool {
-        let Ok(mut link) = self.dial_primary(register).await else { return false };
+        // One that does not answer for so long cannot renew its lease either; a frozen process is waited for no longer than that.
+        let limit = self.coordinator.lease().min(self.settings.peer_timeout);
+        let Ok(mut link) = self.dial_primary(register, limit).await else { return false };
         // A process is not a primary yet.
         self.machine.within(TURNED_AWAY, link.recv()).await.is_err()
     }
@@ -311,7 +332,7 @@ impl<H: House> Node<H> {
     /// Whether an empty store may begin the cluster: the other data node's is empty too, and its name is higher.
     async fn may_be_first(&self) -> bool {
         let Some((peer, address)) = self.settings.peers.iter().next() else { return true };
-        let Ok(mut link) = self.dial(peer, address).await else { return false };
+        let Ok(mut link) = self.dial(peer, address, self.settings.peer_timeout).await else { return false };
         match self.machine.within(self.settings.peer_timeout, link.recv()).await {
             Ok(Ok(Some((crate::peer::NO, text)))) => text == EMPTY && self.settings.name < *peer,
             _ => false,
@@ -326,7 +347,7 @@ impl<H: House> Node<H> {
         follows: H::Follows,
         receiver: Receiver,
     ) -> Result<(Followed, (H::Follows, Receiver)), String> {
-        let link = match self.dial_primary(register).await {
+        let link = match self.dial_primary(register, self.settings.peer_timeout).await {
             Ok(link) => link,
             Err(why) => return Ok((Followed::Lost(why), (follows, receiver))),
         };

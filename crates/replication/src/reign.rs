@@ -1,6 +1,6 @@
 //! A primary's part: its lease, the care for its standby, and the register.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use journal::{Journal, Lsn, Progress};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
-use crate::coordinator::{Cas, Coordinator, Member, NodeName, Read, Register, Version};
+use crate::coordinator::{Cas, Coordinator, NodeName, Read, Register, Version};
 use crate::disk::DiskProbe;
 use crate::house::{Begin, House};
 use crate::lease::Granted;
 use crate::machine::Machine;
 use crate::mutants::{self, Mutant};
 use crate::net::Link;
-use crate::node::{End, Node, Settings, Won, RETRY};
-use crate::peer::Peers;
+use crate::node::{End, Node, Settings, StandbyAck, Won, RETRY};
+use crate::peer::{Peer, Peers, Terms};
 use crate::status::{Role, Status};
 
 /// How often the primary looks after its standby.
@@ -48,7 +48,8 @@ impl<H: House> Node<H> {
             let (gate, watch) = (gate.clone(), watch.clone());
             Box::new(move || gate.refresh(watch.peers.get().and_then(Weak::upgrade).as_ref()))
         };
-        let peers = Arc::new(Peers::new(epoch, machine.clone(), journal, on_ack));
+        let Settings { standby_ack, catch_up, .. } = self.settings;
+        let peers = Arc::new(Peers::new(epoch, Terms { standby_ack, catch_up }, machine.clone(), journal, on_ack));
         watch.peers.set(Arc::downgrade(&peers)).ok();
         if self.coordinator.by_hand().is_some() {
             peers.tell(version, &register);
@@ -85,22 +86,22 @@ impl Progress for Watch {
     }
 }
 
-/// Whose sync confirms wait for.
+/// Whom confirms wait for, and for what of his.
 struct Gate {
     journal: Arc<Journal>,
-    needed: Mutex<BTreeSet<NodeName>>,
+    needed: Mutex<BTreeMap<NodeName, StandbyAck>>,
 }
 
 impl Gate {
     fn refresh(&self, peers: Option<&Arc<Peers>>) {
         let needed = self.needed.lock().unwrap_or_else(PoisonError::into_inner);
-        let synced = |name: &NodeName| peers.and_then(|peers| peers.synced(name)).unwrap_or(Lsn(0));
-        let permitted = needed.iter().map(synced).min().unwrap_or(Lsn(u64::MAX));
+        let has = |(name, how): (&NodeName, &StandbyAck)| peers.and_then(|peers| peers.has(name, *how)).unwrap_or(Lsn(0));
+        let permitted = needed.iter().map(has).min().unwrap_or(Lsn(u64::MAX));
         self.journal.permit(permitted);
     }
 
-    fn need(&self, name: &NodeName, peers: &Arc<Peers>) {
-        self.needed.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+    fn need(&self, name: &NodeName, how: StandbyAck, peers: &Arc<Peers>) {
+        self.needed.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), how);
         self.refresh(Some(peers));
     }
 
@@ -162,29 +163,44 @@ impl Reign {
         let connected = self.peers.connected();
         let now = self.machine.now();
         let me = self.settings.name.clone();
-        let gone = self
-            .register
-            .in_sync
-            .iter()
-            .filter(|name| **name != me)
-            .find(|name| connected.get(*name).is_none_or(|peer| now.duration_since(peer.heard) > self.settings.peer_timeout));
+        let gone = self.register.in_sync.iter().filter(|name| **name != me).find(|name| {
+            connected
+                .get(*name)
+                .is_none_or(|peer| now.duration_since(peer.heard) > self.settings.peer_timeout || self.has_forgotten(name, peer))
+        });
         if let Some(name) = gone.cloned() {
             return self.shrink(&name).await;
         }
         let (committed, written) = self.positions();
         let ready = connected.iter().find(|(name, peer)| {
             let fresh = now.duration_since(peer.heard) <= self.settings.peer_timeout / 2;
-            let near = peer.synced >= committed && written.0.saturating_sub(peer.synced.0) <= NEAR;
+            let has = peer.has(self.waits_for(peer));
+            let near = has >= committed && written.0.saturating_sub(has.0) <= NEAR;
             // From then on the lease counts, so it has to be there.
             !self.register.in_sync.contains(*name) && fresh && near && !self.lease.has_run_out()
         });
         if let Some((name, peer)) = ready {
-            let (name, member) = (name.clone(), peer.member.clone());
-            return self.grow(&name, member).await;
+            let (name, peer) = (name.clone(), peer.clone());
+            return self.grow(&name, peer).await;
         }
         let standbys = connected.iter().map(|(name, peer)| (name.clone(), peer.synced, peer.redone)).collect();
         self.status.set_standbys(committed, written, standbys);
         Ok(())
+    }
+
+    /// One that does not say what it has received is waited for until it has synced.
+    fn waits_for(&self, peer: &Peer) -> StandbyAck {
+        if peer.version >= 2 {
+            self.settings.standby_ack
+        } else {
+            StandbyAck::Synced
+        }
+    }
+
+    /// What it had in memory and not on its disk is gone: it was restarted, so quickly that its link was not missed.
+    fn has_forgotten(&self, name: &NodeName, peer: &Peer) -> bool {
+        let known = self.register.members.get(name).map(|member| member.boot);
+        self.register.by_memory.contains(name) && known != Some(peer.member.boot)
     }
 
     /// Committed, and written.
@@ -194,23 +210,27 @@ impl Reign {
     }
 
     /// Confirms begin to wait for it before it is proposed, so that whenever the write takes effect nothing is confirmed that it lacks.
-    async fn grow(&mut self, name: &NodeName, member: Member) -> Result<(), String> {
+    async fn grow(&mut self, name: &NodeName, peer: Peer) -> Result<(), String> {
+        let how = self.waits_for(&peer);
         if !mutants::active(Mutant::GrowLate) {
-            self.gate.need(name, &self.peers);
+            self.gate.need(name, how, &self.peers);
         }
         let (committed, _) = self.positions();
-        if self.peers.synced(name).is_none_or(|synced| synced < committed) {
+        if self.peers.has(name, how).is_none_or(|has| has < committed) {
             // Something was confirmed between the look and the wait; the next look sees whether it has that.
             self.gate.forgo(name, &self.peers);
             return Ok(());
         }
         let mut register = self.register.clone();
         register.in_sync.insert(name.clone());
-        register.members.insert(name.clone(), member);
+        register.members.insert(name.clone(), peer.member);
+        if how == StandbyAck::Received {
+            register.by_memory.insert(name.clone());
+        }
         // From now on somebody else may become primary: the lease counts.
         self.lease.set_alone(false);
         if self.write(register).await? {
-            self.gate.need(name, &self.peers);
+            self.gate.need(name, how, &self.peers);
             info!(standby = %name, "the standby is in sync: confirms wait for it, and it can take over");
         } else {
             self.lease.set_alone(self.register.in_sync.len() == 1);
@@ -223,6 +243,7 @@ impl Reign {
     async fn shrink(&mut self, name: &NodeName) -> Result<(), String> {
         let mut register = self.register.clone();
         register.in_sync.remove(name);
+        register.by_memory.remove(name);
         if mutants::active(Mutant::ShrinkEarly) {
             self.gate.forgo(name, &self.peers);
         }
@@ -276,6 +297,7 @@ impl Reign {
         if self.coordinator.by_hand().is_some() && version != self.version {
             self.peers.tell(version, &register);
         }
+        self.peers.are_in_sync(&register.in_sync);
         self.status.set_register(Some(&(version, register.clone())));
         (self.version, self.register) = (version, register);
     }

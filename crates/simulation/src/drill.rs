@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use journal::sim::{Crash, SimStorage};
 use replication::coordinator::{MemoryCluster, NodeName, Register, Settings as Voters};
+use replication::StandbyAck;
 
 use crate::breaks::{self, Break};
 use crate::client::{Actor, Client, Work};
@@ -37,6 +38,17 @@ pub struct Plan {
     pub rounds: u64,
     /// A deliberate fault of the code, which the run is to notice.
     pub broken: Option<Break>,
+}
+
+impl Plan {
+    /// What confirms wait for: in every fourth seed only for what the standby has in memory.
+    fn standby_ack(&self) -> StandbyAck {
+        if self.seed % 4 == 3 {
+            StandbyAck::Received
+        } else {
+            StandbyAck::Synced
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -114,7 +126,7 @@ impl Drill {
         // Clocks that run alike within 2 %.
         let node = |(at, name): (u64, &NodeName)| {
             let rate = 980 + world.draw(|rng| rng.below(41)) as u32;
-            Arc::new(SimNode::new(name, SimStorage::new(plan.seed ^ (at << 32)), rate, &parts))
+            Arc::new(SimNode::new(name, SimStorage::new(plan.seed ^ (at << 32)), (rate, plan.standby_ack()), &parts))
         };
         let nodes = (1..).zip(&names).map(node).collect();
         let shared =
@@ -246,7 +258,8 @@ impl Drill {
         let primary = self.nodes.iter().find(|node| node.name == register.primary).and_then(|node| node.serving());
         let Some(primary) = primary.filter(|serving| serving.epoch == register.epoch) else { return };
         let committed = primary.core.journal().committed_lsn();
-        for node in self.nodes.iter().filter(|node| node.name != register.primary && register.in_sync.contains(&node.name)) {
+        let waited_for = |name: &NodeName| register.in_sync.contains(name) && !register.by_memory.contains(name);
+        for node in self.nodes.iter().filter(|node| node.name != register.primary && waited_for(&node.name)) {
             let synced = node.synced();
             if synced < committed {
                 let seen = format!("{committed} is confirmed, and {} has synced {synced}", node.name);
@@ -334,6 +347,15 @@ impl Drill {
                 self.crash(begun, *who, Crash::PowerCut, *down)?;
             }
             Trouble::HandOver => self.hand_over(begun)?,
+            Trouble::Both { first, stalled, between } => {
+                self.nodes[*first].stall(true);
+                self.pass(*stalled)?;
+                self.nodes[*first].stall(false);
+                self.nodes.iter().for_each(|node| node.crash(Crash::PowerCut));
+                self.nodes[*first].start(&self.names);
+                self.pass(*between)?;
+                self.nodes[1 - *first].start(&self.names);
+            }
             Trouble::Pause { who, time } => {
                 let group = self.nodes[*who].group();
                 group.into_iter().for_each(|group| self.parts.world.pause(group, true));

@@ -78,6 +78,12 @@ pub enum Trouble {
         from_coordinator: Vec<usize>,
         time: Duration,
     },
+    /// One node's disk answers nothing, then power is gone everywhere, and comes back there first.
+    Both {
+        first: usize,
+        stalled: Duration,
+        between: Duration,
+    },
     /// The link between the two breaks, and whoever dials reaches a primary of an earlier epoch that has not heard that it is none.
     Ghost {
         time: Duration,
@@ -117,11 +123,13 @@ pub fn draw(scenario: Scenario, rng: &mut Rng, primary: usize) -> Trouble {
     match scenario {
         Scenario::Kill => {
             let down = millis(rng, 20, 2500);
-            match rng.below(6) {
+            match rng.below(7) {
                 0 => Trouble::Crash { who, kind: Crash::Kill, down },
                 1 => Trouble::Twice { who, first: rng.below(12), up: millis(rng, 1, 60), then: rng.below(12), down },
                 2 => Trouble::BadSync { who, after: rng.below(6), up: millis(rng, 5, 80), down },
                 3 => Trouble::Crash { who, kind: Crash::PowerCut, down },
+                // The standby first, as a rule: it may serve only if it cannot lack anything.
+                4 => Trouble::Both { first: 1 - who, stalled: millis(rng, 5, 300), between: down },
                 _ => Trouble::PowerCut { who, operations: rng.below(12), down },
             }
         }

@@ -10,7 +10,7 @@ use journal::sim::{Crash, SimClock, SimStorage};
 use journal::storage::Storage;
 use journal::{Journal, Lsn, Receiver};
 use replication::coordinator::{MemoryCluster, NodeName};
-use replication::{run, Begin, End, Follows, House, Role, Settings, Status};
+use replication::{run, Begin, End, Follows, House, Role, Settings, StandbyAck, Status};
 use tokio::sync::mpsc;
 
 use crate::history::Broken;
@@ -40,6 +40,7 @@ pub struct SimNode {
     pub storage: SimStorage,
     pub clock: Arc<SimClock>,
     rate: u32,
+    standby_ack: StandbyAck,
     parts: Parts,
     process: Mutex<Option<Process>>,
     reigns: Arc<AtomicU64>,
@@ -86,7 +87,7 @@ fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SimNode {
-    pub fn new(name: &NodeName, storage: SimStorage, rate: u32, parts: &Parts) -> SimNode {
+    pub fn new(name: &NodeName, storage: SimStorage, (rate, standby_ack): (u32, StandbyAck), parts: &Parts) -> SimNode {
         let clock = Arc::new(SimClock::default());
         clock.pass_ms(1_700_000_000_000);
         SimNode {
@@ -94,6 +95,7 @@ impl SimNode {
             storage,
             clock,
             rate,
+            standby_ack,
             parts: parts.clone(),
             process: Mutex::default(),
             reigns: Arc::default(),
@@ -141,6 +143,8 @@ impl SimNode {
             advertise: String::new(),
             clients: Vec::new(),
             peer_timeout: Duration::from_millis(1000),
+            standby_ack: self.standby_ack,
+            catch_up: std::num::NonZeroU64::new(64 << 20),
         };
         trace.note(world.elapsed(), &self.name, "starts");
         let ended = process.ended.clone();

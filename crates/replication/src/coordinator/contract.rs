@@ -31,6 +31,7 @@ pub fn register(epoch: u64, primary: &str, in_sync: &[&str]) -> Register {
         epoch,
         primary: name(primary),
         in_sync: in_sync.iter().map(|text| name(text)).collect(),
+        by_memory: std::collections::BTreeSet::new(),
         cluster: u128::MAX - 7,
         members: BTreeMap::from([(name("a"), member(u128::MAX)), (name("b"), member(2))]),
     }

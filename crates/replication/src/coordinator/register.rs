@@ -97,6 +97,10 @@ pub struct Register {
     #[serde(with = "super::hex")]
     pub cluster: u128,
     pub members: BTreeMap<NodeName, Member>,
+    /// Of those in sync: confirms waited for what these had received, not for what they had synced. Such a one can take over only in the life in
+    /// which it came in sync, since another one lacks what was in memory.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub by_memory: BTreeSet<NodeName>,
 }
 
 /// Why one register may not follow another.
@@ -193,6 +197,7 @@ mod tests {
             epoch,
             primary: name(primary),
             in_sync: in_sync.iter().map(|text| name(text)).collect(),
+            by_memory: BTreeSet::new(),
             cluster: 7,
             members: BTreeMap::from([(name("a"), member(1)), (name("b"), member(2))]),
         }

@@ -28,7 +28,8 @@ use crate::coordinator::NodeName;
 const MAGIC: &[u8; 8] = b"CARRICK\0";
 /// Versions of everything above the handshake that this build speaks.
 pub(super) const LOWEST: u16 = 1;
-pub(super) const HIGHEST: u16 = 1;
+/// 2: an ACK says what has been received, too, and WELCOME whether confirms wait for that.
+pub(super) const HIGHEST: u16 = 2;
 /// No frame of the handshake is larger, so nobody unproved makes us keep more.
 const MAX: usize = 512;
 /// Somebody who guesses waits this long for each answer.

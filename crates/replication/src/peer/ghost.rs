@@ -8,7 +8,7 @@ use crate::net::Link;
 pub async fn old_primary(mut link: Link, epoch: u64) -> Option<u64> {
     let (wire::HELLO, body) = link.recv().await.ok()?? else { return None };
     let hello = Hello::decode(&body)?;
-    link.send(wire::WELCOME, &wire::number(epoch), &[]).await.ok()?;
+    link.send(wire::WELCOME, &wire::welcome(epoch, false, link.version()), &[]).await.ok()?;
     link.send(wire::LOG, &wire::log_head(epoch, hello.end.lsn), &[]).await.ok()?;
     let (wire::ACK, body) = link.recv().await.ok()?? else { return None };
     let ack = Ack::decode(&body)?;

@@ -46,6 +46,8 @@ pub enum Followed {
 struct State {
     stop: AtomicBool,
     commit: AtomicU64,
+    /// In memory, and on its way to the file.
+    received: AtomicU64,
     synced: AtomicU64,
     redone: AtomicU64,
     acks: Notify,
@@ -67,6 +69,7 @@ impl<F: Follows> Following<F> {
         let state = Arc::new(State {
             stop: AtomicBool::new(false),
             commit: AtomicU64::new(0),
+            received: AtomicU64::new(receiver.position().lsn.0),
             synced: AtomicU64::new(receiver.synced().0),
             redone: AtomicU64::new(0),
             acks: Notify::new(),
@@ -187,6 +190,15 @@ async fn redo<F: Follows>(state: &State, mut follows: F) -> F {
     }
 }
 
+/// What holds for one link.
+#[derive(Clone, Copy)]
+struct Terms {
+    epoch: u64,
+    /// The primary's confirms wait for what has come in, not for what is synced.
+    on_receipt: bool,
+    version: u16,
+}
+
 /// The standby's end of one link.
 pub struct Standby<'a, F> {
     pub machine: Arc<dyn Machine>,
@@ -203,6 +215,7 @@ pub struct Standby<'a, F> {
 impl<F: Follows> Standby<'_, F> {
     /// Follows over this link, until it is over.
     pub async fn follow(self, link: Link) -> Followed {
+        let version = link.version();
         let (mut reader, mut writer) = link.split();
         let lost = |error: NetError| Followed::Lost(error.to_string());
         if let Err(error) = writer.send(wire::HELLO, &self.hello.encode(), &[]).await {
@@ -219,11 +232,11 @@ impl<F: Follows> Standby<'_, F> {
         };
         let malformed = || Followed::Lost("the primary's answer cannot be read".into());
         match first {
-            (wire::WELCOME, body) => match wire::read_number(&body) {
-                Some(epoch) if epoch < self.hello.promised && !mutants::active(Mutant::DropEpochCheck) => {
+            (wire::WELCOME, body) => match wire::read_welcome(&body) {
+                Some((epoch, _)) if epoch < self.hello.promised && !mutants::active(Mutant::DropEpochCheck) => {
                     Followed::Refused(format!("its epoch {epoch} is over: this node has promised {}", self.hello.promised))
                 }
-                Some(epoch) => self.take_log(epoch, &mut reader, &mut writer).await,
+                Some((epoch, on_receipt)) => self.take_log(Terms { epoch, on_receipt, version }, &mut reader, &mut writer).await,
                 None => malformed(),
             },
             (wire::CUT, body) => wire::read_number(&body).map_or_else(malformed, |lsn| Followed::Cut(Lsn(lsn))),
@@ -240,27 +253,32 @@ impl<F: Follows> Standby<'_, F> {
         }
     }
 
-    async fn take_log(&self, epoch: u64, reader: &mut Reader, writer: &mut Writer) -> Followed {
-        info!(epoch, from = %self.hello.end.lsn, "following the primary");
+    async fn take_log(&self, terms: Terms, reader: &mut Reader, writer: &mut Writer) -> Followed {
+        info!(epoch = terms.epoch, from = %self.hello.end.lsn, "following the primary");
         tokio::select! {
             biased;
-            over = self.take_in(reader, epoch) => over,
-            over = self.ack(writer, epoch) => over,
+            over = self.take_in(reader, terms) => over,
+            over = self.ack(writer, terms) => over,
         }
     }
 
-    async fn take_in(&self, reader: &mut Reader, epoch: u64) -> Followed {
+    async fn take_in(&self, reader: &mut Reader, terms: Terms) -> Followed {
         let following = self.following;
         loop {
             match self.machine.within(self.timeout, reader.recv()).await {
                 Ok(Ok(Some((wire::LOG, body)))) => {
+                    let bytes = body.len().saturating_sub(wire::LOG_HEAD) as u64;
                     if following.inbox.send(body).await.is_err() {
                         let why = following.state.take_failure().unwrap_or_else(|| "the standby's writer has ended".into());
                         return Followed::Failed(why);
                     }
+                    following.state.received.fetch_add(bytes, Ordering::AcqRel);
+                    if terms.on_receipt && bytes > 0 {
+                        following.state.acks.notify_one();
+                    }
                 }
                 Ok(Ok(Some((wire::REGISTER, body)))) => {
-                    if let Err(why) = self.learn(&body, epoch).await {
+                    if let Err(why) = self.learn(&body, terms.epoch).await {
                         return Followed::Lost(why);
                     }
                 }
@@ -285,7 +303,7 @@ impl<F: Follows> Standby<'_, F> {
         manual.learn(version, register).await
     }
 
-    async fn ack(&self, writer: &mut Writer, epoch: u64) -> Followed {
+    async fn ack(&self, writer: &mut Writer, terms: Terms) -> Followed {
         let following = self.following;
         let state = &following.state;
         loop {
@@ -304,7 +322,9 @@ impl<F: Follows> Standby<'_, F> {
             }
             let (synced, redone) = following.progress();
             self.status.set_progress(synced, redone);
-            if let Err(error) = writer.send(wire::ACK, &Ack { epoch, synced, redone }.encode(), &[]).await {
+            let received = Lsn(state.received.load(Ordering::Acquire)).max(synced);
+            let ack = Ack { epoch: terms.epoch, synced, redone, received };
+            if let Err(error) = writer.send(wire::ACK, &ack.encode(terms.version), &[]).await {
                 return Followed::Lost(error.to_string());
             }
         }

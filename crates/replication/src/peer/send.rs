@@ -1,8 +1,9 @@
 //! The primary's end: answers a standby's first frame, ships the log as it is written, and hears how far the standby has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::mpsc::TryRecvError;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,10 +12,12 @@ use journal::{Copy, CopyFile, Journal, LogReader, Lsn, Meeting, Position};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use super::pace::Pace;
 use super::wire::{self, Ack, Hello};
 use crate::coordinator::{Member, NodeName, Register, Version};
 use crate::machine::{Late, Machine};
 use crate::net::{Link, NetError, Reader, Writer};
+use crate::node::StandbyAck;
 
 /// Log bytes in one frame, unless one batch is larger.
 const FRAME: usize = 1 << 20;
@@ -35,9 +38,24 @@ pub struct Peer {
     pub member: Member,
     pub synced: Lsn,
     pub redone: Lsn,
+    /// At least in its memory.
+    pub received: Lsn,
+    /// Of its link.
+    pub version: u16,
     pub heard: Instant,
     /// Which link: a later one of the same node replaces it.
     link: u64,
+}
+
+type OnAck = Box<dyn Fn() + Send + Sync>;
+
+impl Peer {
+    pub fn has(&self, how: StandbyAck) -> Lsn {
+        match how {
+            StandbyAck::Synced => self.synced,
+            StandbyAck::Received => self.received,
+        }
+    }
 }
 
 /// The standbys that are connected.
@@ -50,17 +68,28 @@ pub struct Peers {
     pub written: Notify,
     /// Somebody came or went.
     pub changed: Notify,
-    on_ack: Box<dyn Fn() + Send + Sync>,
+    on_ack: OnAck,
     /// A standby asks for this node's place.
     pub wanted: Notify,
     /// This node is primary no more, and the log ended there.
     given_up: OnceLock<Lsn>,
     /// The register as it stands here, for standbys that cannot read it.
     register: Mutex<Option<(Version, Register)>>,
+    terms: Terms,
+}
+
+/// What holds for every standby.
+#[derive(Clone, Copy)]
+pub struct Terms {
+    pub standby_ack: StandbyAck,
+    /// Bytes a second for one that is not in sync.
+    pub catch_up: Option<NonZeroU64>,
 }
 
 #[derive(Default)]
 struct State {
+    /// These get the log as it comes.
+    in_sync: BTreeSet<NodeName>,
     peers: BTreeMap<NodeName, Peer>,
     links: u64,
     /// Where the log goes on behind a copy that was sent, and since when it is kept.
@@ -69,7 +98,7 @@ struct State {
 
 impl Peers {
     /// `on_ack` is called on whatever thread hears of progress; it must not block.
-    pub fn new(epoch: u64, machine: Arc<dyn Machine>, journal: Arc<Journal>, on_ack: Box<dyn Fn() + Send + Sync>) -> Peers {
+    pub fn new(epoch: u64, terms: Terms, machine: Arc<dyn Machine>, journal: Arc<Journal>, on_ack: OnAck) -> Peers {
         Peers {
             epoch,
             machine,
@@ -81,6 +110,7 @@ impl Peers {
             wanted: Notify::new(),
             given_up: OnceLock::new(),
             register: Mutex::default(),
+            terms,
         }
     }
 
@@ -111,15 +141,20 @@ impl Peers {
         self.lock().peers.clone()
     }
 
-    pub fn synced(&self, name: &NodeName) -> Option<Lsn> {
-        self.lock().peers.get(name).map(|peer| peer.synced)
+    /// Up to where it has the log, in the way that is asked for.
+    pub fn has(&self, name: &NodeName, how: StandbyAck) -> Option<Lsn> {
+        self.lock().peers.get(name).map(|peer| peer.has(how))
     }
 
-    fn come(&self, name: &NodeName, member: Member, synced: Lsn) -> u64 {
+    pub fn are_in_sync(&self, names: &BTreeSet<NodeName>) {
+        self.lock().in_sync.clone_from(names);
+    }
+
+    fn come(&self, name: &NodeName, member: Member, version: u16, synced: Lsn) -> u64 {
         let mut state = self.lock();
         state.links += 1;
         let link = state.links;
-        let peer = Peer { member, synced, redone: Lsn(0), heard: self.machine.now(), link };
+        let peer = Peer { member, synced, redone: Lsn(0), received: synced, version, heard: self.machine.now(), link };
         state.peers.insert(name.clone(), peer);
         drop(state);
         self.changed.notify_one();
@@ -139,7 +174,7 @@ impl Peers {
     fn heard(&self, name: &NodeName, link: u64, ack: Ack) -> bool {
         let mut state = self.lock();
         let Some(peer) = state.peers.get_mut(name).filter(|peer| peer.link == link) else { return false };
-        (peer.synced, peer.redone, peer.heard) = (ack.synced, ack.redone, self.machine.now());
+        (peer.synced, peer.redone, peer.received, peer.heard) = (ack.synced, ack.redone, ack.received, self.machine.now());
         drop(state);
         (self.on_ack)();
         true
@@ -147,8 +182,10 @@ impl Peers {
 
     /// Serves one standby until its link is over.
     pub async fn serve(self: Arc<Self>, link: Link, name: NodeName) {
+        let version = link.version();
         let (mut reader, writer) = link.split();
-        let mut sending = Sending { peers: &self, writer, name: &name };
+        let pace = Pace::new(self.machine.clone(), self.terms.catch_up);
+        let mut sending = Sending { peers: &self, writer, name: &name, version, pace };
         match sending.serve(&mut reader).await {
             Ok(()) => info!(peer = %name, "the standby has closed its link"),
             Err(error) => info!(peer = %name, %error, "the link to the standby is over"),
@@ -188,6 +225,8 @@ struct Sending<'a> {
     peers: &'a Arc<Peers>,
     writer: Writer,
     name: &'a NodeName,
+    version: u16,
+    pace: Pace,
 }
 
 impl Sending<'_> {
@@ -240,10 +279,11 @@ impl Sending<'_> {
             },
             Err(error) => return self.refuse(&format!("the log cannot be read: {error}")).await,
         };
-        self.send(wire::WELCOME, &wire::number(peers.epoch), &[]).await?;
+        let on_receipt = peers.terms.standby_ack == StandbyAck::Received;
+        self.send(wire::WELCOME, &wire::welcome(peers.epoch, on_receipt, self.version), &[]).await?;
         info!(peer = %self.name, from = %hello.end.lsn, "a standby follows");
         let name = self.name;
-        let link = peers.come(name, hello.member, hello.end.lsn);
+        let link = peers.come(name, hello.member, self.version, hello.end.lsn);
         let over = tokio::select! {
             biased;
             over = hear(reader, name, link, peers) => over,
@@ -262,20 +302,40 @@ impl Sending<'_> {
                 told = Some(version);
             }
             let grown = peers.written.notified();
-            let batches = match log.next(FRAME)? {
+            let piece = self.wait_for_turn(true).await?;
+            let batches = match log.next(piece)? {
                 [] => {
                     let _ = peers.machine.within(BEAT, grown).await;
                     // What has come since goes out; without any it is a sign of life, with the commit point.
-                    log.next(FRAME)?
+                    log.next(piece)?
                 }
                 batches => batches,
             };
             let commit = peers.journal.committed_lsn();
+            self.pace.took(batches.len());
             self.send(wire::LOG, &wire::log_head(peers.epoch, commit), batches).await?;
             if let Some(end) = peers.given_up.get() {
                 self.send(wire::HANDOVER, &wire::number(end.0), &[]).await?;
                 // The standby ends the link.
                 return std::future::pending().await;
+            }
+        }
+    }
+
+    /// A standby that is not in sync gets so much a second and no more. Answers how much to send next, about.
+    async fn wait_for_turn(&mut self, beats: bool) -> Result<usize, NetError> {
+        let peers = self.peers;
+        loop {
+            if peers.lock().in_sync.contains(self.name) {
+                return Ok(FRAME);
+            }
+            let owed = self.pace.owed();
+            if owed.is_zero() {
+                return Ok(self.pace.piece(FRAME));
+            }
+            peers.machine.sleep(owed.min(BEAT)).await;
+            if beats && owed > BEAT {
+                self.send(wire::LOG, &wire::log_head(peers.epoch, peers.journal.committed_lsn()), &[]).await?;
             }
         }
     }
@@ -301,6 +361,8 @@ impl Sending<'_> {
                 if read.is_empty() {
                     break;
                 }
+                self.wait_for_turn(false).await?;
+                self.pace.took(read.len());
                 self.send(wire::COPY_BYTES, &read, &[]).await?;
                 at += read.len() as u64;
                 // What is written meanwhile must not be cleared away before it is sent.

@@ -45,6 +45,8 @@ pub struct Ack {
     pub epoch: u64,
     pub synced: Lsn,
     pub redone: Lsn,
+    /// In memory at least. On a link of version 1 nobody says so, and it is what is synced.
+    pub received: Lsn,
 }
 
 fn text(from: &mut &[u8]) -> Option<String> {
@@ -92,17 +94,22 @@ impl Hello {
 }
 
 impl Ack {
-    pub fn encode(&self) -> [u8; 24] {
-        let mut out = [0; 24];
-        out[..8].copy_from_slice(&self.epoch.to_le_bytes());
-        out[8..16].copy_from_slice(&self.synced.0.to_le_bytes());
-        out[16..].copy_from_slice(&self.redone.0.to_le_bytes());
+    /// `version`: the link's.
+    pub fn encode(&self, version: u16) -> Vec<u8> {
+        let mut out = Vec::with_capacity(32);
+        for field in [self.epoch, self.synced.0, self.redone.0] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        if version >= 2 {
+            out.extend_from_slice(&self.received.0.to_le_bytes());
+        }
         out
     }
 
     pub fn decode(mut from: &[u8]) -> Option<Ack> {
         let (epoch, synced, redone) = (from.try_get_u64_le().ok()?, from.try_get_u64_le().ok()?, from.try_get_u64_le().ok()?);
-        whole(from, Ack { epoch, synced: Lsn(synced), redone: Lsn(redone) })
+        let received = if from.is_empty() { synced } else { from.try_get_u64_le().ok()? };
+        whole(from, Ack { epoch, synced: Lsn(synced), redone: Lsn(redone), received: Lsn(received) })
     }
 }
 
@@ -127,6 +134,21 @@ pub fn number(value: u64) -> [u8; 8] {
 pub fn read_number(mut from: &[u8]) -> Option<u64> {
     let value = from.try_get_u64_le().ok()?;
     whole(from, value)
+}
+
+/// The primary's epoch, and from version 2 of the link on whether it is to be acked what has been received.
+pub fn welcome(epoch: u64, on_receipt: bool, version: u16) -> Vec<u8> {
+    let mut out = number(epoch).to_vec();
+    if version >= 2 {
+        out.push(u8::from(on_receipt));
+    }
+    out
+}
+
+pub fn read_welcome(mut from: &[u8]) -> Option<(u64, bool)> {
+    let epoch = from.try_get_u64_le().ok()?;
+    let on_receipt = !from.is_empty() && from.try_get_u8().ok()? != 0;
+    whole(from, (epoch, on_receipt))
 }
 
 pub fn read_cluster(mut from: &[u8]) -> Option<u128> {
@@ -163,9 +185,9 @@ pub fn fuzz(data: &[u8]) {
         assert_eq!(Hello::decode(&hello.encode()), Some(hello));
     }
     if let Some(ack) = Ack::decode(data) {
-        assert_eq!(ack.encode(), data);
+        assert!([1, 2].iter().any(|version| ack.encode(*version) == data));
     }
-    let _ = (read_register(data), read_log_head(data), read_number(data), read_cluster(data), read_copy_file(data));
+    let _ = (read_welcome(data), read_register(data), read_log_head(data), read_number(data), read_cluster(data), read_copy_file(data));
     let _ = "a".parse::<NodeName>();
 }
 
@@ -180,8 +202,12 @@ mod tests {
         let bytes = hello.encode();
         assert_eq!(Hello::decode(&bytes), Some(hello));
         assert!((0..bytes.len()).all(|end| Hello::decode(&bytes[..end]).is_none()));
-        let ack = Ack { epoch: 1, synced: Lsn(2), redone: Lsn(3) };
-        assert_eq!(Ack::decode(&ack.encode()), Some(ack));
+        let ack = Ack { epoch: 1, synced: Lsn(2), redone: Lsn(3), received: Lsn(4) };
+        assert_eq!(Ack::decode(&ack.encode(2)), Some(ack));
+        // A peer of version 1 neither says nor reads what is new.
+        assert_eq!(Ack::decode(&ack.encode(1)), Some(Ack { received: Lsn(2), ..ack }));
+        assert_eq!((read_welcome(&welcome(7, true, 2)), read_welcome(&welcome(7, true, 1))), (Some((7, true)), Some((7, false))));
+        assert_eq!(read_number(&welcome(7, true, 1)), Some(7));
         assert_eq!(read_copy_file(&copy_file("j/1.log", 9)), Some((9, "j/1.log".into())));
         bytes.iter().enumerate().for_each(|(at, _)| fuzz(&bytes[at..]));
     }

@@ -2,12 +2,13 @@
 
 use super::coordinator::{self, Choice, Etcd, Kind};
 use super::nodes::{times, HeartbeatMs, LeaseMs, Proof, Tls};
-use super::units::Whole;
+use super::units::{Bytes, Whole};
 use anyhow::{ensure, Context, Result};
 use replication::coordinator::NodeName;
 use replication::net::Identity;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -58,6 +59,19 @@ pub struct Written {
     pub heartbeat_ms: Option<HeartbeatMs>,
     /// A standby that has not acked for so long is taken out of the in-sync set, and a primary that is silent for so long is gone.
     pub peer_timeout_ms: Option<Whole<100, 60_000>>,
+    /// What a confirm waits for on a standby in sync.
+    #[serde(default)]
+    pub standby_ack: Acked,
+    /// Of the log, or of a copy of the store, in a second, for a standby that is not in sync; 0: without a limit.
+    pub catch_up_bytes_per_second: Option<Bytes<0, { 1 << 40 }>>,
+}
+
+#[derive(Clone, Copy, Default, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Acked {
+    #[default]
+    Synced,
+    Received,
 }
 
 /// It, checked.
@@ -69,6 +83,10 @@ pub struct Pair {
 }
 
 const PEER_TIMEOUT: Duration = Duration::from_millis(1000);
+/// A million messages of 1 KiB in eight seconds, and the primary's clients hardly notice (docs/ha.md, figures).
+const CATCH_UP: u64 = 128 << 20;
+/// Less, and a copy of a store takes longer than anybody waits.
+const CATCH_UP_MIN: u64 = 1 << 20;
 
 impl Ha {
     /// `data_dir`: what this node promises is kept in a folder of it.
@@ -81,6 +99,11 @@ impl Ha {
         ensure!(peers.iter().all(|(peer, _)| *peer != name), "ha.peers: {name} is this node itself");
         let (secret, secret_file) = (ha.secret.as_deref(), ha.secret_file.as_ref());
         let identity = Proof { section: "ha.", secret, secret_file, tls: ha.tls.as_ref() }.identity(&name)?;
+        let catch_up = ha.catch_up_bytes_per_second.map_or(CATCH_UP, |bytes| bytes.0);
+        ensure!(
+            catch_up == 0 || catch_up >= CATCH_UP_MIN,
+            "ha.catch_up_bytes_per_second: right would be at least 1 MiB, or 0 for no limit"
+        );
         let coordinator = coordinator::choose(ha, &name, &peers, times(ha.lease_ms, ha.heartbeat_ms), data_dir)?;
         Ok(Pair {
             listen: ha.listen.clone(),
@@ -91,6 +114,11 @@ impl Ha {
                 advertise: ha.advertise.clone().unwrap_or_else(|| ha.listen.clone()),
                 clients: ha.clients.clone(),
                 peer_timeout: ha.peer_timeout_ms.map_or(PEER_TIMEOUT, |ms| Duration::from_millis(ms.0)),
+                standby_ack: match ha.standby_ack {
+                    Acked::Synced => replication::StandbyAck::Synced,
+                    Acked::Received => replication::StandbyAck::Received,
+                },
+                catch_up: NonZeroU64::new(catch_up),
             },
             identity,
         })
@@ -114,6 +142,7 @@ mod tests {
         let Choice::Witness(voter) = pair.coordinator else { panic!("the default is a witness") };
         assert_eq!((voter.peers.len(), voter.witness, pair.node.peers.len()), (2, false, 1));
         assert_eq!(voter.folder, Path::new("d/ha"));
+        assert_eq!((pair.node.standby_ack, pair.node.catch_up.map(NonZeroU64::get)), (replication::StandbyAck::Synced, Some(CATCH_UP)));
     }
 
     #[test]
@@ -166,6 +195,8 @@ mod tests {
             ("peers = { b = 'h:1' }", "peers = { b = 'h:1', c = 'h:3' }", "ha.peers"),
             ("witness = { w = 'h:2' }", "witness = {}", "ha.witness"),
             ("node = 'a'", "node = 'a'\nlease_ms = 3", "lease_ms"),
+            ("node = 'a'", "node = 'a'\nstandby_ack = 'applied'", "`received`"),
+            ("node = 'a'", "node = 'a'\ncatch_up_bytes_per_second = '9 KiB'", "at least 1 MiB"),
         ] {
             let text = GOOD.replace(from, to);
             assert_ne!(text, GOOD);

@@ -76,6 +76,14 @@ impl Etcd {
 }
 
 #[test]
+fn a_standby_whose_memory_is_enough_takes_over_and_is_caught_up_at_a_bounded_rate() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = "standby_ack = 'received'\ncatch_up_bytes_per_second = '64 MiB'\n";
+    let mut trio = Trio::with(&format!("coordinator = 'file'\nfolder = '{}'\n{keys}", folder.path().display()));
+    survives_a_kill(&mut trio, r#""role":"primary""#);
+}
+
+#[test]
 fn an_etcd_that_is_there_already() {
     let Some(etcd) = Etcd::start() else { return };
     let mut trio = Trio::with(&format!("coordinator = 'etcd'\netcd = {{ endpoints = ['{}'], prefix = '/carrick/test/' }}\n", etcd.url));

@@ -90,6 +90,7 @@ fn a_witness_makes_a_majority_with_either_node_and_survives_a_restart() {
             in_sync: in_sync.iter().map(|node| name(node)).collect::<BTreeSet<_>>(),
             cluster: 5,
             members: ["a", "b"].map(|node| (name(node), member.clone())).into(),
+            by_memory: BTreeSet::new(),
         }
     };
     let (a, version) = runtime.block_on(async {
