@@ -143,6 +143,7 @@ fn apply(spec: &mut QueueSpec, argument: &str, field: &Field<'_>, all: &Table<'_
                 return Err(format!("\"unsupported queue type '{kind}'\""));
             }
             spec.counts_attempts = kind == "quorum";
+            spec.keeps_all = spec.counts_attempts;
         }
         "x-dead-letter-strategy" => {
             let strategy = one_of(field, &["at-most-once", "at-least-once"], "invalid_dlx_strategy")?;

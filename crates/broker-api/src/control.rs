@@ -185,6 +185,8 @@ pub struct QueueSpec {
     pub single_active_consumer: bool,
     /// Whatever comes back counts as an attempt, also by a consumer that is lost, and deliveries say so ([`crate::DELIVERY_COUNTED`]).
     pub counts_attempts: bool,
+    /// Where it is durable every message in it is, whatever its head says; the message itself stays as it was published.
+    pub keeps_all: bool,
     /// What a connection publishes is not put into it while that connection has it for its own, or consumes from it.
     pub no_local: bool,
     /// Only messages for which this holds are put into it; others are not routed here (see "Selectors" in the crate's documentation).

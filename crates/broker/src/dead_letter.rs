@@ -187,7 +187,7 @@ impl Shared {
         self.remember_moved(&run, batch, index, &change, head.separator);
         targets.iter_mut().for_each(|t| t.flags |= change.flags(true));
         if again_ms.is_some() {
-            let ordinal = (durable && queue.durable).then_some((0, 0));
+            let ordinal = queue.keeps(durable).then_some((0, 0));
             targets.push(Target { queue: queue.clone(), level: head.level, flags: 0, side: None, ordinal, in_place: true });
             number(&mut targets);
         }

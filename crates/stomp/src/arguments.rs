@@ -151,7 +151,7 @@ fn apply(spec: &mut QueueSpec, name: &str, value: &Value<'_>, all: &[(&str, Valu
         "x-delivery-limit" => spec.delivery_limit = Some(u32::try_from(natural()?).unwrap_or(u32::MAX)),
         "x-queue-type" => match &*text() {
             "classic" => {}
-            "quorum" => spec.counts_attempts = true,
+            "quorum" => (spec.counts_attempts, spec.keeps_all) = (true, true),
             "stream" => return Err("queues of type 'stream' are not supported yet".to_owned()),
             other => return Err(format!("\"unsupported queue type '{other}'\"")),
         },

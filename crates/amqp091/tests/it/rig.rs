@@ -8,7 +8,7 @@ use broker_api::{
     Broker, ConnectionInfo, Context, CoreSession, EventBatch, Flow, Out, Peer, Protocol, ProtocolSession, Then, Turn, VhostName,
 };
 use bytes::Bytes;
-use journal::sim::SimStorage;
+use journal::sim::{Crash, SimStorage};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,6 +51,19 @@ impl Rig {
     pub fn of(config: Config, set: impl FnOnce(&mut broker::Config), pieces: usize) -> Rig {
         let storage = SimStorage::new(7);
         storage.clock().pass_ms(1_700_000_000_000);
+        let (core, steps) = Rig::open(&storage, set);
+        let amqp = Amqp::new(config, Vec::new());
+        Rig { storage, core, steps, amqp, connections: BTreeMap::new(), now: Instant::now(), pieces, lines: Vec::new() }
+    }
+
+    /// The power fails and comes back, and everybody has to connect again.
+    fn power(&mut self) {
+        self.connections.clear();
+        self.storage.crash(Crash::PowerCut);
+        (self.core, self.steps) = Rig::open(&self.storage, |_| {});
+    }
+
+    fn open(storage: &SimStorage, set: impl FnOnce(&mut broker::Config)) -> (Core, Steps) {
         let journal = journal::Config {
             clock: storage.clock(),
             segment_bytes: 1 << 20,
@@ -92,9 +105,7 @@ impl Rig {
             ..broker::Config::default()
         };
         set(&mut settings);
-        let (core, steps) = Core::open_stepped(Arc::new(storage.clone()), journal, settings, Box::new(|_| {})).expect("the core opens");
-        let amqp = Amqp::new(config, Vec::new());
-        Rig { storage, core, steps, amqp, connections: BTreeMap::new(), now: Instant::now(), pieces, lines: Vec::new() }
+        Core::open_stepped(Arc::new(storage.clone()), journal, settings, Box::new(|_| {})).expect("the core opens")
     }
 
     fn connection(&mut self, name: &str) -> &mut Connection {
@@ -129,6 +140,7 @@ impl Rig {
         let (name, what) = step.split_once(' ').unwrap_or((step, ""));
         match (name, what.split_whitespace().next().unwrap_or("")) {
             ("trace", _) => assert!(self.core.set_traced("/", what == "on")),
+            ("power", _) => self.power(),
             ("wait", _) => self.wait(what.parse().expect("seconds")),
             (name, "connect") => self.connect(name, what),
             (name, "cut") => {

@@ -34,7 +34,7 @@ fn record() {
 fn clients(conversation: &str) -> BTreeMap<&str, Vec<u8>> {
     let mut said: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
     for line in conversation.lines().skip(1).filter(|line| !line.starts_with("  ") && !line.starts_with('#')) {
-        let Some((client, what)) = line.split_once(' ').filter(|(client, _)| *client != "wait") else { continue };
+        let Some((client, what)) = line.split_once(' ').filter(|(client, _)| !["wait", "trace"].contains(client)) else { continue };
         let first = if what.starts_with("connect") && !what.starts_with("connection.") { WITH_CHANNEL } else { WITH_NOTHING };
         let bytes = said.entry(client).or_insert_with(|| vec![first]);
         if !what.starts_with("cut") && (first == WITH_NOTHING) {

@@ -16,7 +16,7 @@
 use super::control::{done, Answer};
 use super::publish::{Retains, RouteRun};
 use super::scope::Transaction;
-use super::stage::{prepare, Bundle};
+use super::stage::{logs_all, prepare, Bundle};
 use super::Link;
 use crate::core::{Counters, Job, Shared};
 use crate::dead_letter::How;
@@ -82,6 +82,7 @@ impl Link {
         let _order: Vec<_> = vhost.stripes(plan.retains.iter().map(|r| &*r.key)).into_iter().map(Mutex::lock).collect();
         let edits = self.claim_edits(&plan.batch, &mut plan.runs, &plan.states);
         let work = prepare(&self.core, &mut bundle, &plan.batch, &plan.runs, &edits);
+        self.logs_all |= logs_all(&work);
         for (serial, index) in &plan.returned {
             self.returned(&plan.batch, *index, *serial);
         }

@@ -208,6 +208,7 @@ impl Link {
     /// Hands a run to the reader thread; its direct deliveries leave at once.
     pub(super) fn fan_out(&mut self, batch: &Arc<Batch>, run: RouteRun) {
         self.core.deliver_direct(batch, &run);
+        self.logs_all |= !run.durable;
         // A power of two, so that bodies are written again at the border of a slice.
         let per = (SLICE / run.count.next_power_of_two() as usize).max(16);
         let id = self.core.ids(u64::from(run.count));

@@ -105,6 +105,8 @@ pub(crate) struct Link {
     write_memo: access::WriteMemo,
     /// There is an owner that a refusal stops.
     may_stop: bool,
+    /// What it publishes has been logged by a queue that keeps everything, though it need not be durable: it may be so again.
+    logs_all: bool,
     /// The transaction that what comes now belongs to.
     scope: Option<TxIx>,
     /// The same for what is submitted, which may wait behind held publishes.
@@ -177,6 +179,7 @@ impl Link {
             queue_memo: None,
             write_memo: None,
             may_stop: false,
+            logs_all: false,
             scope: None,
             scope_submitted: None,
             transactions: scope::Transactions::default(),
@@ -339,7 +342,8 @@ impl Link {
             return false;
         }
         let logged = HEAD_DURABLE | HEAD_RETAIN;
-        let durable = batch.is_some_and(|b| b.heads.iter().any(|h| h.flags & logged != 0)) || self.commits_publishes(entries);
+        let durable =
+            batch.is_some_and(|b| self.logs_all || b.heads.iter().any(|h| h.flags & logged != 0)) || self.commits_publishes(entries);
         !durable || !self.core.log.holds_publishers()
     }
 

@@ -3,7 +3,9 @@
 use super::commit::Hidden;
 use super::fanout::TOGETHER;
 use super::segment::Fills;
-use super::stage::{append_one, prepare, targets_of, write_records, Append, Bundle, Edits, Rejected, Target, Work, REFERENCES_MAX, VOLUME};
+use super::stage::{
+    append_one, logs_all, prepare, targets_of, write_records, Append, Bundle, Edits, Rejected, Target, Work, REFERENCES_MAX, VOLUME,
+};
 use super::stop::Skipped;
 use super::Link;
 use crate::core::{Counters, Shared};
@@ -144,8 +146,9 @@ impl Link {
     /// Goes to so many that keep it that others must be served in between.
     fn is_wide(&self, batch: &Batch, run: &RouteRun) -> bool {
         let many = run.route.width() > REFERENCES_MAX;
+        let logged = |run: &RouteRun| run.durable && run.level > 0 || run.route.queues.iter().any(|queue| queue.keeps(run.durable));
         // An edit is in one slot with all of its publish.
-        many && run.durable && run.level > 0 && batch.heads[run.first as usize].state == 0 && !self.whole && !self.is_internal()
+        many && logged(run) && batch.heads[run.first as usize].state == 0 && !self.whole && !self.is_internal()
     }
 
     /// Is the last run a wide one that this head does not belong to?
@@ -240,6 +243,7 @@ impl Link {
         let mut slot = edited.then(|| self.core.log.reserve());
         let edits = if edited { self.claim_edits(batch, runs, states) } else { Vec::new() };
         let work = prepare(&self.core, &mut bundle, batch, runs, &edits);
+        self.logs_all |= logs_all(&work);
         self.trace_publishes(batch, runs);
         let late = mutants::active(Mutant::SettleBeforePublish);
         if slot.is_none() && !bundle.records.is_empty() && !late {

@@ -306,7 +306,8 @@ fn same_arguments(given: &QueueSpec, current: &QueueSpec, relaxed: bool) -> bool
     let meant = |spec: &QueueSpec| QueueSpec { arguments: Vec::new(), format: 0, ..spec.clone() };
     if relaxed && current.counts_attempts && !given.counts_attempts {
         // Who asks for a queue that does not count attempts gets this one, which has no priorities either.
-        let as_current = QueueSpec { counts_attempts: true, max_priority: current.max_priority, ..meant(given) };
+        let as_current =
+            QueueSpec { counts_attempts: true, keeps_all: current.keeps_all, max_priority: current.max_priority, ..meant(given) };
         return as_current == meant(current);
     }
     given.arguments == current.arguments || (given.arguments.is_empty() == current.arguments.is_empty() && meant(given) == meant(current))

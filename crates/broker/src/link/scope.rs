@@ -226,6 +226,6 @@ impl Link {
             },
             _ => None,
         });
-        commits.into_iter().any(|found| found.is_logged())
+        commits.into_iter().any(|found| found.is_logged() || self.logs_all && !found.publishes.is_empty())
     }
 }

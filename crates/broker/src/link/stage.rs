@@ -110,6 +110,11 @@ pub(super) fn prepare<'a>(core: &Shared, bundle: &mut Bundle, batch: &Batch, run
     work
 }
 
+/// Does a queue log what need not be durable?
+pub(super) fn logs_all(work: &[Work<'_>]) -> bool {
+    work.iter().any(|(targets, _, run)| !run.durable && targets.iter().any(|target| target.ordinal.is_some()))
+}
+
 pub(crate) fn targets_of(run: &RouteRun) -> Vec<Target> {
     let mut targets = targets_between(run, 0, run.route.width());
     number(&mut targets);
@@ -127,17 +132,17 @@ pub(super) fn targets_between(run: &RouteRun, from: usize, to: usize) -> Vec<Tar
     for t in part_of(&route.sessions, &mut skip, &mut left) {
         let level = t.level.min(run.level);
         if level > 0 {
-            add(&t.session.queue, level, t.flags, t.side.clone(), run.durable && t.session.queue.durable);
+            add(&t.session.queue, level, t.flags, t.side.clone(), t.session.queue.keeps(run.durable));
         }
     }
     for share in part_of(&route.shares, &mut skip, &mut left) {
         let level = share.level().min(run.level);
         if level > 0 {
-            add(&share.queue, level, 0, None, run.durable && share.queue.durable);
+            add(&share.queue, level, 0, None, share.queue.keeps(run.durable));
         }
     }
     for queue in part_of(&route.queues, &mut skip, &mut left) {
-        add(queue, run.level, 0, None, run.durable && queue.durable);
+        add(queue, run.level, 0, None, queue.keeps(run.durable));
     }
     targets
 }

@@ -108,7 +108,7 @@ impl Delays {
 impl Queue {
     /// For what the exchange of this id and name holds back.
     pub fn delaying(exchange: u64, name: &str, vhost: u32, durable: bool, messages: u64) -> Arc<Queue> {
-        let spec = QueueSpec { durable, reject_at_bound: true, max_length: Some(messages), ..QueueSpec::default() };
+        let spec = QueueSpec { durable, keeps_all: true, reject_at_bound: true, max_length: Some(messages), ..QueueSpec::default() };
         let bound = super::bound_of(&spec);
         let mut queue = Queue::new(QueueId(exchange), QueueName::new(name), vhost, spec, bound);
         if let Some(queue) = Arc::get_mut(&mut queue) {

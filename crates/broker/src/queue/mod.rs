@@ -175,6 +175,11 @@ impl Queue {
         self.state.lock().rules.clone()
     }
 
+    /// Is a message in it logged, when its publisher wants it durable, or not?
+    pub fn keeps(&self, durable: bool) -> bool {
+        self.durable && (durable || self.spec.keeps_all)
+    }
+
     /// The queue of a share group, which policies leave alone like those of sessions.
     pub fn is_share(&self) -> bool {
         self.name.as_str().starts_with("$share/")

@@ -359,7 +359,8 @@ pub(crate) fn write_queue_spec(w: &mut Writer<'_>, spec: &QueueSpec) {
             Some(once) => 1 + u8::from(once),
         };
         let selects = if spec.selector.is_some() { SELECTOR_FOLLOWS } else { 0 };
-        w.u8(once | selects | if spec.no_local { NO_LOCAL } else { 0 });
+        let no_local = if spec.no_local { NO_LOCAL } else { 0 };
+        w.u8(once | selects | no_local | if says_keeps_all(spec) { KEEPS_ALL } else { 0 });
         if let Some(selector) = &spec.selector {
             w.bytes(selector.as_bytes());
         }
@@ -370,10 +371,18 @@ pub(crate) fn write_queue_spec(w: &mut Writer<'_>, spec: &QueueSpec) {
 pub(crate) const SELECTOR_FOLLOWS: u8 = 0x80;
 /// The same of a queue: not what its consumer's own connection publishes.
 const NO_LOCAL: u8 = 0x40;
+/// The same of a queue: it keeps everything, and does not count attempts.
+const KEEPS_ALL: u8 = 0x20;
+
+/// A queue that counts attempts keeps everything without saying so: such queues are older than the bit.
+fn says_keeps_all(spec: &QueueSpec) -> bool {
+    spec.keeps_all && !spec.counts_attempts
+}
 
 /// What came later stands behind the rest, where there is any of it.
 fn has_more(spec: &QueueSpec) -> bool {
-    spec.consumer_timeout_ms.is_some() || spec.dead_letter_at_least_once.is_some() || spec.selector.is_some() || spec.no_local
+    let more = spec.consumer_timeout_ms.is_some() || spec.dead_letter_at_least_once.is_some() || spec.selector.is_some();
+    more || spec.no_local || says_keeps_all(spec)
 }
 
 pub(crate) fn read_queue_spec(r: &mut Reader<'_>) -> Option<QueueSpec> {
@@ -387,6 +396,7 @@ pub(crate) fn read_queue_spec(r: &mut Reader<'_>) -> Option<QueueSpec> {
         single_active_consumer: on(4),
         dead_letter_refused: on(5),
         counts_attempts: on(6),
+        keeps_all: on(6),
         max_priority: r.u8()?,
         message_ttl_ms: r.opt_u64()?,
         expires_ms: r.opt_u64()?,
@@ -402,8 +412,9 @@ pub(crate) fn read_queue_spec(r: &mut Reader<'_>) -> Option<QueueSpec> {
     if on(7) {
         spec.consumer_timeout_ms = r.opt_u64()?;
         let bits = r.u8()?;
-        spec.dead_letter_at_least_once = (bits & !(SELECTOR_FOLLOWS | NO_LOCAL)).checked_sub(1).map(|once| once == 1);
+        spec.dead_letter_at_least_once = (bits & !(SELECTOR_FOLLOWS | NO_LOCAL | KEEPS_ALL)).checked_sub(1).map(|once| once == 1);
         spec.no_local = bits & NO_LOCAL != 0;
+        spec.keeps_all |= bits & KEEPS_ALL != 0;
         if bits & SELECTOR_FOLLOWS != 0 {
             spec.selector = Some(r.text()?.to_owned());
         }
@@ -505,6 +516,7 @@ mod tests {
             durable: true,
             auto_delete: true,
             counts_attempts: true,
+            keeps_all: true,
             max_length: Some(5),
             dead_letter_exchange: Some(String::new()),
             arguments: vec![1, 2],
@@ -527,6 +539,10 @@ mod tests {
             longest.clear();
             write_queue_spec(&mut Writer(&mut longest), &others);
             assert_eq!(read_queue_spec(&mut Reader::new(&longest)), Some(others));
+            let keeps = QueueSpec { keeps_all: true, counts_attempts: false, dead_letter_at_least_once: once, ..spec.clone() };
+            longest.clear();
+            write_queue_spec(&mut Writer(&mut longest), &keeps);
+            assert_eq!(read_queue_spec(&mut Reader::new(&longest)), Some(keeps));
         }
     }
 }

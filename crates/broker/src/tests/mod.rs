@@ -6,6 +6,7 @@ mod delays;
 mod exchanges;
 mod groups;
 mod history;
+mod keeps;
 mod keys;
 mod moves;
 mod policies;
@@ -419,7 +420,7 @@ fn what_an_idle_connection_keeps_stays_small() {
         ("outbox", size_of::<crate::outbox::Outbox>(), 232),
         ("session", size_of::<crate::session::Session>(), 264),
         ("live", size_of::<crate::session::Live>(), 64),
-        ("queue", size_of::<crate::queue::Queue>(), 400),
+        ("queue", size_of::<crate::queue::Queue>(), 424),
         ("consumer", size_of::<crate::queue::Consumer>(), 80),
         ("event", size_of::<broker_api::Event>(), 64),
     ];
