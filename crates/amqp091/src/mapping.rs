@@ -63,6 +63,7 @@ pub(crate) fn properties(batch: &Batch, head: &Head, delivery: &Delivery, views:
         let first = FirstLife {
             topic: view.is_some_and(|view| view.separator() != SEPARATOR),
             further: further_keys(own.and_then(|own| own.headers)),
+            headers: own.and_then(|own| own.headers),
             // Or it would expire again where it now is.
             expiration: properties.expiration.take(),
         };
@@ -133,27 +134,67 @@ struct FirstLife<'a> {
     topic: bool,
     /// The keys of its CC header.
     further: Vec<&'a [u8]>,
+    /// What its publisher wrote, deaths of a message that it had and sends again among them.
+    headers: Option<Table<'a>>,
     /// As its publisher said it; what the core knows of it is when it was over.
     expiration: Option<&'a [u8]>,
 }
 
 fn put_deaths(moved: &Moved, before: &FirstLife<'_>, headers: &mut TableWriter) {
     let mut deaths = ArrayWriter::default();
+    let mut earlier = before.earlier_deaths();
     let first_key = moved.deaths.iter().rev().min_by_key(|death| death.time_ms).map(|death| &death.key);
     for death in &moved.deaths {
         // The message had its further keys, and its own spelling, as long as it had its first key; later ones are spelled as the
         // queues' dead-letter keys are.
         let first = Some(&death.key) == first_key;
+        let same = |table: &Table<'_>| {
+            let says = |name, text: &str| table.get(name).and_then(|field| field.text()) == Some(text.as_bytes());
+            says("queue", &death.queue) && says("reason", death.reason.as_str())
+        };
+        if let Some(at) = earlier.iter().position(same) {
+            deaths.table(&counted_on(earlier.remove(at), death.count));
+            continue;
+        }
         let key = if first && before.topic { Cow::Owned(key_of_topic(&death.key)) } else { Cow::Borrowed(&*death.key) };
         deaths.table(&death_table(death, &key, if first { &before.further } else { &[] }, before.expiration));
     }
+    earlier.into_iter().for_each(|table| {
+        deaths.put(&Field::Table(table));
+    });
     headers.array("x-death", &deaths);
     let (queue, reason, exchange) = &moved.first;
-    headers.text("x-first-death-exchange", exchange).text("x-first-death-queue", queue).text("x-first-death-reason", reason.as_str());
+    let first = [("x-first-death-exchange", &**exchange), ("x-first-death-queue", queue), ("x-first-death-reason", reason.as_str())];
+    match before.headers.filter(|headers| headers.get("x-first-death-queue").is_some()) {
+        Some(said) => first.iter().for_each(|(name, _)| {
+            said.get(name).into_iter().for_each(|field| drop(headers.put(name.as_bytes(), &field)));
+        }),
+        None => first.iter().for_each(|(name, text)| drop(headers.text(name, text))),
+    }
     if let Some(last) = moved.deaths.first() {
         headers.text("x-last-death-exchange", &last.exchange);
         headers.text("x-last-death-queue", &last.queue).text("x-last-death-reason", last.reason.as_str());
     }
+}
+
+impl<'a> FirstLife<'a> {
+    /// Its publisher's `x-death`, as far as it is one.
+    fn earlier_deaths(&self) -> Vec<Table<'a>> {
+        let Some(Field::Array(deaths)) = self.headers.and_then(|headers| headers.get("x-death")) else { return Vec::new() };
+        let table = |field| if let Field::Table(table) = field { Some(table) } else { None };
+        deaths.iter().filter_map(table).collect()
+    }
+}
+
+/// A death of before that came again: RabbitMQ changes its count and nothing else.
+fn counted_on(death: Table<'_>, more: u64) -> TableWriter {
+    let mut table = TableWriter::default();
+    let before = death.get("count").and_then(|count| count.integer()).unwrap_or(0);
+    table.put(b"count", &Field::I64(before.saturating_add(i64::try_from(more).unwrap_or(i64::MAX))));
+    death.iter().filter(|(name, _)| *name != b"count").for_each(|(name, field)| {
+        table.put(name, &field);
+    });
+    table
 }
 
 fn death_table(death: &Death, key: &[u8], further: &[&[u8]], expiration: Option<&[u8]>) -> TableWriter {
@@ -282,5 +323,45 @@ mod tests {
         assert_eq!(death.get("original-expiration"), Some(Field::LongStr(b"1")));
         let Some(Field::Array(keys)) = death.get("routing-keys") else { panic!("no keys") };
         assert_eq!(keys.iter().filter_map(|key| key.text()).collect::<Vec<_>>(), [&b"g.src"[..], b"cc1"]);
+    }
+
+    #[test]
+    fn deaths_of_a_message_that_is_sent_again_are_counted_on() {
+        let mut before = TableWriter::default();
+        before.put(b"count", &Field::I64(2)).text("reason", "rejected").text("queue", "q").text("more", "kept");
+        let mut other = TableWriter::default();
+        other.put(b"count", &Field::I64(5)).text("reason", "expired").text("queue", "q");
+        let mut deaths = ArrayWriter::default();
+        deaths.table(&other).table(&before).put(&Field::Bool(true));
+        let mut said = TableWriter::default();
+        said.array("x-death", &deaths).text("x-first-death-queue", "older").text("x-first-death-reason", "expired");
+        let death = |queue: &str| Death {
+            queue: queue.into(),
+            reason: DeathReason::Rejected,
+            count: 1,
+            time_ms: 0,
+            exchange: "".into(),
+            key: b"q".as_slice().into(),
+            expiration_ms: None,
+        };
+        let first = ("q".into(), DeathReason::Rejected, "".into());
+        let moved =
+            Moved { exchange: "".into(), key: b"q".as_slice().into(), key_replaced: false, deaths: vec![death("p"), death("q")], first };
+        let before = FirstLife { topic: false, further: Vec::new(), headers: Some(said.as_table()), expiration: None };
+        let mut headers = TableWriter::default();
+        put_deaths(&moved, &before, &mut headers);
+        let headers = headers.as_table();
+        assert_eq!(headers.get("x-first-death-queue"), Some(Field::LongStr(b"older")));
+        let Some(Field::Array(deaths)) = headers.get("x-death") else { panic!("no x-death") };
+        let told: Vec<_> = deaths
+            .iter()
+            .map(|field| {
+                let Field::Table(death) = field else { panic!("{field:?}") };
+                let text = |name| String::from_utf8_lossy(death.get(name).and_then(|field| field.text()).unwrap_or_default()).into_owned();
+                (text("queue"), text("reason"), death.get("count").and_then(|count| count.integer()), text("more"))
+            })
+            .collect();
+        let row = |queue: &str, reason: &str, count, more: &str| (queue.to_owned(), reason.to_owned(), Some(count), more.to_owned());
+        assert_eq!(told, [row("p", "rejected", 1, ""), row("q", "rejected", 3, "kept"), row("q", "expired", 5, "")]);
     }
 }
