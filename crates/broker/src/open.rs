@@ -320,7 +320,8 @@ impl Shared {
         queue.loaded(found, &self.log, self.now_ticks(), &mut follow);
         self.follow_up(follow);
         if at_head {
-            self.expire_heads(queue.id.0);
+            // By the thread of the timers alone: two that dead-letter from one queue would lose its order.
+            self.timers.add(self.now_ms(), Timer::Heads { queue: queue.id.0 });
         }
     }
 

@@ -140,7 +140,7 @@ fn all(scenes: &[Scene], wanted: &(dyn Fn(&Scene) -> bool + Sync), vhosts: &[&st
             scope.spawn(move || loop {
                 let n = next.fetch_add(1, Ordering::Relaxed);
                 let Some(scene) = scenes.get(n) else { return };
-                if scene.is_traced() != traces || !wanted(scene) {
+                if scene.is_traced() != traces || scene.cuts_power() || !wanted(scene) {
                     continue;
                 }
                 let both = play(scene, vhost, theirs, ours);

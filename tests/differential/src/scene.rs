@@ -59,6 +59,11 @@ impl Scene {
         self.title.starts_with("traced: ")
     }
 
+    /// The original cannot be asked what is left after a power cut.
+    pub fn cuts_power(&self) -> bool {
+        self.steps.iter().any(|step| step.text == "power")
+    }
+
     pub fn record(&mut self, said: &[Said]) {
         self.steps.iter_mut().zip(said).for_each(|(step, said)| step.recorded = Some(said.clone()));
     }

@@ -169,8 +169,8 @@ impl Queue {
                 // The head says nothing of what stands behind it.
                 Head::Entry(..) => return Some(now.wrapping_add(LOOK_AGAIN)),
                 // Only where everything expires is a page worth reading for it; elsewhere delivery finds out.
-                Head::Away(number) if state.rules.message_ttl_ms.is_some() => {
-                    state.head_page = Some((level, number));
+                Head::Away(_) if state.rules.message_ttl_ms.is_some() => {
+                    state.head_away = Some(level);
                     follow.load.push(self.clone());
                     return Some(now.wrapping_add(10));
                 }
@@ -248,7 +248,7 @@ impl State {
     }
 
     /// What stands next on a level.
-    fn head_of(&mut self, level: u8) -> Option<Head> {
+    pub(super) fn head_of(&mut self, level: u8) -> Option<Head> {
         let aside = self.grouping.as_ref().and_then(|grouping| grouping.first_aside(level));
         let lane = self.lanes.get_mut(level)?;
         let next = match lane.returned.first().copied().into_iter().chain(aside).min() {
@@ -263,7 +263,7 @@ impl State {
     }
 }
 
-enum Head {
+pub(super) enum Head {
     /// Position and expiry.
     Entry(u64, u32),
     /// In this page.

@@ -90,8 +90,8 @@ pub(crate) struct State {
     /// The tick at which the timer looks at this queue's heads next; 0: it does not.
     pub alarm: u32,
     pub wants_alarm: bool,
-    /// A page whose first message may have expired, and that is not in memory.
-    head_page: Option<(u8, u64)>,
+    /// A level whose first message may have expired, and stands in a page that is not in memory.
+    head_away: Option<u8>,
     /// There is more in the queue than its bound allows: the timer is to take it out.
     pub wants_trim: bool,
     /// The tick at which one looked behind the heads.

@@ -1,6 +1,7 @@
 //! References that only the page file has: sending them there, and reading them back before they are needed.
 
 use super::lane::Next;
+use super::leave::Head;
 use super::{Entry, Follow, Held, Page, Queue, State, Status, HELD_BYTES, LOAD};
 use crate::store::Log;
 use broker_api::Seq;
@@ -22,9 +23,11 @@ impl Queue {
     /// What stands next and is not in memory: a page, or a run of messages.
     pub fn wanted(&self, now: u32) -> Wanted {
         let mut state = self.lock();
-        if let Some((level, number)) = state.head_page.take() {
-            state.alarm = now.max(1);
-            return Wanted::Head(level, number);
+        if let Some(level) = state.head_away.take() {
+            if let Some(Head::Away(number)) = state.head_of(level) {
+                state.alarm = now.max(1);
+                return Wanted::Head(level, number);
+            }
         }
         if let Some(wanted) = state.unread_aside() {
             return wanted;

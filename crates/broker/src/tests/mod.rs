@@ -420,7 +420,7 @@ fn what_an_idle_connection_keeps_stays_small() {
         ("outbox", size_of::<crate::outbox::Outbox>(), 232),
         ("session", size_of::<crate::session::Session>(), 264),
         ("live", size_of::<crate::session::Live>(), 64),
-        ("queue", size_of::<crate::queue::Queue>(), 424),
+        ("queue", size_of::<crate::queue::Queue>(), 400),
         ("consumer", size_of::<crate::queue::Consumer>(), 80),
         ("event", size_of::<broker_api::Event>(), 64),
     ];

@@ -74,6 +74,9 @@ fn a_confirm_waits_for_the_follower_and_the_follower_can_lead() {
     let confirms = Arc::new(Confirms::default());
     let (mut follower, mut kept) = follow(b.path());
     let mut reader = reader(&journal, follower.receiver.position());
+    // What a reign begins with may be a batch of its own.
+    wait_written(&journal, follower.receiver.position().lsn);
+    journal.permit(ship(1, &mut reader, &mut follower));
     // Rotates several times.
     let body = vec![7; 100_000];
     for n in 0..40 {
