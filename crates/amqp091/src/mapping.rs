@@ -167,9 +167,13 @@ fn put_deaths(moved: &Moved, before: &FirstLife<'_>, headers: &mut TableWriter) 
     let first = [("x-first-death-exchange", &**exchange), ("x-first-death-queue", queue), ("x-first-death-reason", reason.as_str())];
     match before.headers.filter(|headers| headers.get("x-first-death-queue").is_some()) {
         Some(said) => first.iter().for_each(|(name, _)| {
-            said.get(name).into_iter().for_each(|field| drop(headers.put(name.as_bytes(), &field)));
+            if let Some(field) = said.get(name) {
+                headers.put(name.as_bytes(), &field);
+            }
         }),
-        None => first.iter().for_each(|(name, text)| drop(headers.text(name, text))),
+        None => first.iter().for_each(|(name, text)| {
+            headers.text(name, text);
+        }),
     }
     if let Some(last) = moved.deaths.first() {
         headers.text("x-last-death-exchange", &last.exchange);
