@@ -17,7 +17,7 @@ use crate::pages::Table;
 use crate::segment::Ids;
 use crate::storage::{self, Storage};
 use crate::wire::{crc_of, put_varint, Reader};
-use crate::{mutants, ObjectError, ObjectKey, ObjectPlace, OpenError};
+use crate::{mutants, record, ObjectError, ObjectKey, ObjectPlace, OpenError};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"CkRoot01");
 pub(crate) const ROOT_VERSION: u32 = 1;
@@ -106,6 +106,9 @@ impl Root {
             return Err(OpenError::Foreign { file: name.into() });
         }
         let root = Root::decode_body(&mut reader).filter(|_| reader.left() == 0).ok_or_else(damaged)?;
+        if root.level > record::known_level() {
+            return Err(OpenError::Level { at: name.into(), level: root.level, known: record::known_level() });
+        }
         if root.counted < root.begin.lsn {
             // References between the two would be counted by nobody, and their records taken for dead.
             let what = format!("it counts references up to {}, but redo begins at {}", root.counted, root.begin.lsn);

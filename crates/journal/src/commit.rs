@@ -15,7 +15,7 @@ use crate::mutants::{self, Mutant};
 use crate::record::{self, KIND_SET_LEVEL};
 use crate::ring::Committed;
 use crate::segment::{Segment, SegmentHead, SEGMENT_HEADER};
-use crate::{segment_files, Failure, Filled, Release};
+use crate::{next, segment_files, Failure, Filled, Release};
 
 /// How long the thread sleeps before it looks again for a segment when the disk, reserve included, is full.
 const STALL_RETRY: Duration = Duration::from_millis(20);
@@ -182,6 +182,9 @@ impl Committer {
             built.add(filled, self.next_lsn);
         }
         built.taken = taken;
+        if let Some(records) = next::of_batch(&self.core, self.next_lsn) {
+            built.add(Filled { records, ..Filled::default() }, self.next_lsn);
+        }
         if mutants::active(Mutant::LivenessFromMemory) {
             count_live(&self.core, &mut built.after, None);
         }

@@ -19,8 +19,8 @@ pub enum OpenError {
     Version { file: String, found: u32, known: u32 },
     #[error("{file}: belongs to another store (cluster or shard differs from meta)")]
     Foreign { file: String },
-    #[error("record at {lsn} has level {level} (kind {kind}); this program understands levels up to {known}")]
-    Level { lsn: Lsn, kind: u8, level: u8, known: u8 },
+    #[error("{at} is of level {level}, and this program understands levels up to {known}: a later version has raised the level of this store, and only that version or one after it can open it")]
+    Level { at: String, level: u8, known: u8 },
     #[error("record at {lsn}: kind {kind} is one of the journal's own and unknown to this program")]
     Kind { lsn: Lsn, kind: u8 },
     #[error("the state machine refused {at}: {source}")]

@@ -18,7 +18,7 @@ use crate::commit::Committer;
 use crate::journal::{count, Core, Tip};
 use crate::maintain::{Inherited, Maintainer};
 use crate::meta::Meta;
-use crate::record::KNOWN_LEVEL;
+use crate::record::known_level;
 use crate::scan::redo;
 use crate::segment::{file_name, Segment};
 use crate::storage::Storage;
@@ -247,8 +247,8 @@ impl Receiver {
         if batch::chain_of(at.chain, bytes) != inner.chain {
             return Err(Refused::Chain(at.lsn));
         }
-        if inner.level > KNOWN_LEVEL {
-            return Err(Refused::Level { got: inner.level, known: KNOWN_LEVEL });
+        if inner.level > known_level() {
+            return Err(Refused::Level { got: inner.level, known: known_level() });
         }
         self.promise(reign)?;
         let Some((segment, offset)) = self.committer.append(bytes, &inner)? else { return Err(Refused::Full) };

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicU8, Ordering};
-use std::sync::{mpsc, Arc, OnceLock};
+use std::sync::{mpsc, Arc, OnceLock, Weak};
 use std::thread;
 
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -15,12 +15,12 @@ use crate::live::{Audit, Liveness};
 use crate::maintain::{Inherited, Maintainer};
 use crate::meta::Meta;
 use crate::pages::Pages;
-use crate::record::{KIND_EPOCH_START, KIND_SET_LEVEL, KNOWN_LEVEL};
+use crate::record::{known_level, FIRST_LEVEL, KIND_EPOCH_START, KIND_SET_LEVEL};
 use crate::ring::Ring;
 use crate::segment::Ids;
 use crate::spare::Spares;
 use crate::storage::{Lock, Storage};
-use crate::{ApplyError, CloseError, Config, Copy, Failure, Filled, Held, Lsn, ObjectError, ObjectKey, ObjectPlace, OpenError};
+use crate::{ApplyError, CloseError, Committed, Config, Copy, Failure, Filled, Held, Lsn, ObjectError, ObjectKey, ObjectPlace, OpenError};
 use crate::{RecordRef, Records, Release, Slot, SnapshotError, Ticket};
 
 /// What the state machine above does at start.
@@ -264,8 +264,23 @@ impl Core {
     }
 }
 
+/// A level that is in force once it is committed.
+struct Raise(Weak<Core>);
+
+impl Committed for Raise {
+    fn committed(&self, level: u64) {
+        if let Some(core) = self.0.upgrade() {
+            core.level.store(level as u8, Ordering::Relaxed);
+        }
+    }
+}
+
 pub struct Journal {
     pub(crate) core: Arc<Core>,
+    /// Nobody follows this log, so nobody has to understand it but this program.
+    alone: bool,
+    /// The highest level that was asked for.
+    raised: AtomicU8,
     committer: Mutex<Option<Committer>>,
     maintainer: Mutex<Option<Maintainer>>,
     inherited: Mutex<Option<Inherited>>,
@@ -280,12 +295,16 @@ impl Journal {
     pub fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Apply) -> Result<Journal, OpenError> {
         let follower = Follower::recover(storage, config, apply)?;
         let epoch = follower.receiver.promised() + 1;
-        follower.lead(epoch, Lsn(u64::MAX), apply)
+        let mut journal = follower.lead(epoch, Lsn(u64::MAX), apply)?;
+        journal.alone = true;
+        Ok(journal)
     }
 
     pub(crate) fn new(core: Arc<Core>, committer: Committer, inherited: Inherited) -> Journal {
         Journal {
             core,
+            alone: false,
+            raised: AtomicU8::new(0),
             committer: Mutex::new(Some(committer)),
             maintainer: Mutex::default(),
             inherited: Mutex::new(Some(inherited)),
@@ -350,10 +369,28 @@ impl Journal {
         let mut records = Records::new();
         records.push(KIND_EPOCH_START, 1, 0, 0, |out| out.extend_from_slice(&epoch_fields(self.epoch(), self.core.boot_id)));
         if self.level() == 0 {
-            records.push(KIND_SET_LEVEL, 1, 0, 0, |out| out.push(KNOWN_LEVEL));
-            self.core.level.store(KNOWN_LEVEL, Ordering::Relaxed);
+            records.push(KIND_SET_LEVEL, FIRST_LEVEL, 0, 0, |out| out.push(FIRST_LEVEL));
+            self.core.level.store(FIRST_LEVEL, Ordering::Relaxed);
         }
         self.core.ring.reserve().fill(Filled { records, ..Filled::default() });
+        if self.alone {
+            self.raise_level(known_level());
+        }
+    }
+
+    /// Once this is committed, records up to `level` may follow. To be called when every node that has this log, or is to have it, understands
+    /// them: there is no way back.
+    pub fn raise_level(&self, level: u8) {
+        assert!(level <= known_level(), "level {level} is unknown here");
+        if level <= self.level().max(self.raised.fetch_max(level, Ordering::Relaxed)) {
+            return;
+        }
+        tracing::info!(level, "the level of the log rises: earlier versions cannot open this store any more");
+        let mut records = Records::new();
+        // Of that level itself, so that whoever does not understand it takes nothing of the batch.
+        records.push(KIND_SET_LEVEL, level, 0, 0, |out| out.push(level));
+        let waiter: Arc<dyn Committed> = Arc::new(Raise(Arc::downgrade(&self.core)));
+        self.core.ring.reserve().fill(Filled { records, done: Some((waiter, u64::from(level))), ..Filled::default() });
     }
 
     /// One turn of the commit thread: take, write, sync, tell. For simulations.

@@ -31,6 +31,7 @@ mod live;
 mod maintain;
 mod meta;
 pub mod mutants;
+pub mod next;
 mod pages;
 mod position;
 mod read;

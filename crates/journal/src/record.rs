@@ -5,10 +5,22 @@
 //! are the journal's own.
 
 use crate::wire::{put_varint, Reader};
-use crate::{Lsn, OpenError};
+use crate::{next, Lsn, OpenError};
+
+/// What a new store begins with: whoever is to follow it understands this.
+pub const FIRST_LEVEL: u8 = 1;
+/// The highest level of records that this version has.
+const KNOWN_LEVEL: u8 = 1;
 
 /// The highest level of records that this program understands.
-pub const KNOWN_LEVEL: u8 = 1;
+pub fn known_level() -> u8 {
+    if next::is_on() {
+        next::LEVEL
+    } else {
+        KNOWN_LEVEL
+    }
+}
+
 pub const FIRST_APPLICATION_KIND: u8 = 16;
 
 /// First record of every reign: epoch u64, boot id u64. The application skips 2^20 sequence numbers when it sees one.
@@ -160,11 +172,11 @@ pub(crate) fn walk<'a>(mut bytes: &'a [u8], mut lsn: u64, mut each: impl FnMut(L
 
 /// Refuses what a later program wrote (unknown kinds stop the reader, they are never skipped).
 pub(crate) fn check_known(lsn: Lsn, head: &RecordHead) -> Result<(), OpenError> {
-    if head.level > KNOWN_LEVEL {
-        return Err(OpenError::Level { lsn, kind: head.kind, level: head.level, known: KNOWN_LEVEL });
+    if head.level > known_level() {
+        return Err(OpenError::Level { at: format!("the record at {lsn}"), level: head.level, known: known_level() });
     }
     let own = head.kind < FIRST_APPLICATION_KIND;
-    if own && !matches!(head.kind, KIND_EPOCH_START | KIND_SET_LEVEL | KIND_DIGEST) {
+    if own && !matches!(head.kind, KIND_EPOCH_START | KIND_SET_LEVEL | KIND_DIGEST) && !next::knows(head) {
         return Err(OpenError::Kind { lsn, kind: head.kind });
     }
     Ok(())

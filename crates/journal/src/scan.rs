@@ -8,9 +8,8 @@ use crate::checkpoint::Root;
 use crate::commit::level_of;
 use crate::journal::Tip;
 use crate::live::Liveness;
-use crate::record;
 use crate::segment::{file_name, Segment, Window, SEGMENT_HEADER};
-use crate::{Apply, Lsn, OpenError, RecordRef, Release};
+use crate::{next, record, Apply, Lsn, OpenError, RecordRef, Release};
 
 const READ_AHEAD: usize = 1 << 20;
 
@@ -312,6 +311,10 @@ pub(crate) fn redo(inner: &BatchHead, bytes: &[u8], apply: &mut dyn Apply) -> Re
         }
         let fields = &encoded[head.head_len as usize..];
         redone.level = level_of(head.kind, fields).or(redone.level);
+        if next::knows(&head) {
+            result = next::read(lsn, fields);
+            return;
+        }
         let record = RecordRef { kind: head.kind, level: head.level, flags: head.flags, pins: head.pins, fields };
         result = apply.apply(lsn, record, &mut redone.releases).map_err(|source| refused(lsn, head.kind, source));
     });

@@ -164,7 +164,7 @@ impl<H: House> Node<H> {
             clients: self.settings.clients.clone(),
         };
         let (cluster, promised, end) = (receiver.cluster(), receiver.promised(), receiver.position());
-        Me { member: member.clone(), cluster, hello: Hello { cluster, promised, end, member } }
+        Me { member: member.clone(), cluster, hello: Hello { cluster, promised, end, member, level: journal::record::known_level() } }
     }
 
     /// One life of the store as a standby's.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use journal::record::known_level;
 use journal::{Journal, Lsn, Progress};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
@@ -183,9 +184,28 @@ impl Reign {
             let (name, peer) = (name.clone(), peer.clone());
             return self.grow(&name, peer).await;
         }
+        self.raise_level(&connected);
         let standbys = connected.iter().map(|(name, peer)| (name.clone(), peer.synced, peer.redone)).collect();
         self.status.set_standbys(committed, written, standbys);
         Ok(())
+    }
+
+    /// The log goes over to what this version writes once both nodes understand it, and have the whole log.
+    fn raise_level(&self, connected: &BTreeMap<NodeName, Peer>) {
+        let (journal, known) = (&self.gate.journal, known_level());
+        if journal.level() >= known {
+            return;
+        }
+        let understands = |name| connected.get(name).is_some_and(|peer| peer.level >= known) && self.register.in_sync.contains(name);
+        match self.settings.peers.keys().find(|name| !understands(*name)) {
+            Some(name) => self
+                .status
+                .say(&format!("the log stays at level {} until {name} understands level {known} and is in sync", journal.level())),
+            None => {
+                journal.raise_level(known);
+                self.status.say("");
+            }
+        }
     }
 
     /// One that does not say what it has received is waited for until it has synced.

@@ -1,6 +1,7 @@
 //! `cargo xtask failover`: makes the clients of tests/failover/clients and runs the rig, which is its own program.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ pub fn failover(context: &Context, options: &Options) -> Result<bool> {
         ensure!(!context.ci, "etcd: {why}");
         println!("# etcd: {why}");
     }
-    rig.env("CARRICK_BIN", context.release_binary()?);
+    rig.env("CARRICK_BIN", context.release_binary()?).env("CARRICK_DEBUG_BIN", debug_binary(context, &logs)?);
     if !options.only.is_empty() {
         rig.arg("--only").arg(options.only.join(","));
     }
@@ -59,4 +60,16 @@ pub fn failover(context: &Context, options: &Options) -> Result<bool> {
     let mut group = process::Group::spawn(rig)?;
     let status = group.wait_until(std::time::Instant::now() + LIMIT)?;
     Ok(status.is_some_and(|status| status.success()))
+}
+
+/// The one that the tests of the workspace run, with the features that third-party crates have there.
+fn debug_binary(context: &Context, logs: &Path) -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("CARRICK_DEBUG_BIN") {
+        return Ok(given.into());
+    }
+    let build = context.cargo(&["test", "--workspace", "--test", "it", "--no-run"]);
+    let log = logs.join("failover-debug.log");
+    let outcome = process::run(build, &log, Duration::from_secs(1800))?;
+    ensure!(outcome.success, "the debug build failed{}:\n{}", outcome.why(), process::tail(&log, 60));
+    Ok(context.target.join("debug/carrick"))
 }

@@ -3,14 +3,32 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
+
+use crate::pair::Program;
+
 pub struct Bench {
     pub binary: PathBuf,
+    /// One that can be the version after this ([`Bench::next_version`]).
+    pub debug: Option<PathBuf>,
     /// Of its own.
     pub dir: PathBuf,
     /// The number of its network.
     pub slot: u8,
     /// The long form.
     pub soak: bool,
+}
+
+impl Bench {
+    pub fn this_version(&self) -> Program {
+        Program { binary: self.binary.clone(), env: None }
+    }
+
+    /// It writes another format, of which this version understands nothing.
+    pub fn next_version(&self) -> Result<Program> {
+        let binary = self.debug.clone().context("CARRICK_DEBUG_BIN must name a binary with debug assertions")?;
+        Ok(Program { binary, env: Some(("CARRICK_FORMAT", "next")) })
+    }
 }
 
 /// Times of one kind, and what is published of them.

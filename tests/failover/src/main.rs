@@ -48,6 +48,7 @@ const SCENARIOS: &[Scenario] = &[
         alone: true,
         ..scenario("clients", "other people's clients with two addresses go over by themselves", scenarios::clients::rig)
     },
+    scenario("upgrade", "to a version that writes another format, one node after the other, and the way back", scenarios::upgrade::rig),
     scenario("stays", "a path is cut that nobody has to give up for", scenarios::partition::stays),
     scenario("freeze-others", "the standby, or the witness, is frozen for 10 s", scenarios::freeze::others),
     scenario(
@@ -61,6 +62,7 @@ const SCENARIOS: &[Scenario] = &[
     scenario("disk-full", "disks are full", scenarios::disk::full),
     scenario("etcd", "the register is in etcd, which is restarted", scenarios::etcd::rig),
     scenario("lost-answers", "words of a switchover get lost", scenarios::switchover::lost_answers),
+    scenario("drain", "both nodes are restarted, and a queue with priorities is read to its end", scenarios::drain::rig),
     scenario("restarts", "both nodes go and come back in each order", scenarios::restarts::in_each_order),
     scenario("witness", "the witness is lost; with the standby; with both nodes", scenarios::restarts::witness),
     scenario("witness-wiped", "the witness forgets that one node is alone in sync", scenarios::restarts::witness_wiped),
@@ -123,8 +125,10 @@ fn run() -> Result<bool> {
     }
     house::furnish()?;
     let binary = PathBuf::from(std::env::var_os("CARRICK_BIN").context("CARRICK_BIN must name the broker's binary")?);
+    let debug = std::env::var_os("CARRICK_DEBUG_BIN").map(PathBuf::from);
     let tmp = std::env::var_os("CARRICK_TMP").map_or_else(|| std::env::temp_dir().join("carrick-failover"), PathBuf::from);
-    let bench = |slot: u8, name: &str| Bench { binary: binary.clone(), dir: tmp.join(name), slot, soak: options.soak };
+    let bench =
+        |slot: u8, name: &str| Bench { binary: binary.clone(), debug: debug.clone(), dir: tmp.join(name), slot, soak: options.soak };
     let mut good = true;
     let (alone, together): (Vec<&Scenario>, Vec<&Scenario>) = wanted.into_iter().partition(|scenario| scenario.alone);
     for scenario in alone {

@@ -22,6 +22,14 @@ const GAVE_UP: i32 = 75;
 /// For what should take a second or two, on a machine that has other things to do.
 pub const LONG: Duration = Duration::from_secs(30);
 
+/// A version of the broker.
+#[derive(Clone)]
+pub struct Program {
+    pub binary: PathBuf,
+    /// What makes it that version.
+    pub env: Option<(&'static str, &'static str)>,
+}
+
 /// What differs from pair to pair.
 #[derive(Clone, Default)]
 pub struct Settings {
@@ -45,7 +53,8 @@ struct Slot {
 struct Machines {
     net: Net,
     dir: PathBuf,
-    binary: PathBuf,
+    /// What is installed on each machine.
+    programs: Mutex<[Program; 3]>,
     settings: Settings,
     slots: Mutex<[Slot; 3]>,
     over: AtomicBool,
@@ -101,14 +110,21 @@ impl Machines {
         Ok(std::fs::write(self.dir.join(format!("{name}.toml")), text)?)
     }
 
-    fn launch(&self, at: usize, slot: &mut Slot) -> Result<()> {
+    fn command(&self, at: usize) -> Command {
         let mut command = self.net.on(at);
         if at == W && self.settings.etcd {
             etcd(&mut command, self.net.addr(W), &self.data(W));
         } else {
-            command.arg(&self.binary).arg(if at == W { "witness" } else { "serve" }).arg("--config").arg(format!("{}.toml", NAMES[at]));
+            let Program { binary, env } = &self.programs.lock().unwrap_or_else(PoisonError::into_inner)[at];
+            command.arg(binary).arg(if at == W { "witness" } else { "serve" }).arg("--config").arg(format!("{}.toml", NAMES[at]));
+            command.envs(*env);
         }
         command.current_dir(&self.dir);
+        command
+    }
+
+    fn launch(&self, at: usize, slot: &mut Slot) -> Result<()> {
+        let mut command = self.command(at);
         if let Some(env) = self.settings.env.get(at) {
             command.envs(env.iter().map(|(name, value)| (name, value)));
         }
@@ -164,7 +180,7 @@ impl Pair {
         let machines = Arc::new(Machines {
             net: Net::lay(slot)?,
             dir: dir.to_path_buf(),
-            binary: binary.to_path_buf(),
+            programs: Mutex::new([(); 3].map(|()| Program { binary: binary.to_path_buf(), env: None })),
             settings,
             slots: Mutex::default(),
             over: AtomicBool::new(false),
@@ -230,6 +246,25 @@ impl Pair {
             ensure!(end == Some(0), "{} ended with {end:?} after SIGTERM{}", NAMES[at], self.last_words());
             Ok(())
         })
+    }
+
+    /// What it is from its next start on.
+    pub fn install(&self, at: usize, program: &Program) {
+        self.machines.programs.lock().unwrap_or_else(PoisonError::into_inner)[at] = program.clone();
+    }
+
+    /// One start that is to fail: with which code, and its last words.
+    pub fn start_in_vain(&self, at: usize) -> Result<(Option<i32>, String)> {
+        let begun = Instant::now();
+        let mut process = Process::start(self.machines.command(at), &self.file("in-vain.log"))?;
+        let ended = loop {
+            match process.ended() {
+                Some(ended) => break ended,
+                None if begun.elapsed() > LONG => bail!("{} runs, though it must not", NAMES[at]),
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        Ok((ended.code(), last_words(&self.file("in-vain.log"), 12)))
     }
 
     pub fn start_node(&self, at: usize) -> Result<()> {

@@ -281,3 +281,13 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+/// The same by a process that is the version after this one (journal's `next`).
+#[test]
+fn the_next_version_opens_it_too() {
+    let mut again = std::process::Command::new(std::env::current_exe().expect("this program"));
+    again.args(["--exact", "golden::the_golden_directory_opens"]).env("CARRICK_FORMAT", "next");
+    let done = again.output().expect("it runs");
+    let text = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && text.contains("1 passed"), "{text}");
+}

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use journal::storage::DirStorage;
 use journal::{Config, Filled, Journal, Lsn, ObjectKey, ObjectSink, Records, Release, Releases, Snapshot, SnapshotError};
 
-use crate::support::{publish, Confirms, Keep};
+use crate::support::{publish, Confirms, Keep, Nothing, KIND};
 
 pub const OBJECT: &[u8] = b"an object of the golden directory";
 
@@ -157,6 +157,50 @@ fn the_golden_directory_opens() {
     let journal = Journal::open(Arc::new(DirStorage::new(dir.path()).unwrap()), config(), &mut keep).unwrap();
     assert!(!keep.records.is_empty());
     check(&journal, &stuck);
+}
+
+/// By a process that is the version after this one ([`journal::next`]), which raises the level of the log at once and reads what it has written;
+/// and this version does not open it any more.
+#[test]
+fn the_next_version_opens_the_golden_directory_and_there_is_no_way_back() {
+    if let Some(dir) = std::env::var_os("JOURNAL_AS_NEXT") {
+        return as_the_next_version(Path::new(&dir));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    copy(&golden(), dir.path());
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", "whole::the_next_version_opens_the_golden_directory_and_there_is_no_way_back"]);
+    let done = again.env("CARRICK_FORMAT", "next").env("JOURNAL_AS_NEXT", dir.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && text.contains("1 passed"), "{text}");
+    let storage = Arc::new(DirStorage::new(dir.path()).unwrap());
+    let error = Journal::open(storage, config(), &mut Keep::default()).map(drop).unwrap_err().to_string();
+    assert!(error.contains("of level 2, and this program understands levels up to 1"), "{error}");
+}
+
+fn as_the_next_version(dir: &Path) {
+    let open = || {
+        let mut keep = Keep::default();
+        let journal = Journal::open(Arc::new(DirStorage::new(dir).unwrap()), config(), &mut keep).unwrap();
+        journal.start(Arc::new(Nothing));
+        (journal, keep.records.len())
+    };
+    let (journal, _) = open();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while journal.level() < 2 {
+        assert!(Instant::now() < deadline, "the level does not rise");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let confirms = Arc::new(Confirms::default());
+    for n in 0..50 {
+        let mut records = Records::new();
+        records.push(KIND, 1, 0, 0, |out| out.push(n));
+        journal.reserve().fill(Filled { records, done: Some((confirms.clone(), u64::from(n))), ..Filled::default() });
+        confirms.wait_for(usize::from(n) + 1);
+    }
+    journal.close().unwrap();
+    drop(journal);
+    assert!(open().1 >= 50);
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use hmac::{Hmac, Mac};
+use journal::next;
 use rand::RngCore;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
@@ -29,7 +30,14 @@ const MAGIC: &[u8; 8] = b"CARRICK\0";
 /// Versions of everything above the handshake that this build speaks.
 pub(super) const LOWEST: u16 = 1;
 /// 2: an ACK says what has been received, too, and WELCOME whether confirms wait for that.
-pub(super) const HIGHEST: u16 = 2;
+/// 3: HELLO of a standby says which level of the log it understands.
+const HIGHEST: u16 = 3;
+
+/// The version that does not exist has one that this one does not know.
+pub(super) fn highest() -> u16 {
+    HIGHEST + u16::from(next::is_on())
+}
+
 /// No frame of the handshake is larger, so nobody unproved makes us keep more.
 const MAX: usize = 512;
 /// Somebody who guesses waits this long for each answer.
@@ -115,8 +123,8 @@ where
     fields.nonce()?;
     let peer = fields.name()?;
     fields.end()?;
-    if !(LOWEST..=HIGHEST).contains(&version) {
-        return Err(NetError::Version { theirs_low: version, theirs_high: version, ours_low: LOWEST, ours_high: HIGHEST });
+    if !(LOWEST..=highest()).contains(&version) {
+        return Err(NetError::Version { theirs_low: version, theirs_high: version, ours_low: LOWEST, ours_high: highest() });
     }
     if peer != *to {
         return Err(NetError::WrongName { expected: to.clone(), found: peer });
@@ -169,9 +177,9 @@ where
         return Err(NetError::NotOurs("no hello"));
     }
     let (low, high) = (fields.u16()?, fields.u16()?);
-    let version = high.min(HIGHEST);
+    let version = high.min(highest());
     if version < low.max(LOWEST) {
-        return Err(NetError::Version { theirs_low: low, theirs_high: high, ours_low: LOWEST, ours_high: HIGHEST });
+        return Err(NetError::Version { theirs_low: low, theirs_high: high, ours_low: LOWEST, ours_high: highest() });
     }
     let purpose = Purpose::from_code(fields.take(1)?[0]).ok_or(NetError::NotOurs("an unknown purpose"))?;
     fields.nonce()?;
@@ -201,7 +209,7 @@ fn hello_body(identity: &Identity, to: &NodeName, purpose: Purpose, nonce: Nonce
     let mut hello = Vec::with_capacity(MAX);
     hello.put_slice(MAGIC);
     hello.put_u16_le(LOWEST);
-    hello.put_u16_le(HIGHEST);
+    hello.put_u16_le(highest());
     hello.put_u8(purpose.code());
     hello.put_slice(&nonce);
     put_name(&mut hello, &identity.name);

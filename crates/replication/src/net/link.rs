@@ -79,7 +79,7 @@ impl Link {
 
     /// Over a stream that needs no proof of who is at its ends: in one process.
     pub fn between<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, peer: &NodeName) -> Link {
-        let agreed = Agreed { peer: peer.clone(), purpose: Purpose::Peer, version: handshake::HIGHEST, early: BytesMut::new() };
+        let agreed = Agreed { peer: peer.clone(), purpose: Purpose::Peer, version: handshake::highest(), early: BytesMut::new() };
         Self::new(stream, agreed)
     }
 

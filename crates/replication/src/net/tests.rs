@@ -41,7 +41,7 @@ fn named(bytes: &mut Vec<u8>, text: &str) {
 
 /// HELLO of node-b to node-a for [`Purpose::Voters`], with a nonce of d1s.
 fn hello() -> Vec<u8> {
-    hello_up_to(2)
+    hello_up_to(3)
 }
 
 fn hello_up_to(version: u8) -> Vec<u8> {
@@ -55,7 +55,7 @@ fn hello_up_to(version: u8) -> Vec<u8> {
 
 /// CHALLENGE of node-a, with a nonce of acs.
 fn challenge() -> Vec<u8> {
-    challenge_of(2)
+    challenge_of(3)
 }
 
 fn challenge_of(version: u8) -> Vec<u8> {
@@ -66,9 +66,11 @@ fn challenge_of(version: u8) -> Vec<u8> {
 }
 
 /// Worked out by another program from the two frames above and [`SECRET`].
-const PROOF: &str = "8f1aabfd14b2b9f0b1500d9a248be7afc36b773958d6fa786a3263fb37e5fb46";
-const WELCOME: &str = "f12b98e2661038368c1803a2f72c5b934a3e18d30e86847ae38907c8723c45f5";
-/// Of the same where node-b is of version 1.
+const PROOF: &str = "d2974da94937cb8100aaad72ae33952abefba0a16486193adc70a79602739bd2";
+const WELCOME: &str = "76c15ea86f0018d2dc79de09c28839fd6b0d57b5cf86e93e9b49d90e74fe752d";
+/// Of the same where node-b is of an earlier version.
+const PROOF_2: &str = "8f1aabfd14b2b9f0b1500d9a248be7afc36b773958d6fa786a3263fb37e5fb46";
+const WELCOME_2: &str = "f12b98e2661038368c1803a2f72c5b934a3e18d30e86847ae38907c8723c45f5";
 const PROOF_1: &str = "2918d7aaa315372218110a01293501f63370b5d1810521c7a62a892d317e7e03";
 const WELCOME_1: &str = "697c3bf07e6bebd31c9df9fb04299d55954156a9bf11bc6c863c91a9f014c67b";
 
@@ -92,7 +94,7 @@ async fn the_handshake_as_a_dialer_sends_it() {
     last.extend_from_slice(b"early");
     wire.write_all(&last).await.unwrap();
     let agreed = timeout(LONG, dialer).await.unwrap().unwrap().unwrap();
-    assert_eq!((agreed.peer, agreed.version, &agreed.early[..]), (name("node-a"), 2, &b"early"[..]));
+    assert_eq!((agreed.peer, agreed.version, &agreed.early[..]), (name("node-a"), 3, &b"early"[..]));
 }
 
 #[tokio::test]
@@ -108,19 +110,21 @@ async fn the_handshake_as_an_acceptor_sends_it() {
     wire.write_all(&framed(3, &hex(PROOF))).await.unwrap();
     expect(&mut wire, &framed(4, &hex(WELCOME))).await;
     let agreed = timeout(LONG, acceptor).await.unwrap().unwrap().unwrap();
-    assert_eq!((agreed.peer, agreed.purpose, agreed.version), (name("node-b"), Purpose::Voters, 2));
+    assert_eq!((agreed.peer, agreed.purpose, agreed.version), (name("node-b"), Purpose::Voters, 3));
 }
 
 #[tokio::test]
-async fn a_node_of_version_1_is_understood() {
-    let (mut ours, mut wire) = duplex(4096);
-    let node_a = identity("node-a", SECRET);
-    let acceptor = tokio::spawn(async move { super::handshake::accept_with(&mut ours, &node_a, [0xac; 32]).await });
-    wire.write_all(&framed(1, &hello_up_to(1))).await.unwrap();
-    expect(&mut wire, &framed(2, &challenge_of(1))).await;
-    wire.write_all(&framed(3, &hex(PROOF_1))).await.unwrap();
-    expect(&mut wire, &framed(4, &hex(WELCOME_1))).await;
-    assert_eq!(timeout(LONG, acceptor).await.unwrap().unwrap().unwrap().version, 1);
+async fn nodes_of_earlier_versions_are_understood() {
+    for (version, proof, welcome) in [(1, PROOF_1, WELCOME_1), (2, PROOF_2, WELCOME_2)] {
+        let (mut ours, mut wire) = duplex(4096);
+        let node_a = identity("node-a", SECRET);
+        let acceptor = tokio::spawn(async move { super::handshake::accept_with(&mut ours, &node_a, [0xac; 32]).await });
+        wire.write_all(&framed(1, &hello_up_to(version))).await.unwrap();
+        expect(&mut wire, &framed(2, &challenge_of(version))).await;
+        wire.write_all(&framed(3, &hex(proof))).await.unwrap();
+        expect(&mut wire, &framed(4, &hex(welcome))).await;
+        assert_eq!(timeout(LONG, acceptor).await.unwrap().unwrap().unwrap().version, u16::from(version));
+    }
 }
 
 #[tokio::test]

@@ -218,7 +218,7 @@ impl<F: Follows> Standby<'_, F> {
         let version = link.version();
         let (mut reader, mut writer) = link.split();
         let lost = |error: NetError| Followed::Lost(error.to_string());
-        if let Err(error) = writer.send(wire::HELLO, &self.hello.encode(), &[]).await {
+        if let Err(error) = writer.send(wire::HELLO, &self.hello.encode(version), &[]).await {
             return lost(error);
         }
         let first = loop {
@@ -255,6 +255,8 @@ impl<F: Follows> Standby<'_, F> {
 
     async fn take_log(&self, terms: Terms, reader: &mut Reader, writer: &mut Writer) -> Followed {
         info!(epoch = terms.epoch, from = %self.hello.end.lsn, "following the primary");
+        // Whatever it complained of before is over.
+        self.status.say("");
         tokio::select! {
             biased;
             over = self.take_in(reader, terms) => over,

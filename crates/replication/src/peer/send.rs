@@ -42,6 +42,8 @@ pub struct Peer {
     pub received: Lsn,
     /// Of its link.
     pub version: u16,
+    /// The highest level of the log that it understands.
+    pub level: u8,
     pub heard: Instant,
     /// Which link: a later one of the same node replaces it.
     link: u64,
@@ -150,11 +152,12 @@ impl Peers {
         self.lock().in_sync.clone_from(names);
     }
 
-    fn come(&self, name: &NodeName, member: Member, version: u16, synced: Lsn) -> u64 {
+    fn come(&self, name: &NodeName, hello: Hello, version: u16) -> u64 {
         let mut state = self.lock();
         state.links += 1;
         let link = state.links;
-        let peer = Peer { member, synced, redone: Lsn(0), received: synced, version, heard: self.machine.now(), link };
+        let Hello { member, level, end: Position { lsn: synced, .. }, .. } = hello;
+        let peer = Peer { member, level, synced, redone: Lsn(0), received: synced, version, heard: self.machine.now(), link };
         state.peers.insert(name.clone(), peer);
         drop(state);
         self.changed.notify_one();
@@ -261,6 +264,14 @@ impl Sending<'_> {
             let text = format!("epoch {} is over: you have promised {}", peers.epoch, hello.promised);
             return self.refuse(&text).await;
         }
+        let level = peers.journal.level();
+        if hello.level < level {
+            let text = format!(
+                "the log is of level {level} by now, and your program understands levels up to {}: run a later version",
+                hello.level
+            );
+            return self.refuse(&text).await;
+        }
         let cluster = peers.journal.cluster();
         if hello.cluster != cluster {
             if hello.end.lsn == Lsn(0) {
@@ -283,7 +294,7 @@ impl Sending<'_> {
         self.send(wire::WELCOME, &wire::welcome(peers.epoch, on_receipt, self.version), &[]).await?;
         info!(peer = %self.name, from = %hello.end.lsn, "a standby follows");
         let name = self.name;
-        let link = peers.come(name, hello.member, self.version, hello.end.lsn);
+        let link = peers.come(name, hello, self.version);
         let over = tokio::select! {
             biased;
             over = hear(reader, name, link, peers) => over,

@@ -38,6 +38,8 @@ pub struct Hello {
     pub promised: u64,
     pub end: Position,
     pub member: Member,
+    /// The highest level of the log that it understands. On a link of a version below 3 nobody says so, and it is 1.
+    pub level: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,7 +70,8 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
 }
 
 impl Hello {
-    pub fn encode(&self) -> Vec<u8> {
+    /// `version`: the link's.
+    pub fn encode(&self, version: u16) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
         out.extend_from_slice(&self.cluster.to_le_bytes());
         out.extend_from_slice(&self.promised.to_le_bytes());
@@ -79,6 +82,9 @@ impl Hello {
         put_text(&mut out, &self.member.peer);
         out.extend_from_slice(&(self.member.clients.len() as u16).to_le_bytes());
         self.member.clients.iter().for_each(|client| put_text(&mut out, client));
+        if version >= 3 {
+            out.push(self.level);
+        }
         out
     }
 
@@ -89,7 +95,8 @@ impl Hello {
         let clients = from.try_get_u16_le().ok().filter(|n| *n <= CLIENTS_MAX)?;
         let clients = (0..clients).map(|_| text(&mut from)).collect::<Option<_>>()?;
         let end = Position { epoch, lsn: Lsn(lsn), chain };
-        whole(from, Hello { cluster, promised, end, member: Member { boot, peer, clients } })
+        let level = if from.is_empty() { 1 } else { from.try_get_u8().ok()? };
+        whole(from, Hello { cluster, promised, end, member: Member { boot, peer, clients }, level })
     }
 }
 
@@ -182,7 +189,7 @@ pub fn read_copy_file(mut from: &[u8]) -> Option<(u64, String)> {
 /// Whatever comes over the wire: nothing panics, and what is read is written the same again.
 pub fn fuzz(data: &[u8]) {
     if let Some(hello) = Hello::decode(data) {
-        assert_eq!(Hello::decode(&hello.encode()), Some(hello));
+        assert_eq!(Hello::decode(&hello.encode(3)), Some(hello));
     }
     if let Some(ack) = Ack::decode(data) {
         assert!([1, 2].iter().any(|version| ack.encode(*version) == data));
@@ -198,10 +205,12 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_no_part_of_it() {
         let member = Member { boot: 7, peer: "b:1".into(), clients: vec!["mqtt://b".into(), "amqp://b".into()] };
-        let hello = Hello { cluster: 1 << 90, promised: 4, end: Position { epoch: 3, lsn: Lsn(99), chain: 5 }, member };
-        let bytes = hello.encode();
-        assert_eq!(Hello::decode(&bytes), Some(hello));
+        let hello = Hello { cluster: 1 << 90, promised: 4, end: Position { epoch: 3, lsn: Lsn(99), chain: 5 }, member, level: 2 };
+        let bytes = hello.encode(2);
         assert!((0..bytes.len()).all(|end| Hello::decode(&bytes[..end]).is_none()));
+        // A peer of version 2 neither says nor reads which level it understands.
+        assert_eq!(Hello::decode(&bytes), Some(Hello { level: 1, ..hello.clone() }));
+        assert_eq!(Hello::decode(&hello.encode(3)), Some(hello));
         let ack = Ack { epoch: 1, synced: Lsn(2), redone: Lsn(3), received: Lsn(4) };
         assert_eq!(Ack::decode(&ack.encode(2)), Some(ack));
         // A peer of version 1 neither says nor reads what is new.

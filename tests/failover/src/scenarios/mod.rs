@@ -2,6 +2,7 @@
 
 pub mod clients;
 pub mod disk;
+pub mod drain;
 pub mod etcd;
 pub mod freeze;
 pub mod kill;
@@ -9,3 +10,4 @@ pub mod partition;
 pub mod restarts;
 pub mod survive;
 pub mod switchover;
+pub mod upgrade;

@@ -24,11 +24,12 @@ const DEPOSED: [(&str, Cut); 3] = [
 ];
 
 /// The primary keeps its witness or its standby, and stays.
-const STAYS: [(&str, Cut); 6] = [
+const STAYS: [(&str, Cut); 7] = [
     ("the primary and the standby do not reach each other", |net, p, s| net.cut(p, s)),
     ("what the primary sends to the standby is lost", |net, p, s| net.cut_one_way(p, s)),
     ("what the standby sends to the primary is lost", |net, p, s| net.cut_one_way(s, p)),
     ("the primary and the witness do not reach each other", |net, p, _| net.cut(p, W)),
+    ("the standby and the witness do not reach each other", |net, _, s| net.cut(s, W)),
     ("the standby is cut off from both", |net, p, s| net.cut(s, p).and_then(|()| net.cut(s, W))),
     ("the witness is cut off from both", |net, p, s| net.cut(W, p).and_then(|()| net.cut(W, s))),
 ];
