@@ -58,6 +58,12 @@ pub(crate) struct Target {
     /// AMQP, STOMP: 1 is transient, 2 persistent (default: by the QoS)
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub delivery_mode: Option<u8>,
+    /// Speak TLS, and trust the certificates in this PEM file; the broker's has to name the host of --addr. Not: queues
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// Speak WebSocket, at this path (default: /mqtt, /amqp or /stomp). Each MQTT packet is a message of its own. Not: queues
+    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "")]
+    pub websocket: Option<String>,
     /// MQTT version: 3 (3.1.1) or 5
     #[arg(long = "version", default_value = "3", value_parser = parse_version, value_name = "3|5")]
     pub version: Version,

@@ -1,10 +1,9 @@
 //! One connection as a state machine over bytes: it is handed what arrived and appends what to say. This is MQTT's conversation; the others
 //! are in [`crate::conn_amqp`] and [`crate::conn_stomp`].
 
-use std::net::TcpStream;
-
 use crate::amqp;
 use crate::args::Proto;
+use crate::carrier::Carrier;
 use crate::checker::{Inbox, Stamp, SEQ_LIMIT};
 use crate::conn_amqp;
 use crate::conn_stomp;
@@ -248,7 +247,7 @@ pub(crate) enum Pause {
 
 pub(crate) struct Conn {
     /// `None` once gone.
-    pub stream: Option<TcpStream>,
+    pub stream: Option<Carrier>,
     pub lane: usize,
     pub state: State,
     pub role: Role,
@@ -278,7 +277,7 @@ enum Other {
 const CHUNK: usize = 64 * 1024;
 
 impl Conn {
-    pub fn new(plan: Plan, stream: TcpStream) -> Conn {
+    pub fn new(plan: Plan, stream: Carrier) -> Conn {
         let mut out = Vec::new();
         let spelling = Spelling::new(&plan);
         let guest = |name: &Option<String>| name.clone().unwrap_or_else(|| "guest".to_owned());

@@ -10,6 +10,7 @@ use anyhow::{bail, Result};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::Timespec;
 
+use crate::carrier::{Carriage, Carrier};
 use crate::checker::Inbox;
 use crate::clock::{self, MILLI, SECOND};
 use crate::conn::{Conn, Pause, Plan, Producer, Role, State, Subscribe};
@@ -28,6 +29,7 @@ pub(crate) struct Engine {
     events: Vec<epoll::Event>,
     buffer: Vec<u8>,
     addr: SocketAddr,
+    carriage: Carriage,
     plans: VecDeque<Plan>,
     planned: usize,
     /// Dialled and not yet ready.
@@ -49,7 +51,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub fn new(addr: SocketAddr, keep_alive_secs: u16) -> Result<Engine> {
+    pub fn new(addr: SocketAddr, carriage: Carriage, keep_alive_secs: u16) -> Result<Engine> {
         // Without it the kernel may wake us 50 us late, which a latency at a fixed rate would show.
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
         let open_max = socket::raise_file_limit().saturating_sub(64).clamp(16, 1 << 24) as usize;
@@ -58,6 +60,7 @@ impl Engine {
             events: Vec::with_capacity(1024),
             buffer: vec![0; READ_BUFFER],
             addr,
+            carriage,
             plans: VecDeque::new(),
             planned: 0,
             pending: 0,
@@ -271,7 +274,15 @@ impl Engine {
                 self.note(format!("epoll: {e}"));
                 continue;
             }
-            let conn = Conn::new(plan, stream);
+            let carrier = match self.carriage.carry(stream) {
+                Ok(carrier) => carrier,
+                Err(e) => {
+                    self.failed += 1;
+                    self.note(format!("TLS: {e}"));
+                    continue;
+                }
+            };
+            let conn = Conn::new(plan, carrier);
             if matches!(conn.role, Role::Producer(_)) {
                 self.lanes[conn.lane].producers.push(at);
             }
@@ -284,7 +295,7 @@ impl Engine {
         let conn = &mut self.conns[at];
         let Some(stream) = &conn.stream else { return };
         if conn.state == State::Dialling {
-            if let Err(e) = socket::dialled(stream) {
+            if let Err(e) = socket::dialled(stream.stream()) {
                 self.fail(at, format!("connect: {e}"));
                 return;
             }
@@ -331,7 +342,8 @@ impl Engine {
             if conn.wants_to_leave() {
                 conn.say_goodbye();
             }
-            if !conn.out.is_empty() && !conn.watches_write {
+            let held = conn.stream.as_ref().is_some_and(Carrier::holds_output);
+            if (!conn.out.is_empty() || held) && !conn.watches_write {
                 self.flush(at);
             }
             if len < room {
@@ -354,15 +366,18 @@ impl Engine {
                 Err(e) => return self.ended(at, format!("write: {e}")),
             }
         }
+        if let Err(e) = stream.flush() {
+            return self.ended(at, format!("write: {e}"));
+        }
         if conn.out_at == conn.out.len() {
             conn.out.clear();
             conn.out_at = 0;
         }
-        let wants = !conn.out.is_empty();
+        let wants = !conn.out.is_empty() || stream.holds_output();
         if wants != conn.watches_write {
             conn.watches_write = wants;
             let flags = if wants { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
-            if let Err(e) = epoll::modify(&self.epoll, &*stream, EventData::new_u64(at as u64), flags) {
+            if let Err(e) = epoll::modify(&self.epoll, stream.stream(), EventData::new_u64(at as u64), flags) {
                 self.fail(at, format!("epoll: {e}"));
             }
         }

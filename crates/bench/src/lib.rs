@@ -9,6 +9,7 @@
 
 mod amqp;
 mod args;
+mod carrier;
 mod checker;
 mod clock;
 mod conn;
@@ -22,6 +23,7 @@ mod procfs;
 mod report;
 mod socket;
 mod stomp;
+mod websocket;
 mod window;
 mod wire;
 

@@ -18,6 +18,7 @@ use rustix::time::{clock_gettime, ClockId};
 
 use crate::amqp::PAYLOAD_MAX;
 use crate::args::{Args, DurableFanout, Flow, Mode, Proto, Sessions, Storm, Target};
+use crate::carrier::Carriage;
 use crate::checker::{Inbox, Verdict};
 use crate::clock::{self, SECOND};
 use crate::conn::{Leave, Plan, ProducerPlan, Purpose, RolePlan, Subscribe};
@@ -64,7 +65,11 @@ fn check_protocol(mode: &Mode) -> Result<()> {
         Mode::Backlog(args) => (&args.target, args.qos, args.message.size),
         Mode::Recover(args) => (&args.target, args.qos, args.message.size),
         Mode::Connections(args) => (&args.target, u8::from(args.subscribe) * 2, 0),
-        Mode::Queues(_) | Mode::Limits(_) => return Ok(()),
+        Mode::Queues(args) => {
+            ensure!(args.target.tls_ca.is_none() && args.target.websocket.is_none(), "queues speaks AMQP over TCP alone");
+            return Ok(());
+        }
+        Mode::Limits(_) => return Ok(()),
         Mode::Fanout(Flow { target, .. }) | Mode::Fanin(Flow { target, .. }) => (target, 2, 0),
         Mode::SubscribeStorm(Storm { target, .. }) => (target, 2, 0),
         Mode::Sessions(Sessions { target, .. }) => (target, 2, 0),
@@ -85,6 +90,7 @@ fn check_protocol(mode: &Mode) -> Result<()> {
 struct Broker<'a> {
     target: &'a Target,
     addr: SocketAddr,
+    host: String,
     prefix: String,
     process: Option<Process>,
 }
@@ -109,11 +115,12 @@ impl<'a> Broker<'a> {
         }
         let prefix = target.prefix.clone().unwrap_or_else(|| format!("cb{}-{}", std::process::id(), clock::now() / 1_000_000 % 1_000_000));
         let process = target.pid.map(Process::new).transpose()?;
-        Ok(Broker { target, addr, prefix, process })
+        let host = name.rsplit_once(':').map_or(name, |(host, _)| host).trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Broker { target, addr, host, prefix, process })
     }
 
     fn engine(&self) -> Result<Engine> {
-        Engine::new(self.addr, self.target.keep_alive)
+        Engine::new(self.addr, Carriage::new(self.target, &self.host)?, self.target.keep_alive)
     }
 
     fn topic(&self, nth: u64) -> String {

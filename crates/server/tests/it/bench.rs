@@ -76,3 +76,46 @@ fn the_stomp_modes_pass_in_both_dialects() {
     assert!(code != Some(0) && said.contains("Access refused for user 'guest'"), "{said}");
     assert_eq!(carrick.stop(), Some(0));
 }
+
+#[test]
+fn every_protocol_passes_over_tls_and_websocket() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let certificates = dir.path().join("tls");
+    let made = command(dir.path(), &["tls", "dev", "--dir", certificates.to_str().expect("text")]).output().expect("it runs");
+    assert!(made.status.success(), "{made:?}");
+    let config = dir.path().join("carrick.toml");
+    let file = |name: &str| certificates.join(name);
+    let text = format!("[tls]\ncertificate = {:?}\nprivate_key = {:?}\n", file("server.pem"), file("server.key"));
+    std::fs::write(&config, text).expect("written");
+    let config = config.to_str().expect("text");
+    let carrick = start(
+        dir.path(),
+        &["--config", config, "--listen", "ws://127.0.0.1:0", "--listen", "any+tls://127.0.0.1:0", "--listen", "any+tls://127.0.0.2:0"],
+    );
+    let port = |at: usize| carrick.urls[at].rsplit(':').next().expect("a port").to_owned();
+    let (open, closed) = (format!("127.0.0.1:{}", port(0)), format!("localhost:{}", port(1)));
+    let trust = format!("--tls-ca {}", file("ca.pem").display());
+    for line in [
+        "throughput --qos 1 --size 1024 --count 2000 --window 100",
+        "throughput --qos 2 --size 70000 --count 50 --version 5",
+        "throughput --proto amqp --qos 1 --size 70000 --count 50",
+        "throughput --proto stomp --qos 1 --size 70000 --count 50",
+        "connections --count 20 --settle 0 --idle 0.05 --subscribe",
+    ] {
+        for (addr, over) in [(&open, "--websocket".to_owned()), (&closed, trust.clone()), (&closed, format!("--websocket {trust}"))] {
+            let line = format!("{line} {over}");
+            let (code, said) = bench(addr, &line);
+            assert_eq!(code, Some(0), "{line}: {said}");
+        }
+    }
+    // Who is not the one that the certificate names is not spoken to; who has no TLS, and no such path, says so.
+    for (addr, line, why) in [
+        (&format!("127.0.0.2:{}", port(2)), &*trust, "certificate"),
+        (&open, &*trust, "TLS"),
+        (&open, "--websocket /nowhere", "WebSocket: refused with HTTP/1.1 404"),
+    ] {
+        let (code, said) = bench(addr, &format!("throughput --count 1 {line}"));
+        assert!(code != Some(0) && said.contains(why), "{line}: {said}");
+    }
+    assert_eq!(carrick.stop(), Some(0));
+}
