@@ -1,9 +1,10 @@
 //! Arguments of queues and exchanges: checked as RabbitMQ checks them, with its words, and turned into what the core calls a queue.
 
-use broker_api::{ExchangeName, ExchangeSpec, QueueSpec};
+use broker_api::{view_of, ExchangeName, ExchangeSpec, QueueSpec, Value, Views};
 
 use crate::codec::{Field, Table, TableWriter};
 use crate::error::{inequivalent_text, Code, Fault, MethodId};
+use crate::headers::value;
 use crate::mapping::EXPIRY_MS_MAX;
 use crate::FORMAT;
 
@@ -29,11 +30,15 @@ fn natural(field: &Field<'_>) -> Result<u64, Wrong> {
     u64::try_from(value).map_err(|_| format!("{{value_negative,{value}}}"))
 }
 
-fn expiry(field: &Field<'_>) -> Result<u64, Wrong> {
+fn above_zero(field: &Field<'_>) -> Result<u64, Wrong> {
     match natural(field)? {
         0 => Err("{value_zero,0}".to_owned()),
-        value => bounded(value),
+        value => Ok(value),
     }
+}
+
+fn expiry(field: &Field<'_>) -> Result<u64, Wrong> {
+    bounded(above_zero(field)?)
 }
 
 fn bounded(value: u64) -> Result<u64, Wrong> {
@@ -62,22 +67,14 @@ fn boolean(field: &Field<'_>) -> Result<bool, Wrong> {
     }
 }
 
-/// What a queue is to the core. Of the arguments those are kept that RabbitMQ compares when the queue is declared again; others are taken
-/// and mean nothing, so that they make no difference.
+/// What a queue is to the core. Its arguments are kept as they are, also those that mean nothing here.
 pub fn queue_spec(name: &str, vhost: &str, flags: QueueFlags, arguments: Table<'_>) -> Result<QueueSpec, Fault> {
     check_arguments(name, vhost, arguments)?;
-    let mut compared = TableWriter::default();
-    for (name, field) in arguments.iter() {
-        let known = COMPARED.iter().any(|known| known.as_bytes() == name);
-        if known && !(name == b"x-queue-type" && field.text() == Some(b"classic")) {
-            compared.put(name, &field);
-        }
-    }
     let mut spec = QueueSpec {
         durable: flags.durable,
         exclusive: flags.exclusive,
         auto_delete: flags.auto_delete,
-        arguments: compared.as_table().as_bytes().to_vec(),
+        arguments: arguments.as_bytes().to_vec(),
         format: FORMAT,
         ..QueueSpec::default()
     };
@@ -150,8 +147,13 @@ fn apply(spec: &mut QueueSpec, argument: &str, field: &Field<'_>, all: &Table<'_
             spec.dead_letter_at_least_once = Some(strategy == "at-least-once");
         }
         "x-consumer-timeout" => spec.consumer_timeout_ms = Some(expiry(field)?),
-        "x-max-in-memory-length" | "x-max-in-memory-bytes" | "x-quorum-initial-group-size" => drop(natural(field)?),
-        "x-queue-master-locator" | "x-queue-leader-locator" => drop(text(field)?),
+        "x-max-in-memory-length" | "x-max-in-memory-bytes" => drop(natural(field)?),
+        "x-quorum-initial-group-size" | "x-initial-cluster-size" => drop(above_zero(field)?),
+        "x-queue-master-locator" => drop(text(field)?),
+        // The last two are what it was called before 3.10, and are still taken.
+        "x-queue-leader-locator" => {
+            drop(one_of(field, &["client-local", "balanced", "random", "least-leaders"], "invalid_queue_locator_arg")?)
+        }
         _ => {}
     }
     Ok(())
@@ -241,10 +243,26 @@ pub fn exchange_spec(name: &str, vhost: &str, kind: &str, flags: ExchangeFlags, 
     Ok(ExchangeSpec { kind, durable, auto_delete, internal, alternate, arguments, format: FORMAT })
 }
 
-/// The arguments that RabbitMQ compares when a queue is declared again, in its order.
-const COMPARED: [&str; 17] = [
+/// The arguments that RabbitMQ compares when a queue is declared again, in its order for each type.
+const COMPARED_CLASSIC: [&str; 15] = [
     "x-expires",
     "x-message-ttl",
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-max-priority",
+    "x-overflow",
+    "x-queue-mode",
+    "x-queue-version",
+    "x-single-active-consumer",
+    "x-queue-type",
+    "x-queue-master-locator",
+    "x-queue-leader-locator",
+    "x-consumer-timeout",
+];
+const COMPARED_QUORUM: [&str; 16] = [
+    "x-expires",
     "x-dead-letter-exchange",
     "x-dead-letter-routing-key",
     "x-dead-letter-strategy",
@@ -252,20 +270,26 @@ const COMPARED: [&str; 17] = [
     "x-max-length-bytes",
     "x-max-in-memory-length",
     "x-max-in-memory-bytes",
-    "x-max-priority",
     "x-overflow",
-    "x-queue-mode",
     "x-single-active-consumer",
     "x-queue-type",
+    "x-quorum-initial-group-size",
     "x-delivery-limit",
-    "x-queue-version",
+    "x-message-ttl",
+    "x-queue-leader-locator",
     "x-consumer-timeout",
 ];
+
+/// Does it make a difference? Not what RabbitMQ does not know, nor the type that a queue has without being told.
+pub(crate) fn is_compared(name: &[u8], value: &Value<'_>) -> bool {
+    let default_type = || matches!(value, Value::Bytes(kind) if matches!(&**kind, b"classic" | b"undefined"));
+    let known = COMPARED_CLASSIC.iter().chain(&COMPARED_QUORUM).any(|known| known.as_bytes() == name);
+    known && !(name == b"x-queue-type" && default_type())
+}
 
 /// A declaration as it is compared with a quorum queue that is there, where the operator lets applications go on asking for another type:
 /// as one of that type, without what only classic queues have. `None`: nothing is relaxed about it.
 pub fn relaxed(given: Table<'_>, current: Table<'_>) -> Option<TableWriter> {
-    let is_quorum = |arguments: Table<'_>| arguments.get("x-queue-type").and_then(|field| field.text()) == Some(b"quorum");
     if !is_quorum(current) || is_quorum(given) {
         return None;
     }
@@ -282,7 +306,11 @@ pub fn relaxed(given: Table<'_>, current: Table<'_>) -> Option<TableWriter> {
 
 /// How two declarations of a queue differ, in words; `None` if they do not.
 pub fn difference(name: &str, vhost: &str, given: Table<'_>, current: Table<'_>) -> Option<String> {
-    let argument = COMPARED.into_iter().find(|argument| !same(argument, given.get(argument), current.get(argument)))?;
+    let (first, then) = match is_quorum(current) {
+        true => (&COMPARED_QUORUM[..], &COMPARED_CLASSIC[..]),
+        false => (&COMPARED_CLASSIC[..], &COMPARED_QUORUM[..]),
+    };
+    let argument = first.iter().chain(then).find(|argument| !same(argument, given.get(argument), current.get(argument)))?;
     let (given, current) = (given.get(argument), current.get(argument));
     let (given, current) = match (given, current) {
         (Some(given), Some(current)) => (format!("'{}'", shown(&given)), format!("'{}'", shown(&current))),
@@ -291,16 +319,41 @@ pub fn difference(name: &str, vhost: &str, given: Table<'_>, current: Table<'_>)
     Some(inequivalent_text(argument, "queue", name, vhost, &given, &current))
 }
 
+/// The arguments of a queue that may have been declared by another protocol.
+pub fn as_table(views: &Views, format: u8, encoded: &[u8]) -> TableWriter {
+    let mut table = TableWriter::default();
+    let mut put = |name: &[u8], value: Value<'_>| {
+        match &value {
+            Value::Bool(value) => table.put(name, &Field::Bool(*value)),
+            Value::Int(number) => table.put(name, &Field::I64(*number)),
+            Value::Bytes(text) => table.put(name, &Field::LongStr(text)),
+            _ => return,
+        };
+    };
+    match (Table::parse(encoded), view_of(views, format)) {
+        (Ok(own), _) if format == FORMAT => own.iter().for_each(|(name, field)| {
+            table.put(name, &field);
+        }),
+        (_, Some(view)) => view.arguments(encoded, &mut |name, value| put(name, value)),
+        _ => {}
+    }
+    table
+}
+
 fn same(argument: &str, given: Option<Field<'_>>, current: Option<Field<'_>>) -> bool {
-    match (given, current) {
+    let compared = |field: &Field<'_>| is_compared(argument.as_bytes(), &value(*field));
+    match (given.filter(compared), current.filter(compared)) {
         (None, None) => true,
         (Some(given), Some(current)) => match (given.integer(), current.integer()) {
             (Some(one), Some(two)) => one == two,
             _ => given == current,
         },
-        // The type that a queue has without being told.
-        (Some(one), None) | (None, Some(one)) => argument == "x-queue-type" && one.text() == Some(b"classic"),
+        _ => false,
     }
+}
+
+fn is_quorum(arguments: Table<'_>) -> bool {
+    arguments.get("x-queue-type").and_then(|field| field.text()) == Some(b"quorum")
 }
 
 fn shown(field: &Field<'_>) -> String {
@@ -345,6 +398,8 @@ mod tests {
             ("x-max-length", Field::LongStr(b"5"), "\"expected integer, got longstr\""),
             ("x-dead-letter-routing-key", Field::LongStr(b"k"), "routing_key_but_no_dlx_defined"),
             ("x-single-active-consumer", Field::I32(1), "{unacceptable_type,signedint}"),
+            ("x-queue-leader-locator", Field::LongStr(b"bogus"), "invalid_queue_locator_arg"),
+            ("x-queue-leader-locator", Field::Bool(true), "{unacceptable_type,bool}"),
         ];
         for (argument, field, why) in rows {
             assert_eq!(refused(argument, field), text(argument, why));
@@ -361,13 +416,12 @@ mod tests {
             .text("x-dead-letter-exchange", "")
             .text("x-dead-letter-routing-key", "k")
             .put(b"x-max-priority", &Field::U8(10));
-        let compared = arguments.clone();
         arguments.text("x-unknown", "means nothing").text("x-queue-type", "classic");
         let spec = queue_spec("q", "/", QueueFlags { durable: true, ..Default::default() }, arguments.as_table()).unwrap();
         assert_eq!((spec.message_ttl_ms, spec.max_length, spec.max_priority), (Some(5000), Some(10), 10));
         assert!(spec.reject_at_bound && spec.dead_letter_refused && spec.durable);
         assert_eq!((spec.dead_letter_exchange.as_deref(), spec.dead_letter_key.as_deref()), (Some(""), Some("k")));
-        assert_eq!(spec.arguments, compared.as_table().as_bytes());
+        assert_eq!(spec.arguments, arguments.as_table().as_bytes(), "all are kept");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! From the core's refusals to AMQP's codes and RabbitMQ's texts: the whole table, and how a channel or a connection ends because of its peer.
 
-use broker_api::{stands_by, Given, Inequivalent, Limit, Refusal};
+use broker_api::{stands_by, Given, Inequivalent, Limit, Refusal, Uncounted};
 
 use crate::codec::CodecError;
 
@@ -118,7 +118,7 @@ pub fn of_refusal(refusal: &Refusal, vhost: &str, method: MethodId) -> Fault {
         Refusal::Locked(name) => (Code::ResourceLocked, locked(name, vhost)),
         Refusal::LimitReached(limit) => limit_reached(*limit),
         Refusal::OverLimit { limit, why } => (limit_reached(*limit).0, why.clone()),
-        Refusal::SharedCredit(queue) => (Code::NotImplemented, format!("queue '{queue}' in vhost '{vhost}' does not support global qos")),
+        Refusal::Uncounted { queue, what } => uncounted(queue, *what, vhost),
         Refusal::NotImplemented(what) => (Code::NotImplemented, (*what).to_owned()),
         // In RabbitMQ 3.x the one argument whose error closes the connection.
         Refusal::Invalid { what: "exchange type", why } => (Code::CommandInvalid, why.clone()),
@@ -154,6 +154,24 @@ fn limit_reached(limit: Limit) -> (Code, String) {
         Limit::Exchanges => (Code::PreconditionFailed, "exchange limit is reached".to_owned()),
         Limit::MessageSize => (Code::PreconditionFailed, "the message is larger than allowed".to_owned()),
         other => (Code::ResourceError, format!("limit reached: {other:?}")),
+    }
+}
+
+/// RabbitMQ's texts about quorum queues.
+fn uncounted(queue: &str, what: Uncounted, vhost: &str) -> (Code, String) {
+    let not_deleted = |flag: &str| {
+        let text =
+            format!("cannot delete queue '{queue}' in vhost '{vhost}'. queue.delete operations with {flag} flag set are not supported");
+        (Code::NotImplemented, text + " by quorum queues")
+    };
+    match what {
+        Uncounted::SharedCredit => (Code::NotImplemented, format!("queue '{queue}' in vhost '{vhost}' does not support global qos")),
+        Uncounted::DeleteIfUnused => not_deleted("if-unused"),
+        Uncounted::DeleteIfEmpty => not_deleted("if-empty"),
+        Uncounted::TakePastActive => {
+            let text = format!("cannot obtain access to locked queue '{queue}' in vhost '{vhost}'. basic.get operations are not supported");
+            (Code::ResourceLocked, text + " by quorum queues with single active consumer")
+        }
     }
 }
 
@@ -213,6 +231,25 @@ mod tests {
                 Refusal::Locked(name()),
                 "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q' in vhost '/'. It could be originally declared on another \
                  connection or the exclusive property value does not match that of the original declaration.",
+            ),
+            (
+                Refusal::Uncounted { queue: name(), what: Uncounted::SharedCredit },
+                "NOT_IMPLEMENTED - queue 'q' in vhost '/' does not support global qos",
+            ),
+            (
+                Refusal::Uncounted { queue: name(), what: Uncounted::DeleteIfUnused },
+                "NOT_IMPLEMENTED - cannot delete queue 'q' in vhost '/'. queue.delete operations with if-unused flag set are not supported by \
+                 quorum queues",
+            ),
+            (
+                Refusal::Uncounted { queue: name(), what: Uncounted::DeleteIfEmpty },
+                "NOT_IMPLEMENTED - cannot delete queue 'q' in vhost '/'. queue.delete operations with if-empty flag set are not supported by \
+                 quorum queues",
+            ),
+            (
+                Refusal::Uncounted { queue: name(), what: Uncounted::TakePastActive },
+                "RESOURCE_LOCKED - cannot obtain access to locked queue 'q' in vhost '/'. basic.get operations are not supported by quorum \
+                 queues with single active consumer",
             ),
             (Refusal::LimitReached(Limit::Queues), "PRECONDITION_FAILED - queue limit is reached"),
             (Refusal::LimitReached(Limit::Memory), "RESOURCE_ERROR - limit reached: Memory"),

@@ -288,7 +288,7 @@ impl Core {
             }
             Control::Declare(Declare::Queue { name, .. }) => {
                 is(name.as_str())?;
-                return Ok(Reply::Queue { id: QueueId(1), name, ready: self.waiting.len() as u64, consumers: 0 });
+                return Ok(Reply::Queue { id: QueueId(1), name, ready: self.waiting.len() as u64, consumers: 0, counts_attempts: false });
             }
             Control::Declare(Declare::Exchange { name, .. }) | Control::DeleteExchange { name, .. } => is(name.as_str())?,
             Control::DeleteQueue { name: queue, .. } | Control::Purge { queue, .. } => {

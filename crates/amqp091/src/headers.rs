@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use broker_api::{HeaderView, Neutral, Value};
 
+use crate::arguments::is_compared;
 use crate::codec::{Field, Properties, Table};
 use crate::foreign::{CORRELATION, REPLY_TOPIC};
 
@@ -45,6 +46,10 @@ impl HeaderView for Headers {
     }
 
     /// The two headers in which RabbitMQ keeps what AMQP has no property for are that property to others.
+    fn compares(&self, name: &[u8], value: &Value<'_>) -> bool {
+        is_compared(name, value)
+    }
+
     fn neutral<'a>(&self, origin: &'a [u8]) -> Neutral<'a> {
         let Ok(properties) = Properties::parse(origin) else { return Neutral::default() };
         let text = |text: Option<&'a [u8]>| text.map(Cow::Borrowed);
@@ -92,7 +97,7 @@ fn decimal(scale: u8, value: u32) -> String {
     }
 }
 
-fn value(field: Field<'_>) -> Value<'_> {
+pub(crate) fn value(field: Field<'_>) -> Value<'_> {
     match field {
         Field::Void => Value::Void,
         Field::Bool(value) => Value::Bool(value),

@@ -191,6 +191,7 @@ pub struct QueueSpec {
     pub no_local: bool,
     /// Only messages for which this holds are put into it; others are not routed here (see "Selectors" in the crate's documentation).
     pub selector: Option<String>,
+    /// As it was declared with, kept unchanged, also what means nothing; [`crate::HeaderView::compares`] says what makes a difference.
     pub arguments: Vec<u8>,
     /// Of `arguments`, as in a head.
     pub format: u8,
@@ -389,6 +390,7 @@ pub enum Reply {
         name: QueueName,
         ready: u64,
         consumers: u32,
+        counts_attempts: bool,
     },
     Messages(u64),
     /// How many deliveries of this `Take` precede this reply, and how many stay.

@@ -93,6 +93,11 @@ pub trait HeaderView: Send + Sync {
     /// Encoded arguments of a binding, an exchange or a queue.
     fn arguments<'a>(&self, encoded: &'a [u8], each: &mut dyn FnMut(&'a [u8], Value<'a>));
 
+    /// Of a queue's arguments: must it be the same when the queue is declared again? What says no more than its absence need not.
+    fn compares(&self, _name: &[u8], _value: &Value<'_>) -> bool {
+        true
+    }
+
     /// All that other protocols may have a word for.
     fn neutral<'a>(&self, origin: &'a [u8]) -> Neutral<'a> {
         Neutral::read(self, origin)

@@ -102,7 +102,7 @@ pub use event::{
 pub use headers::{view_of, HeaderView, Value, Views};
 pub use names::{ConsumerIx, ExchangeName, GroupIx, OwnerIx, QueueId, QueueName, Seq, Serial, SessionName, Token, TxIx, VhostName};
 pub use neutral::Neutral;
-pub use refusal::{Given, Inequivalent, Limit, Refusal, Unfit};
+pub use refusal::{Given, Inequivalent, Limit, Refusal, Uncounted, Unfit};
 pub use session::{Close, Context, Flow, Out, Piece, Protocol, ProtocolSession, Split, Then, Verdict};
 pub use trace::{Spelled, Traced, TracedAs, Tracer};
 pub use turn::{Credit, CreditTo, Entry, Outcome, Settle, StateEdit, StateValue, Turn};

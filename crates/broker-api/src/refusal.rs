@@ -57,6 +57,19 @@ impl std::fmt::Display for Given {
     }
 }
 
+/// What queues that count attempts do not do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum Uncounted {
+    #[error("its consumers do not share credit")]
+    SharedCredit,
+    #[error("it is not deleted only if it is unused")]
+    DeleteIfUnused,
+    #[error("it is not deleted only if it is empty")]
+    DeleteIfEmpty,
+    #[error("where one consumer at a time is active, nothing is taken past it")]
+    TakePastActive,
+}
+
 /// A value that cannot be, and the words around it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unfit {
@@ -87,9 +100,9 @@ pub enum Refusal {
     /// One that the operator set, for a user, a virtual host or the broker.
     #[error("{why}")]
     OverLimit { limit: Limit, why: String },
-    /// Consumers of this queue do not share credit: it counts attempts, as RabbitMQ's quorum queues do.
-    #[error("consumers of '{0}' do not share credit")]
-    SharedCredit(String),
+    /// A queue that counts attempts, as RabbitMQ's quorum queues do, does not do this.
+    #[error("'{queue}' counts attempts: {what}")]
+    Uncounted { queue: String, what: Uncounted },
     #[error("not implemented: {0}")]
     NotImplemented(&'static str),
     #[error("invalid {what}: {why}")]

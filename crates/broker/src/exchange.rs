@@ -462,3 +462,13 @@ pub(crate) fn read_arguments(views: &Views, format: u8, encoded: &[u8]) -> Argum
     view.arguments(encoded, &mut |name, value| all.push((name, value)));
     Arguments::new(all)
 }
+
+/// Those of a queue that make a difference; where nobody can read them, all of it.
+pub(crate) fn compared_arguments(views: &Views, format: u8, encoded: &[u8]) -> Arguments {
+    let Some((_, view)) = views.iter().find(|(known, _)| *known == format) else {
+        let whole = (!encoded.is_empty()).then(|| (&b""[..], Value::Bytes(encoded.into())));
+        return Arguments::new(whole);
+    };
+    let all = read_arguments(views, format, encoded);
+    Arguments::new(all.iter().filter(|(name, value)| view.compares(name, value)).map(|(name, value)| (name, value.clone())))
+}

@@ -53,7 +53,7 @@ pub fn answer(refusal: &Refusal) -> Answer {
         Refusal::Inequivalent(_) => Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close),
         Refusal::Locked(_) => Answer::new(ServerBusy, ImplementationSpecific, ImplementationSpecific, Close),
         Refusal::LimitReached(limit) | Refusal::OverLimit { limit, .. } => limit_reached(*limit),
-        Refusal::SharedCredit(_) | Refusal::NotImplemented(_) => {
+        Refusal::Uncounted { .. } | Refusal::NotImplemented(_) => {
             Answer::new(ImplementationSpecific, ImplementationSpecific, ImplementationSpecific, Close)
         }
         // It came as a user property.

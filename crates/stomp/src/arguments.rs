@@ -150,7 +150,7 @@ fn apply(spec: &mut QueueSpec, name: &str, value: &Value<'_>, all: &[(&str, Valu
         "x-single-active-consumer" => spec.single_active_consumer = matches!(value, Value::Bool(true)),
         "x-delivery-limit" => spec.delivery_limit = Some(u32::try_from(natural()?).unwrap_or(u32::MAX)),
         "x-queue-type" => match &*text() {
-            "classic" => {}
+            "classic" | "undefined" => {}
             "quorum" => (spec.counts_attempts, spec.keeps_all) = (true, true),
             "stream" => return Err("queues of type 'stream' are not supported yet".to_owned()),
             other => return Err(format!("\"unsupported queue type '{other}'\"")),
@@ -160,14 +160,12 @@ fn apply(spec: &mut QueueSpec, name: &str, value: &Value<'_>, all: &[(&str, Valu
     Ok(())
 }
 
-/// The type that a queue has without being told makes no difference, so it is left out.
 fn encode(arguments: &[(&str, Value<'_>)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in arguments {
         let (kind, text) = match value {
             Value::Int(number) => (b'I', number.to_string().into_bytes()),
             Value::Bool(value) => (b'B', value.to_string().into_bytes()),
-            Value::Bytes(text) if *name == "x-queue-type" && **text == *b"classic" => continue,
             Value::Bytes(text) => (b'S', text.to_vec()),
             _ => continue,
         };
@@ -190,16 +188,24 @@ pub(crate) fn value(encoded: &[u8]) -> Option<Value<'_>> {
     }
 }
 
+/// The type that a queue has without being told makes no difference.
+pub(crate) fn is_compared(name: &[u8], value: &Value<'_>) -> bool {
+    !(name == b"x-queue-type" && matches!(value, Value::Bytes(kind) if matches!(&**kind, b"classic" | b"undefined")))
+}
+
 /// How a queue's arguments differ from those it was made with, in RabbitMQ's words.
 pub(crate) fn difference(what: &Inequivalent, given: &[u8], vhost: &str, views: &Views) -> Fault {
     let mut before: Vec<(Vec<u8>, Value<'static>)> = Vec::new();
-    let mut keep = |name: &[u8], value: Value<'_>| before.push((name.to_vec(), value.into_owned()));
-    if what.format == FORMAT {
-        crate::headers::Headers.arguments(&what.arguments, &mut keep);
-    } else if let Some(view) = view_of(views, what.format) {
-        view.arguments(&what.arguments, &mut keep);
+    let view = if what.format == FORMAT { Some(&crate::headers::Headers as &dyn HeaderView) } else { view_of(views, what.format) };
+    if let Some(view) = view {
+        view.arguments(&what.arguments, &mut |name, value| {
+            if view.compares(name, &value) {
+                before.push((name.to_vec(), value.into_owned()));
+            }
+        });
     }
-    let now: Vec<(Vec<u8>, Value<'_>)> = lines(given).filter_map(|(name, text)| Some((name.to_vec(), value(text)?))).collect();
+    let now = lines(given).filter_map(|(name, text)| Some((name.to_vec(), value(text)?)));
+    let now: Vec<(Vec<u8>, Value<'_>)> = now.filter(|(name, value)| is_compared(name, value)).collect();
     let find = |list: &[(Vec<u8>, Value<'_>)], name: &[u8]| list.iter().find(|(found, _)| found == name).map(|(_, value)| shown(value));
     let mut names: Vec<&[u8]> = now.iter().chain(&before).map(|(name, _)| &**name).collect();
     names.sort_unstable();
@@ -269,11 +275,13 @@ mod tests {
         let spec =
             spec(Kind::Queue, "x-message-ttl: 5000\nx-max-length:3\nx-overflow:reject-publish\nx-queue-type:classic\nx-other:1\n").unwrap();
         assert_eq!((spec.message_ttl_ms, spec.max_length, spec.reject_at_bound), (Some(5000), Some(3), true));
-        assert_eq!(spec.arguments, b"x-max-length:I3\nx-message-ttl:I5000\nx-overflow:Sreject-publish\n");
+        assert_eq!(spec.arguments, b"x-max-length:I3\nx-message-ttl:I5000\nx-overflow:Sreject-publish\nx-queue-type:Sclassic\n");
         let mut seen = Vec::new();
         crate::headers::Headers.arguments(&spec.arguments, &mut |name, value| seen.push((name.to_vec(), value)));
         assert_eq!(seen[1], (b"x-message-ttl".to_vec(), Value::Int(5000)));
-        assert_eq!(seen.len(), 3);
+        assert_eq!(seen.len(), 4);
+        let compared = |(name, value): &(Vec<u8>, Value<'_>)| crate::headers::Headers.compares(name, value);
+        assert_eq!(seen.iter().filter(|one| compared(one)).count(), 3, "the type that it has anyhow");
     }
 
     #[test]
@@ -308,6 +316,7 @@ mod tests {
             |rest: &str| format!("PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received {rest}");
         assert_eq!(difference(b"x-message-ttl:I6000\n", b"x-message-ttl:I5000\n"), text("'6000' but current is '5000'"));
         assert_eq!(difference(b"x-message-ttl:I6\n", b""), text("the value '6' of type 'long' but current is none"));
+        assert_eq!(difference(b"x-message-ttl:I6\n", b"x-message-ttl:I5\nx-queue-type:Sclassic\n"), text("'6' but current is '5'"));
         assert_eq!(difference(b"", b"x-message-ttl:I6\n"), text("none but current is the value '6' of type 'long'"));
     }
 }

@@ -67,9 +67,7 @@ pub fn of_refusal(refusal: &Refusal, vhost: &str) -> Fault {
         Refusal::OverLimit { why, .. } => Fault::precondition(why),
         Refusal::LimitReached(Limit::MessageSize) => Fault::precondition("the message is larger than allowed"),
         Refusal::LimitReached(limit) => Fault::new("resource_error", format!("RESOURCE_ERROR - limit reached: {limit:?}")),
-        Refusal::SharedCredit(name) => {
-            Fault::new("not_implemented", format!("NOT_IMPLEMENTED - consumers of '{name}' do not share credit"))
-        }
+        Refusal::Uncounted { .. } => Fault::new("not_implemented", format!("NOT_IMPLEMENTED - {refusal}")),
         Refusal::NotImplemented(what) => Fault::new("not_implemented", format!("NOT_IMPLEMENTED - {what}")),
         Refusal::Invalid { what, why } => Fault::precondition(format!("invalid {what}: {why}")),
         Refusal::Unfit(_) => Fault::precondition(refusal.to_string()),
@@ -87,6 +85,7 @@ pub fn of_refusal(refusal: &Refusal, vhost: &str) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use broker_api::Uncounted;
 
     #[test]
     fn nobody_writes_lines_into_the_log() {
@@ -129,7 +128,11 @@ mod tests {
             (Refusal::LimitReached(Limit::Connections), "Bad CONNECT", "Connection refused: node connection limit reached\n"),
             (Refusal::LimitReached(Limit::MessageSize), "precondition_failed", "PRECONDITION_FAILED - the message is larger than allowed"),
             (Refusal::LimitReached(Limit::Memory), "resource_error", "RESOURCE_ERROR - limit reached: Memory"),
-            (Refusal::SharedCredit(name()), "not_implemented", "NOT_IMPLEMENTED - consumers of 'q' do not share credit"),
+            (
+                Refusal::Uncounted { queue: name(), what: Uncounted::SharedCredit },
+                "not_implemented",
+                "NOT_IMPLEMENTED - 'q' counts attempts: its consumers do not share credit",
+            ),
             (Refusal::NotImplemented("x"), "not_implemented", "NOT_IMPLEMENTED - x"),
             (Refusal::Invalid { what: "topic", why: "y".into() }, "precondition_failed", "PRECONDITION_FAILED - invalid topic: y"),
             (Refusal::QueueFull, "resource_error", "RESOURCE_ERROR - the queue is full"),

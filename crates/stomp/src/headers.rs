@@ -226,6 +226,10 @@ impl HeaderView for Headers {
         }
     }
 
+    fn compares(&self, name: &[u8], value: &Value<'_>) -> bool {
+        crate::arguments::is_compared(name, value)
+    }
+
     fn neutral<'a>(&self, origin: &'a [u8]) -> Neutral<'a> {
         let mut neutral = Neutral::default();
         for (name, value) in lines(origin) {

@@ -12,7 +12,9 @@ use super::queues::made_up_name;
 use super::requests::{Asked, Request, Taken};
 use super::settle::Unsettled;
 use super::{next, Handled, Session, Step};
-use crate::codec::{put_body_frames, put_content_head, put_deliver, put_frame_head, Method, FRAME_BODY, FRAME_END, FRAME_OVERHEAD};
+use crate::codec::{
+    put_body_frames, put_content_head, put_deliver, put_frame_head, Field, Method, Table, FRAME_BODY, FRAME_END, FRAME_OVERHEAD,
+};
 use crate::error::Code;
 use crate::mapping::{self, FORMAT};
 
@@ -84,6 +86,7 @@ impl Session {
                 }
             },
         };
+        self.check_type(at, &queue, arguments, step);
         let prefetch = self.live(at.channel, at.owner).map_or(0, |channel| channel.prefetch);
         let consumer = Consumer {
             channel: at.channel,
@@ -103,6 +106,24 @@ impl Session {
         };
         self.start_consumer(at, tag, consumer, nowait, step);
         Ok(())
+    }
+
+    /// What an argument may be depends on the queue's type, and that the core knows.
+    fn check_type(&mut self, at: At, queue: &QueueName, arguments: Table<'_>, step: &mut Step<'_>) {
+        let on_failover = arguments.get("x-cancel-on-ha-failover").map(|field| match field {
+            Field::Bool(_) => None,
+            other => Some(format!(": {{unacceptable_type,{}}}", other.type_name())),
+        });
+        // Only streams have one, and there are none yet.
+        let offset = arguments.get("x-stream-offset").map(|_| Some(" of queue type rabbit_classic_queue".to_owned()));
+        for (argument, classic) in [("x-cancel-on-ha-failover", on_failover), ("x-stream-offset", offset)] {
+            let Some(classic) = classic else { continue };
+            let (name, owner) = (queue.clone(), at.owner_ix());
+            let look = Control::Declare(Declare::Queue { owner, name, spec: QueueSpec::default(), passive: true });
+            let token = self.command(look, step);
+            let asked = Asked::Suits { queue: queue.clone(), argument, classic };
+            self.requests.push_back(Request::of_channel(token, at.channel, at.owner, at.method, asked));
+        }
     }
 
     fn start_consumer(&mut self, at: At, tag: Box<[u8]>, consumer: Consumer, nowait: bool, step: &mut Step<'_>) {

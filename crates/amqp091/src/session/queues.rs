@@ -9,7 +9,7 @@ use super::channel::At;
 use super::deliver::REPLY_TO;
 use super::requests::{narrow, Asked, Request};
 use super::{on, Handled, Session, Step};
-use crate::arguments::{check_server_named, difference, exchange_spec, queue_spec, relaxed, ExchangeFlags, QueueFlags};
+use crate::arguments::{as_table, check_server_named, difference, exchange_spec, queue_spec, relaxed, ExchangeFlags, QueueFlags};
 use crate::codec::{Method, Table, TableWriter};
 use crate::error::{of_refusal, Code};
 use crate::FORMAT;
@@ -195,7 +195,8 @@ impl Session {
             // This is how they differ.
             Err(Refusal::Inequivalent(what)) if what.property == "arguments" => {
                 let given = arguments.unwrap_or_default();
-                let (given, current) = (Table::parse(&given).unwrap_or_default(), Table::parse(&what.arguments).unwrap_or_default());
+                let current = as_table(&self.amqp.views, what.format, &what.arguments);
+                let (given, current) = (Table::parse(&given).unwrap_or_default(), current.as_table());
                 let compared = relaxed(given, current).filter(|_| self.amqp.config.relaxed_redeclare);
                 let given = compared.as_ref().map_or(given, TableWriter::as_table);
                 let text = difference(&name, &self.peer.vhost, given, current);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use broker_api::{Batch, Delivery, QueueId, Refusal, Reply, Token};
+use broker_api::{Batch, Delivery, QueueId, QueueName, Refusal, Reply, Token};
 use tracing::debug;
 
 use super::{on, Handled, Session, Step};
@@ -31,6 +31,12 @@ pub(super) enum Asked {
     Consume {
         consumer: u32,
         nowait: bool,
+    },
+    /// An argument of a basic.consume that quorum queues do not take, and what classic ones say to it, if anything.
+    Suits {
+        queue: QueueName,
+        argument: &'static str,
+        classic: Option<String>,
     },
     Cancel {
         tag: Box<[u8]>,
@@ -142,6 +148,13 @@ impl Session {
                 self.drop_consumer(channel, consumer);
                 if !nowait {
                     step.say(channel, &Method::BasicCancelOk { consumer_tag: &tag });
+                }
+            }
+            (Asked::Suits { queue, argument, classic }, Reply::Queue { counts_attempts, .. }) => {
+                let quorum = || " of queue type rabbit_quorum_queue".to_owned();
+                if let Some(why) = if counts_attempts { Some(quorum()) } else { classic } {
+                    let text = format!("invalid arg '{argument}' for queue '{queue}' in vhost '{}'{why}", self.peer.vhost);
+                    return Err(on(channel)(Fault::precondition(text, method)));
                 }
             }
             (Asked::Get { no_ack, taken }, Reply::Taken { left, .. }) => match taken {

@@ -57,6 +57,9 @@ pub fn table(text: &str) -> TableWriter {
             "I" => Field::I32(number() as i32),
             "l" => Field::I64(number()),
             "S" => Field::LongStr(value.as_bytes()),
+            "T" => Field::Timestamp(number() as u64),
+            "d" => Field::F64(value.parse().unwrap_or_else(|_| panic!("{pair}"))),
+            "V" => Field::Void,
             "A" => {
                 let mut array = ArrayWriter::default();
                 value.split('+').for_each(|text| {

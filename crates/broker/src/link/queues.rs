@@ -3,6 +3,7 @@
 use super::control::{done, read_selector, Answer};
 use super::{Link, Owner};
 use crate::core::Shared;
+use crate::exchange::compared_arguments;
 use crate::outbox::Work;
 use crate::queue::{Consumer, Follow, Modified, Queue, Taken};
 use crate::route::syntax;
@@ -12,9 +13,10 @@ use crate::store::exchanges::exchange_gone_record;
 use crate::store::{push_handed, push_queue_gone, queue_record, requeue_record};
 use crate::timers::Timer;
 use crate::vhost::Vhost;
+use crate::Config;
 use broker_api::{
     Consume, ConsumerIx, EndReason, Inequivalent, Limit, Mode, OwnerIx, QueueName, QueueSpec, Refusal, Reply, Seq, Signal, Take, Token,
-    Watch,
+    Uncounted, Watch,
 };
 use journal::{Filled, Records, Slot};
 use std::sync::atomic::Ordering;
@@ -29,12 +31,13 @@ impl Link {
         if vhost.queues.contains_key(&name) {
             let queue = self.named_queue(&name)?;
             if !passive {
-                equivalent(&queue, &spec, self.core.config.relaxed_redeclare)?;
+                equivalent(&queue, &spec, &self.core.config)?;
             }
             queue.life.used(self.core.now_ms());
             let state = queue.lock();
             let (ready, consumers) = (state.ready, state.consumers.len() as u32);
-            return done(Reply::Queue { id: queue.id, name: queue.name.clone(), ready, consumers });
+            let counts_attempts = queue.spec.counts_attempts;
+            return done(Reply::Queue { id: queue.id, name: queue.name.clone(), ready, consumers, counts_attempts });
         }
         if passive {
             return Err(Refusal::NotFound { what: "queue", name: name.to_string() });
@@ -55,7 +58,8 @@ impl Link {
         vhost.default_exchange.bump(name.as_str().as_bytes());
         self.core.watch_expiry(&queue);
         let ticket = slot.map(|slot| self.fill_with_callback(slot, queue_record(&queue)));
-        Ok((Reply::Queue { id: queue.id, name, ready: 0, consumers: 0 }, ticket, None))
+        let counts_attempts = queue.spec.counts_attempts;
+        Ok((Reply::Queue { id: queue.id, name, ready: 0, consumers: 0, counts_attempts }, ticket, None))
     }
 
     /// A queue that this connection may see.
@@ -75,6 +79,10 @@ impl Link {
             Err(Refusal::NotFound { .. }) => return done(Reply::Messages(0)),
             other => other?,
         };
+        if queue.spec.counts_attempts && (if_unused || if_empty) {
+            let what = if if_unused { Uncounted::DeleteIfUnused } else { Uncounted::DeleteIfEmpty };
+            return Err(uncounted(&queue, what));
+        }
         let vhost = self.vhost.clone();
         let over = |state: &crate::queue::State| {
             if if_unused && !state.consumers.is_empty() {
@@ -116,7 +124,7 @@ impl Link {
         let queue = self.named_queue(&consume.queue)?;
         let group = consume.group.and_then(|ix| self.group(ix));
         if group.is_some() && queue.spec.counts_attempts {
-            return Err(Refusal::SharedCredit(queue.name.to_string()));
+            return Err(uncounted(&queue, Uncounted::SharedCredit));
         }
         let owner = self.lease_owner(consume.owner).ok_or(Refusal::OwnerEnded)?;
         let consumer = Consumer {
@@ -192,6 +200,9 @@ impl Link {
     pub(super) fn take(&mut self, token: Token, take: &Take) -> Answer {
         self.make_missing(&take.queue);
         let queue = self.named_queue(&take.queue)?;
+        if queue.spec.counts_attempts && queue.spec.single_active_consumer {
+            return Err(uncounted(&queue, Uncounted::TakePastActive));
+        }
         let owner = self.lease_owner(take.owner).ok_or(Refusal::OwnerEnded)?;
         queue.life.used(self.core.now_ms());
         if !take.settled {
@@ -278,8 +289,12 @@ impl Link {
     }
 }
 
+fn uncounted(queue: &Queue, what: Uncounted) -> Refusal {
+    Refusal::Uncounted { queue: queue.name.to_string(), what }
+}
+
 /// In the order in which RabbitMQ compares.
-fn equivalent(queue: &Queue, spec: &QueueSpec, relaxed: bool) -> Result<(), Refusal> {
+fn equivalent(queue: &Queue, spec: &QueueSpec, config: &Config) -> Result<(), Refusal> {
     let current = &queue.spec;
     let differs = |property: &'static str, given: String, current_value: String| {
         if given == current_value {
@@ -294,7 +309,7 @@ fn equivalent(queue: &Queue, spec: &QueueSpec, relaxed: bool) -> Result<(), Refu
     if spec.exclusive != current.exclusive {
         return Err(Refusal::Locked(queue.name.to_string()));
     }
-    differs("arguments", (!same_arguments(spec, current, relaxed)).to_string(), false.to_string())?;
+    differs("arguments", (!same_arguments(spec, current, config)).to_string(), false.to_string())?;
     // Of these nothing need stand among the arguments.
     let text = |selector: &Option<String>| selector.clone().unwrap_or_default();
     differs("selector", text(&spec.selector), text(&current.selector))?;
@@ -302,15 +317,19 @@ fn equivalent(queue: &Queue, spec: &QueueSpec, relaxed: bool) -> Result<(), Refu
 }
 
 /// What came as arguments; where it differs the protocol finds out which by comparing the two encodings.
-fn same_arguments(given: &QueueSpec, current: &QueueSpec, relaxed: bool) -> bool {
-    let meant = |spec: &QueueSpec| QueueSpec { arguments: Vec::new(), format: 0, ..spec.clone() };
-    if relaxed && current.counts_attempts && !given.counts_attempts {
+fn same_arguments(given: &QueueSpec, current: &QueueSpec, config: &Config) -> bool {
+    if given.format == current.format && given.arguments == current.arguments {
+        return true;
+    }
+    if config.relaxed_redeclare && current.counts_attempts && !given.counts_attempts {
+        let meant = |spec: &QueueSpec| QueueSpec { arguments: Vec::new(), format: 0, ..spec.clone() };
         // Who asks for a queue that does not count attempts gets this one, which has no priorities either.
         let as_current =
             QueueSpec { counts_attempts: true, keeps_all: current.keeps_all, max_priority: current.max_priority, ..meant(given) };
         return as_current == meant(current);
     }
-    given.arguments == current.arguments || (given.arguments.is_empty() == current.arguments.is_empty() && meant(given) == meant(current))
+    let compared = |spec: &QueueSpec| compared_arguments(&config.header_views, spec.format, &spec.arguments);
+    compared(given) == compared(current)
 }
 
 /// What a queue's end leaves to fill.

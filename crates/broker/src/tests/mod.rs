@@ -43,6 +43,9 @@ impl HeaderView for Lines {
     fn arguments<'a>(&self, encoded: &'a [u8], each: &mut dyn FnMut(&'a [u8], Value<'a>)) {
         self.headers(encoded, each);
     }
+    fn compares(&self, name: &[u8], value: &Value<'_>) -> bool {
+        name != b"note" && !(name == b"type" && *value == Value::Bytes(b"plain".as_slice().into()))
+    }
 }
 
 const LINES: u8 = 200;

@@ -140,6 +140,34 @@ fn declaring_again_must_mean_the_same() {
     assert_eq!(again(durable()), "arguments");
 }
 
+#[test]
+fn arguments_are_kept_as_they_came_and_compared_where_they_make_a_difference() {
+    let storage = SimStorage::new(7);
+    let of = |arguments: &str| QueueSpec { arguments: arguments.into(), format: LINES, ..durable() };
+    let first = "note=mine\ntype=plain\nmax=5";
+    {
+        let rig = Rig::with(storage.clone(), config());
+        rig.client().queue(&rig, "q", of(first));
+    }
+    storage.crash(Crash::PowerCut);
+    let rig = Rig::with(storage, config());
+    let mut c = rig.client();
+    let mut again = |arguments: &str| {
+        let declare = Declare::Queue { owner: OwnerIx(1), name: "q".into(), spec: of(arguments), passive: false };
+        match c.ask(&rig, Control::Declare(declare)) {
+            Ok(_) => None,
+            Err(Refusal::Inequivalent(why)) => Some(String::from_utf8(why.arguments).unwrap()),
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    for same in [first, "max=5", "max=5\nnote=another", "max=5\ntype=plain"] {
+        assert_eq!(again(same), None, "{same}");
+    }
+    for other in ["", "max=6", "max=5\ntype=other", "note=mine"] {
+        assert_eq!(again(other).as_deref(), Some(first), "{other}");
+    }
+}
+
 /// RabbitMQ's `quorum_queue.property_equivalence.relaxed_checks_on_redeclaration`.
 #[test]
 fn where_it_is_relaxed_a_queue_that_counts_attempts_takes_who_asks_for_one_that_does_not() {
