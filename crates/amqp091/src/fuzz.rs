@@ -22,7 +22,7 @@ pub fn session_fuzz(data: &[u8]) {
     let Some((first, data)) = data.split_first() else { return };
     let config = Config { frame_max: FRAME_MAX, channel_max: CHANNEL_MAX, max_message_size: 1 << 16, ..Config::default() };
     let now = Instant::now();
-    let session = Amqp::new(config, Vec::new()).open(Context { peer: Peer::Unix, identity: None, opened_ms: 0 }, now);
+    let session = Amqp::new(config, Vec::new()).open(Context { peer: Peer::Unix, identity: None, anonymous: false, opened_ms: 0 }, now);
     let mut fuzz = Fuzz { session, core: Core::default(), now, tail: Vec::new(), sent: 0, closed: false };
     for frames in opening(*first) {
         fuzz.feed(&frames);

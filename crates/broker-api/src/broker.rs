@@ -58,6 +58,10 @@ pub trait Broker: Send + Sync {
     fn connect(&self, info: ConnectionInfo) -> Result<Box<dyn CoreSession>, Refusal>;
     /// Broker time in ms since the Unix epoch.
     fn now_ms(&self) -> u64;
+    /// Is one let in from there without credentials, whatever [`ConnectionInfo::allow_anonymous`] says?
+    fn trusts_anonymous(&self, _peer: &Peer) -> bool {
+        false
+    }
     /// Whether clients are served here now; for those who can be told before they have a session.
     fn serves(&self) -> Result<(), Refusal> {
         Ok(())
@@ -87,6 +91,9 @@ impl<B: Broker + ?Sized> Broker for Arc<B> {
     }
     fn now_ms(&self) -> u64 {
         (**self).now_ms()
+    }
+    fn trusts_anonymous(&self, peer: &Peer) -> bool {
+        (**self).trusts_anonymous(peer)
     }
     fn serves(&self) -> Result<(), Refusal> {
         (**self).serves()

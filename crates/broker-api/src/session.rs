@@ -19,6 +19,8 @@ pub struct Context {
     pub peer: Peer,
     /// A session may log in with it, by the SASL mechanism `EXTERNAL`; without one that is refused.
     pub identity: Option<Arc<Identity>>,
+    /// Who logs in without credentials is let in.
+    pub anonymous: bool,
     /// Broker time when the connection was accepted, ms since the Unix epoch; see `CoreSession::now_ms`.
     pub opened_ms: u64,
 }

@@ -10,7 +10,7 @@ use crate::store::Log;
 use crate::timers::Timers;
 use crate::vhost::Vhost;
 use ahash::RandomState;
-use broker_api::{Batch, Broker, ConnectionInfo, CoreSession, Elsewhere, QueueId, Refusal, Signal, VhostName};
+use broker_api::{Batch, Broker, ConnectionInfo, CoreSession, Elsewhere, Peer, QueueId, Refusal, Signal, VhostName};
 use dashmap::DashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -424,6 +424,10 @@ impl Broker for Core {
             return Err(Refusal::LimitReached(broker_api::Limit::Connections));
         }
         Link::open(&self.0, info).map(|link| Box::new(link) as Box<dyn CoreSession>)
+    }
+
+    fn trusts_anonymous(&self, peer: &Peer) -> bool {
+        self.0.auth.trusts_anonymous(peer)
     }
 
     fn now_ms(&self) -> u64 {

@@ -25,6 +25,7 @@ use crate::vhost::Vhost;
 use broker_api::{Batch, Head};
 use change::{edited, is_cycle, moved, Change};
 use journal::{Filled, Slot};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// Whose slot holds a move, and who may see what arrived.
@@ -90,7 +91,7 @@ impl Shared {
             return self.stays(&queue, queue.stays(seq, why));
         }
         let Some(plan) = plan else {
-            tracing::debug!(queue = %queue.name, why = reason(why), "dropped: its dead-letter exchange is not there");
+            says_lacking(&queue, why);
             return self.drop_moving(&queue, seq, why, how);
         };
         let only_one = plan.targets.len() == 1 && plan.run.route.sessions.is_empty() && plan.run.route.shares.is_empty();
@@ -130,6 +131,9 @@ impl Shared {
     fn plan(&self, queue: &Queue, batch: &Arc<Batch>, index: u32, peek: &Peek, why: Gone) -> Option<Plan> {
         let vhost = self.vhost_by_id(queue.vhost)?;
         let exchange = vhost.exchange(queue.rules().dead_letter_exchange.as_deref()?)?;
+        if queue.life.lacks_exchange.load(Ordering::Relaxed) {
+            queue.life.lacks_exchange.store(false, Ordering::Relaxed);
+        }
         let head = &batch.heads[index as usize];
         let before = peek.side.as_ref().and_then(|side| side.moved.as_deref());
         let moved = moved(queue, batch, index, before, why, self.now_ms());
@@ -372,6 +376,19 @@ impl Shared {
                 self.put_copy(plan, batch, head, next, bundle, Some(hidden));
             }
         }
+    }
+}
+
+/// Once for each queue, and again when the exchange was there meanwhile. What was held back by an exchange has gone with it.
+fn says_lacking(queue: &Queue, why: Gone) {
+    let told = why == Gone::Due || queue.life.lacks_exchange.swap(true, Ordering::Relaxed);
+    let (exchange, why) = (queue.rules().dead_letter_exchange.clone().unwrap_or_default(), reason(why));
+    match told {
+        true => tracing::debug!(queue = %queue.name, why, %exchange, "dropped: its dead-letter exchange is not there"),
+        false => tracing::warn!(
+            queue = %queue.name, why, %exchange,
+            "dead letters of this queue are dropped: their exchange is not there. Declare it, or take the setting back"
+        ),
     }
 }
 

@@ -4,8 +4,8 @@ use crate::listener::{Bound, Listening, SocketFile};
 use crate::opening::{Caller, Openings};
 use crate::slots::{Slot, Slots};
 use crate::timer::now;
-use crate::{Config, Connection, Service, Spoken, Transport};
-use broker_api::{Broker, ConnectionInfo, Context, CoreSession, Peer, Protocol, Refusal};
+use crate::{Config, Connection, Service, Spoken, Transport, TurnedAway};
+use broker_api::{Broker, ConnectionInfo, Context, CoreSession, Limit, Peer, Protocol, Refusal};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -113,7 +113,7 @@ impl Door {
         match &self.service.spoken {
             Spoken::One(protocol) if self.service.front.is_nothing() => {
                 let caller = Caller { peer, identity: None };
-                if let Ok(core) = self.connect(protocol, &caller) {
+                if let Ok(core) = self.connect(protocol, &caller, &slot) {
                     self.seat(protocol, core, stream, caller, slot);
                 }
             }
@@ -121,8 +121,11 @@ impl Door {
         }
     }
 
-    /// A place in the core, unless it says no.
-    pub fn connect(&self, protocol: &Arc<dyn Protocol>, caller: &Caller) -> Result<Box<dyn CoreSession>, Refusal> {
+    /// A place in the core, unless it says no. Who is one too many gets past nobody, and is told so when he has introduced himself.
+    pub fn connect(&self, protocol: &Arc<dyn Protocol>, caller: &Caller, slot: &Slot) -> Result<Box<dyn CoreSession>, Refusal> {
+        if slot.is_over() {
+            return Ok(Box::new(TurnedAway::new(self.full(), self.broker.now_ms())));
+        }
         let info = ConnectionInfo {
             peer: caller.peer.clone(),
 
@@ -134,16 +137,26 @@ impl Door {
         self.broker.connect(info).inspect_err(|refusal| info!(peer = %caller.peer, %refusal, "connection refused"))
     }
 
-    /// Whether clients are served here at all.
-    pub fn serves(&self) -> Result<(), Refusal> {
-        self.broker.serves()
+    /// Whether clients are served here at all, and this one.
+    pub fn serves(&self, slot: &Slot) -> Result<(), Refusal> {
+        match slot.is_over() {
+            true => Err(self.full()),
+            false => self.broker.serves(),
+        }
+    }
+
+    /// RabbitMQ's words.
+    fn full(&self) -> Refusal {
+        let why = format!("connection refused: node connection limit ({}) is reached", self.slots.max());
+        Refusal::OverLimit { limit: Limit::Connections, why }
     }
 
     /// From here on the connection is its session's.
     pub fn seat(&self, protocol: &Arc<dyn Protocol>, core: Box<dyn CoreSession>, stream: Transport, caller: Caller, slot: Slot) {
         let Caller { peer, identity } = caller;
         let span = debug_span!("conn", conn = slot.number(), %peer, protocol = protocol.name(), vhost = %self.service.vhost);
-        let session = protocol.clone().open(Context { peer, identity, opened_ms: self.broker.now_ms() }, now());
+        let anonymous = self.service.allow_anonymous || self.broker.trusts_anonymous(&peer);
+        let session = protocol.clone().open(Context { peer, identity, anonymous, opened_ms: self.broker.now_ms() }, now());
         span.in_scope(|| debug!("connection accepted"));
         tokio::spawn(Connection::new(stream, session, core, slot, span).slow_consumer_timeout(self.patience));
     }
@@ -194,10 +207,11 @@ impl Health {
             info!(listener = %door.url, "accepting again");
         }
         let slot = door.slots.take();
-        if slot.is_none() && !self.full {
-            warn!(listener = %door.url, max = door.slots.max(), "max_connections reached: closing new connections at once");
+        let full = slot.as_ref().is_none_or(Slot::is_over);
+        if full && !self.full {
+            warn!(listener = %door.url, max = door.slots.max(), "max_connections reached: turning new connections away");
         }
-        self.full = slot.is_none();
+        self.full = full;
         slot
     }
 

@@ -7,7 +7,8 @@ use serde::Deserialize;
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Connections over all listeners; one more is accepted and closed at once. 0 = no limit but the descriptors.
+    /// Connections over all listeners; one more is told so in its protocol's words and closed, or closed at once when 64 are being told. 0 = no
+    /// limit but the descriptors.
     pub max_connections: usize,
     /// Pending connections that the kernel queues per listener.
     pub backlog: u16,

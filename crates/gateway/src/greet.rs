@@ -154,10 +154,10 @@ fn ends_head(seen: &[u8]) -> bool {
 async fn settle(door: &Door, known: Known, guest: Guest, caller: &Caller, slot: Slot) -> Result<(), (Lost, Transport, Slot)> {
     let Guest { mut stream, seen, until } = guest;
     // Who comes through HTTP is told in its words, which proxies and load balancers understand too.
-    if let (Err(refusal), Some(_)) = (door.serves(), &known.upgrade) {
+    if let (Err(refusal), Some(_)) = (door.serves(&slot), &known.upgrade) {
         return Err((Lost::Refused(Refusal::new(503, refusal.to_string())), stream, slot));
     }
-    let core = match (door.connect(&known.protocol, caller), &known.upgrade) {
+    let core = match (door.connect(&known.protocol, caller, &slot), &known.upgrade) {
         (Ok(core), _) => core,
         // It is in the log.
         (Err(_), None) => return Ok(()),

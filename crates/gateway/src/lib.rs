@@ -28,6 +28,7 @@ mod slots;
 mod timer;
 mod tls;
 mod transport;
+mod turned_away;
 mod url;
 
 pub use accept::Gateway;
@@ -42,4 +43,5 @@ pub use service::{Service, Spoken, Web};
 pub use slots::{Slot, Slots, Stats};
 pub use tls::{ClientAuth, MinVersion, Tls, TlsError, TlsSettings, UserFrom};
 pub use transport::{Layer, Transport};
+pub use turned_away::TurnedAway;
 pub use url::{Endpoint, ListenUrl, UrlError};

@@ -26,7 +26,7 @@ struct Bench {
 impl Bench {
     fn open(version: Version) -> Bench {
         let now = Instant::now();
-        let context = Context { peer: Peer::Unix, identity: None, opened_ms: 0 };
+        let context = Context { peer: Peer::Unix, identity: None, anonymous: false, opened_ms: 0 };
         let mut bench = Bench { session: Mqtt::new(Config::default()).open(context, now), now, turn: Turn::default(), out: Out::default() };
         let mut connect = Vec::new();
         Packet::Connect(Box::new(Connect::new(version, "bench"))).encode(version, &mut connect).expect("encodes");

@@ -30,7 +30,7 @@ pub fn session_fuzz(data: &[u8]) {
     let Some((first, data)) = data.split_first() else { return };
     let config = Config { max_packet_size: PACKET_MAX, max_pending: PENDING_MAX, ..Config::default() };
     let now = Instant::now();
-    let context = Context { peer: Peer::Unix, identity: None, opened_ms: 0 };
+    let context = Context { peer: Peer::Unix, identity: None, anonymous: false, opened_ms: 0 };
     let session = Mqtt::new(config).open(context, now);
     let mut fuzz = Fuzz { session, now, tail: Vec::new(), sent: 0, serial: 0, closed: false };
     fuzz.feed(&opening(*first));

@@ -2,7 +2,8 @@
 //! with where to go instead, which each protocol says in its own words. No password is looked at for that. From when the node serves, the core is
 //! behind it. A client that connected before and has said nothing yet is let in then.
 
-use broker_api::{Broker, ConnectionInfo, CoreSession, Elsewhere, Entry, Event, EventBatch, Refusal, Turn};
+use broker_api::{Broker, ConnectionInfo, CoreSession, Elsewhere, EventBatch, Peer, Refusal, Turn};
+use gateway::TurnedAway;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -51,6 +52,10 @@ impl Broker for Turnstile {
         self.0.now_ms()
     }
 
+    fn trusts_anonymous(&self, peer: &Peer) -> bool {
+        self.0.core.get().is_some_and(|core| core.trusts_anonymous(peer))
+    }
+
     fn serves(&self) -> Result<(), Refusal> {
         match self.0.core.get() {
             Some(core) => core.serves(),
@@ -68,62 +73,52 @@ struct Visitor {
 enum State {
     /// It has asked for nothing yet.
     Silent(Box<ConnectionInfo>),
-    /// It was told to go, and why.
-    Refused(Refusal, Vec<Event>),
-    Inside(Box<dyn CoreSession>),
+    /// In the core, or told to go, and why.
+    Decided(Box<dyn CoreSession>),
 }
 
 impl Visitor {
     /// What becomes of it is decided by its first words.
     fn decide(&mut self) {
         let State::Silent(info) = &self.state else { return };
-        self.state = match self.turnstile.core.get().map(|core| core.connect((**info).clone())) {
-            Some(Ok(session)) => State::Inside(session),
-            Some(Err(refusal)) => State::Refused(refusal, Vec::new()),
-            None => State::Refused(self.turnstile.refusal(), Vec::new()),
+        let session = match self.turnstile.core.get().map(|core| core.connect((**info).clone())) {
+            Some(Ok(session)) => session,
+            Some(Err(refusal)) => Box::new(TurnedAway::new(refusal, self.turnstile.now_ms())),
+            None => Box::new(TurnedAway::new(self.turnstile.refusal(), self.turnstile.now_ms())),
         };
+        self.state = State::Decided(session);
     }
 }
 
 impl CoreSession for Visitor {
     fn submit(&mut self, turn: &mut Turn) {
         self.decide();
-        match &mut self.state {
-            State::Silent(_) => {}
-            State::Inside(session) => session.submit(turn),
-            // No session publishes or settles before a command of its own was granted.
-            State::Refused(refusal, events) => events.extend(turn.entries.drain(..).filter_map(|entry| match entry {
-                Entry::Control(token, _) => Some(Event::Reply(token, Box::new(Err(refusal.clone())))),
-                _ => None,
-            })),
+        if let State::Decided(session) = &mut self.state {
+            session.submit(turn);
         }
     }
 
-    /// What there is to say is there when `submit` returns, and the driver looks behind each of these: nobody has to be woken.
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.state {
-            State::Inside(session) => session.poll_events(cx),
-            State::Refused(_, events) if !events.is_empty() => Poll::Ready(()),
-            State::Silent(_) | State::Refused(..) => Poll::Pending,
+            State::Decided(session) => session.poll_events(cx),
+            State::Silent(_) => Poll::Pending,
         }
     }
 
     fn swap(&mut self, into: &mut EventBatch) {
-        match &mut self.state {
-            State::Inside(session) => session.swap(into),
-            State::Refused(_, events) => into.events.append(events),
-            State::Silent(_) => {}
+        if let State::Decided(session) = &mut self.state {
+            session.swap(into);
         }
     }
 
     fn written(&mut self, bytes: usize) {
-        if let State::Inside(session) = &mut self.state {
+        if let State::Decided(session) = &mut self.state {
             session.written(bytes);
         }
     }
 
     fn saturated(&self) -> bool {
-        matches!(&self.state, State::Inside(session) if session.saturated())
+        matches!(&self.state, State::Decided(session) if session.saturated())
     }
 
     fn now_ms(&self) -> u64 {
@@ -131,7 +126,7 @@ impl CoreSession for Visitor {
     }
 
     fn disconnect(&mut self) {
-        if let State::Inside(session) = &mut self.state {
+        if let State::Decided(session) = &mut self.state {
             session.disconnect();
         }
     }

@@ -28,7 +28,7 @@ impl Line {
         let vhost = VhostName::new("/");
         let info = ConnectionInfo { peer: Peer::Unix, identity: None, protocol: protocol.name(), vhost, allow_anonymous: true };
         let core = serving.core.connect(info).ok()?;
-        let context = broker_api::Context { peer: Peer::Unix, identity: None, opened_ms: core.now_ms() };
+        let context = broker_api::Context { peer: Peer::Unix, identity: None, anonymous: false, opened_ms: core.now_ms() };
         let session = protocol.open(context, now);
         let (inbox, held, turn, out) = Default::default();
         Some(Line { core, session, inbox, held, turn, out, over: false })

@@ -28,6 +28,8 @@ pub(super) struct Peer {
     loopback: bool,
     /// By a client's certificate. Only who has one is offered EXTERNAL.
     identity: Option<Arc<Identity>>,
+    /// It needs no credentials. Only who needs none is offered ANONYMOUS.
+    anonymous: bool,
     pub(super) capabilities: Capabilities,
     /// Its `connection_name`.
     pub(super) name: Option<Box<str>>,
@@ -45,6 +47,7 @@ impl Peer {
         Peer {
             loopback: context.peer.is_loopback(),
             identity: context.identity.clone(),
+            anonymous: context.anonymous,
             capabilities: Capabilities::default(),
             name: None,
             user: Box::default(),
@@ -52,6 +55,15 @@ impl Peer {
             vhost: "/".into(),
             default_queue_type: None,
             mechanism: Box::default(),
+        }
+    }
+
+    fn mechanisms(&self) -> &'static [u8] {
+        match (self.identity.is_some(), self.anonymous) {
+            (false, false) => b"AMQPLAIN PLAIN",
+            (false, true) => b"AMQPLAIN PLAIN ANONYMOUS",
+            (true, false) => b"AMQPLAIN PLAIN EXTERNAL",
+            (true, true) => b"AMQPLAIN PLAIN EXTERNAL ANONYMOUS",
         }
     }
 
@@ -101,7 +113,7 @@ impl Session {
             version_major: 0,
             version_minor: 9,
             server_properties,
-            mechanisms: if self.peer.identity.is_some() { b"AMQPLAIN PLAIN EXTERNAL" } else { b"AMQPLAIN PLAIN" },
+            mechanisms: self.peer.mechanisms(),
             locales: b"en_US",
         };
         step.say(0, &start);
@@ -182,7 +194,7 @@ impl Session {
                 Ok(())
             }
             // Libraries take a close at this point for a wrong password. What is asked next, connection.open, is refused likewise.
-            Err(Refusal::StandsBy(_)) => {
+            Err(Refusal::StandsBy(_) | Refusal::OverLimit { .. }) => {
                 self.tune(step);
                 Ok(())
             }

@@ -120,7 +120,10 @@ impl Rig {
                 allow_anonymous: false,
             };
             let connection = Connection {
-                session: self.amqp.clone().open(Context { peer, identity: None, opened_ms: 0 }, self.now),
+                session: self
+                    .amqp
+                    .clone()
+                    .open(Context { anonymous: self.core.trusts_anonymous(&peer), peer, identity: None, opened_ms: 0 }, self.now),
                 core: self.core.connect(info).expect("a connection"),
                 tail: Vec::new(),
                 held: None,

@@ -9,7 +9,7 @@ use super::table::{ScramUser, Table};
 use super::{Auth, Shared};
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
-use broker_api::{ConnectionInfo, Limit, LoginStep, Refusal};
+use broker_api::{ConnectionInfo, Limit, LoginStep, Peer, Refusal};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -119,10 +119,14 @@ impl Auth {
         }
     }
 
+    /// On this machine, where the operator has not said otherwise.
+    pub fn trusts_anonymous(&self, peer: &Peer) -> bool {
+        self.shared.table.load().anonymous_on_loopback && peer.is_loopback()
+    }
+
     fn anonymous(&self, info: &ConnectionInfo) -> LoginOutcome {
-        let table = self.shared.table.load();
-        if info.allow_anonymous || (table.anonymous_on_loopback && info.peer.is_loopback()) {
-            LoginOutcome::LoggedIn { principal: table.anonymous.clone(), last: Vec::new() }
+        if info.allow_anonymous || self.trusts_anonymous(&info.peer) {
+            LoginOutcome::LoggedIn { principal: self.shared.table.load().anonymous.clone(), last: Vec::new() }
         } else {
             refused()
         }

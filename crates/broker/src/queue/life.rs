@@ -12,6 +12,8 @@ pub(crate) struct Life {
     pub used_ms: AtomicU64,
     /// When the timer looks next whether it is over; others that stand for it are out of date.
     pub look_ms: AtomicU64,
+    /// It was said that its dead-letter exchange is missing.
+    pub lacks_exchange: AtomicBool,
 }
 
 impl Life {

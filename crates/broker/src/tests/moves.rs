@@ -38,6 +38,27 @@ fn a_rejected_message_moves_with_its_history() {
     rig.core.recount().expect("counters are right");
 }
 
+/// What the warning in the log hangs on, which is said once for a queue.
+#[test]
+fn a_missing_dead_letter_exchange_is_told_of_once_until_it_was_there() {
+    let rig = Rig::new();
+    let mut c = rig.client();
+    let source = c.queue(&rig, "source", dead_letters_to("missing"));
+    let dies = |c: &mut Client, lacks: bool| {
+        c.publish(&rig, "", "source", "m");
+        let (seq, _, _) = c.take(&rig, "source").expect("a message");
+        c.settle(&rig, source, seq, Outcome::Rejected);
+        let queue = rig.core.0.queue(source).expect("it is there");
+        assert_eq!(queue.life.lacks_exchange.load(std::sync::atomic::Ordering::Relaxed), lacks);
+    };
+    dies(&mut c, true);
+    dies(&mut c, true);
+    let spec = ExchangeSpec { kind: "fanout".into(), ..ExchangeSpec::default() };
+    c.ok(&rig, Control::Declare(Declare::Exchange { owner: OwnerIx(1), name: ExchangeName::new("missing"), spec, passive: false }));
+    dies(&mut c, false);
+    rig.core.recount().expect("counters are right");
+}
+
 #[test]
 fn history_is_counted_by_queue_and_reason() {
     let rig = Rig::new();

@@ -39,7 +39,7 @@ fn start<S: Layer + 'static>(stream: S, wire: DuplexStream, toy: &Arc<Toy>, pati
     let slots = Slots::new(0);
     let slot = slots.take().expect("no limit");
     let opened = tokio::time::Instant::now().into_std();
-    let protocol = toy.clone().open(Context { peer: Peer::Unix, identity: None, opened_ms: 1 }, opened);
+    let protocol = toy.clone().open(Context { peer: Peer::Unix, identity: None, anonymous: false, opened_ms: 1 }, opened);
     let connection = Connection::new(stream, protocol, session, slot, tracing::Span::none());
     let task = tokio::spawn(connection.slow_consumer_timeout(patience));
     Client { wire, core, toy: toy.clone(), slots, task }

@@ -29,7 +29,7 @@ impl Driver {
         config.check().expect("a sound config");
         let mqtt = Mqtt::new(config);
         let now = Instant::now();
-        let context = Context { peer: Peer::Unix, identity: None, opened_ms: START_MS };
+        let context = Context { peer: Peer::Unix, identity: None, anonymous: false, opened_ms: START_MS };
         Driver {
             session: mqtt.open(context, now),
             core: FakeCore::default(),

@@ -226,7 +226,7 @@ impl World {
 
     fn connect(&mut self) {
         let now = Instant::now();
-        self.session = Some(self.mqtt.clone().open(Context { peer: Peer::Unix, identity: None, opened_ms: 0 }, now));
+        self.session = Some(self.mqtt.clone().open(Context { peer: Peer::Unix, identity: None, anonymous: false, opened_ms: 0 }, now));
         self.client.owes.clear();
         self.client.unacknowledged.clear();
         let mut connect = Connect::new(Version::V311, "c");

@@ -9,6 +9,7 @@ mod door;
 mod drill;
 mod hostile;
 mod journal;
+mod limits;
 mod pair;
 mod serve;
 mod standby;

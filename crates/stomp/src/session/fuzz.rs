@@ -94,7 +94,7 @@ pub fn session_fuzz(data: &[u8]) {
 
 fn converse(config: Config, first: u8, data: &[u8]) {
     let (cut, now) = (usize::from(first) % (data.len() + 1), Instant::now());
-    let context = Context { peer: Peer::Unix, identity: None, opened_ms: 0 };
+    let context = Context { peer: Peer::Unix, identity: None, anonymous: false, opened_ms: 0 };
     let mut session = Stomp::new(config, Vec::new()).open(context, now);
     let mut core = Yes { contrary: u32::from(first), ..Yes::default() };
     let (mut turn, mut out) = (Turn::default(), Out::default());

@@ -99,7 +99,7 @@ impl Rig {
                 allow_anonymous: false,
             };
             let connection = Connection {
-                session: self.stomp.clone().open(Context { peer, identity: None, opened_ms: 0 }, self.now),
+                session: self.stomp.clone().open(Context { peer, identity: None, anonymous: false, opened_ms: 0 }, self.now),
                 core: self.core.connect(info).expect("a connection"),
                 tail: Vec::new(),
                 held: None,
