@@ -65,6 +65,7 @@ const SCENARIOS: &[Scenario] = &[
     scenario("drain", "both nodes are restarted, and a queue with priorities is read to its end", scenarios::drain::rig),
     scenario("restarts", "both nodes go and come back in each order", scenarios::restarts::in_each_order),
     scenario("witness", "the witness is lost; with the standby; with both nodes", scenarios::restarts::witness),
+    scenario("node-wiped", "the standby loses its directory", scenarios::restarts::node_wiped),
     scenario("witness-wiped", "the witness forgets that one node is alone in sync", scenarios::restarts::witness_wiped),
     scenario("witness-restored", "the same with an old copy of its directory", scenarios::restarts::witness_restored),
 ];

@@ -160,3 +160,36 @@ fn forgetful_witness(bench: &Bench, name: &str, forget: fn(&Path, &Path) -> Resu
     pair.start_node(last)?;
     world.finish(name)
 }
+
+/// The standby, not in its first life, loses its directory: it gets a copy and a new vote, and then takes over.
+pub fn node_wiped(bench: &Bench) -> Result<()> {
+    let world = World::start(bench)?;
+    let pair = &world.pair;
+    for round in 0..if bench.soak { 10 } else { 2 } {
+        let primary = world.settled(100)?;
+        let lost = 1 - primary;
+        for _ in 0..2 {
+            pair.kill9(lost);
+            pair.start_node(lost)?;
+            ensure!(pair.whole()? == primary, "the primary changed");
+        }
+        pair.kill9(lost);
+        fs::remove_dir_all(pair.data(lost))?;
+        pair.start_node(lost)?;
+        let begun = Instant::now();
+        let mut answer = None;
+        pair.wait("the voter is replaced", LONG, || {
+            answer = pair.post(primary, "/api/ha/replace-voter", &format!("{{\"voter\":\"{}\"}}", NAMES[lost]));
+            answer.as_ref().is_some_and(|(code, _)| *code == 200)
+        })
+        .with_context(|| format!("replace-voter: {answer:?} (round {round})"))?;
+        ensure!(pair.whole()? == primary, "the primary changed");
+        println!("# node-wiped: in sync again after {} ms", begun.elapsed().as_millis());
+        world.confirm_more(200)?;
+        let killed = pair.kill9(primary);
+        world.first_confirm(killed, lost, LONG)?;
+        pair.start_node(primary)?;
+    }
+    pair.whole()?;
+    world.finish("node-wiped")
+}

@@ -45,6 +45,10 @@ impl Coordinator for Voter {
                     shared.unresolved.store(false, Ordering::Release);
                     Read::Known(stored)
                 }
+                Some(Answer::Late) => {
+                    shared.outlive();
+                    Read::Unknown
+                }
                 _ => Read::Unknown,
             }
         })

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::voter::lock;
 use super::{Settings, Voter, VoterPeer};
 use crate::coordinator::contract::{self, granted, known, name, register, vacant, write, Rig};
-use crate::coordinator::{BoxFuture, Cas, Coordinator, Lease, NodeName, Version};
+use crate::coordinator::{BoxFuture, Cas, Coordinator, Lease, NodeName, Read, Version};
 use crate::net::{Identity, Listener, Secret};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -350,6 +350,38 @@ async fn a_voter_whose_directory_was_lost_has_no_vote_before_it_is_replaced() {
     granted(&*a, 1).await;
     let current = known(&*a).await.unwrap().0;
     write(&*a, Some(current), register(1, "a", &["a"])).await;
+}
+
+/// What a node asks for is numbered within its life, and an empty directory is in its first one again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_directory_was_lost_in_a_later_life_is_answered() {
+    let mut cluster = Cluster::start().await;
+    let (_, a, b) = reign(&cluster).await;
+    drop(b);
+    for _ in 0..3 {
+        cluster.kill("b").await;
+        cluster.boot("b").await;
+        known(&*cluster.voter("b")).await.unwrap();
+    }
+    cluster.kill("b").await;
+    std::fs::remove_dir_all(cluster.folder("b")).unwrap();
+    cluster.boot("b").await;
+    timeout(LONG, async {
+        while a.replace_voter(&name("b")).await.is_err() {
+            sleep(Duration::from_millis(200)).await;
+        }
+    })
+    .await
+    .expect("b to be replaced");
+    let b = cluster.voter("b");
+    let read = timeout(LONG, async {
+        loop {
+            if let Read::Known(register) = b.read().await {
+                return register;
+            }
+        }
+    });
+    assert_eq!(read.await.expect("b to be told of the register"), known(&*a).await);
 }
 
 /// The witness had a part in taking b out, and then comes back as it was before, while a is away: nobody who remembers is there.

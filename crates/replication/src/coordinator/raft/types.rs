@@ -85,6 +85,11 @@ impl State {
         answer
     }
 
+    /// The latest command of a node that is done.
+    pub fn latest_of(&self, node: &NodeName) -> Option<Serial> {
+        self.sessions.get(node).map(|(serial, _)| *serial)
+    }
+
     fn cas(&mut self, expect: Option<Version>, new: &Register) -> Answer {
         let current = self.stored.as_ref().map(|(version, _)| *version);
         if current != expect {

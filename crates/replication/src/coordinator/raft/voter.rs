@@ -92,7 +92,7 @@ pub(super) struct Shared {
     pub old: AtomicBool,
     pub stopped: AtomicBool,
     /// Of this process, among those of its directory.
-    pub life: u64,
+    pub life: AtomicU64,
     pub number: AtomicU64,
     /// Raised when this voter becomes another one: those with links to it have to greet it again.
     pub generation: AtomicU64,
@@ -125,7 +125,7 @@ impl Voter {
         }
         let shared = Arc::new(Shared {
             old: AtomicBool::new(file.copied),
-            life: file.identity.life,
+            life: file.identity.life.into(),
             peers: Arc::new(peers.iter().map(|peer| (peer.name.clone(), peer.clone())).collect()),
             file: Mutex::new(file),
             running: Mutex::new(None),
@@ -221,7 +221,17 @@ impl Shared {
     }
 
     pub fn next_serial(&self) -> Serial {
-        Serial { life: self.life, number: self.number.fetch_add(1, Ordering::Relaxed) + 1 }
+        Serial { life: self.life.load(Ordering::Acquire), number: self.number.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+
+    /// A node of this name has asked for more than this directory knows of, so that what is asked from here comes too late: the directory was lost or
+    /// is a copy. From now on this is a later life than that one's.
+    pub fn outlive(&self) {
+        let name = &self.settings.name;
+        let latest = self.running().and_then(|running| running.machine.with(|state| state.latest_of(name)));
+        let life = self.life.load(Ordering::Acquire).max(latest.map_or(0, |serial| serial.life)) + 1;
+        self.must(lock(&self.file).change(|identity| identity.life = life));
+        self.life.store(life, Ordering::Release);
     }
 
     pub fn standing(&self) -> Standing {
