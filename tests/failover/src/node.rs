@@ -78,6 +78,8 @@ pub struct Status {
     pub primary: String,
     pub in_sync: Vec<String>,
     pub says: String,
+    /// Who keeps the register, and which of them it reaches.
+    pub coordinator: String,
 }
 
 const USER: &str = "Authorization: Basic YXBwOmFwcA==";
@@ -104,8 +106,8 @@ pub fn status(host: Ipv4Addr, patience: Duration) -> Option<Status> {
     let json: Value = serde_json::from_str(&body).ok()?;
     let text = |key: &str| json[key].as_str().unwrap_or_default().to_owned();
     let in_sync = json["in_sync"].as_array().map_or(&[][..], Vec::as_slice).iter().filter_map(|name| Some(name.as_str()?.to_owned()));
-    let (role, primary, says) = (text("role"), text("primary"), text("says"));
-    Some(Status { role, epoch: json["epoch"].as_u64().unwrap_or(0), primary, in_sync: in_sync.collect(), says })
+    let (role, primary, says, coordinator) = (text("role"), text("primary"), text("says"), text("coordinator"));
+    Some(Status { role, epoch: json["epoch"].as_u64().unwrap_or(0), primary, in_sync: in_sync.collect(), says, coordinator })
 }
 
 /// The last lines of a node's log, for a failure message.

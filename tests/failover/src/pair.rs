@@ -337,6 +337,12 @@ impl Pair {
         self.serves(primary) && self.status(primary).is_some_and(|status| status.role == "primary" && status.in_sync == ["a", "b"])
     }
 
+    /// Waits until both nodes reach each other and the witness again, which takes them up to two seconds more than to be in sync.
+    pub fn reaches_all(&self) -> Result<()> {
+        let reaches = |at| self.status(at).is_some_and(|status| !status.coordinator.contains("out of reach"));
+        self.wait("every voter is reached", LONG, || [A, B].into_iter().all(reaches))
+    }
+
     /// Nobody ended but by our hand or with 75, and no epoch had two primaries.
     pub fn judge(&self) -> Result<()> {
         for at in [A, B, W] {

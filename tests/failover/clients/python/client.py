@@ -61,9 +61,19 @@ def paho(version):
     windows = threading.Semaphore(WINDOW)
     mids, ahead = {}, queue.Queue()
 
+    class Careful(mqtt.Client):
+        """paho 2.1 forgets with the second connection that does not come about (a standby refuses it, or nobody listens) that a PUBREL is due, and
+        publishes the message again, which MQTT 5.0, 4.3.3 forbids: whoever has released an identifier cannot tell that from a new message."""
+
+        def _messages_reconnect_reset_out(self):
+            due = [message for message in self._out_messages.values() if message.state == mqtt.mqtt_ms_resend_pubrel]
+            super()._messages_reconnect_reset_out()
+            for message in due:
+                message.state = mqtt.mqtt_ms_resend_pubrel
+
     def make(suffix):
         extra = {} if v5 else {"clean_session": False}
-        return mqtt.Client(
+        return Careful(
             mqtt.CallbackAPIVersion.VERSION2,
             client_id=f"{NAME}-{suffix}",
             protocol=mqtt.MQTTv5 if v5 else mqtt.MQTTv311,

@@ -51,6 +51,7 @@ pub fn deposed(bench: &Bench) -> Result<()> {
 
 fn depose(world: &World, cut: Cut, [fenced, ended, taken_over]: [&mut Times; 3]) -> Result<()> {
     let pair = &world.pair;
+    pair.reaches_all()?;
     let primary = world.settled(100)?;
     let (ends, since) = (pair.ends(primary).len(), Instant::now());
     cut(pair.net(), primary, 1 - primary)?;
@@ -81,6 +82,8 @@ pub fn stays(bench: &Bench) -> Result<()> {
 /// Either stays primary or is told by the register that it is not, but somebody serves all the time.
 fn stay(world: &World, cut: Cut, waits: &mut Times) -> Result<()> {
     let pair = &world.pair;
+    // A cut beside one that is not mended yet is another failure, and a worse one.
+    pair.reaches_all()?;
     let primary = world.settled(100)?;
     let since = Instant::now();
     cut(pair.net(), primary, 1 - primary)?;
