@@ -59,16 +59,18 @@ pub struct Consumer {
     pub rest: u64,
     /// Takes the messages of this producer only.
     pub only: Option<u16>,
+    /// Or those of all but this one.
+    pub except: Option<u16>,
     pub order: Order,
 }
 
 impl Consumer {
     pub const fn new(id: u16, qos: u8) -> Consumer {
-        Consumer { id, qos, every: 1, rest: 0, only: None, order: Order::Sent }
+        Consumer { id, qos, every: 1, rest: 0, only: None, except: None, order: Order::Sent }
     }
 
     pub fn wants(&self, producer: u16, n: u64) -> bool {
-        n % self.every == self.rest && self.only.is_none_or(|only| only == producer)
+        n % self.every == self.rest && self.only.is_none_or(|only| only == producer) && self.except != Some(producer)
     }
 }
 

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use super::consumer::{Consumer, Plan as Taker, Settling};
 use super::mover::Mover;
 use super::producer::{How, Plan as Sender, Producer};
-use super::topology::{priority, REJECT_EVERY, REJECT_REST};
+use super::topology::{priority, LIGHT_PRODUCER, REJECT_EVERY, REJECT_REST};
 use crate::checker::{self, Order};
 use crate::consumer::Presence;
 use crate::ledger::Ledger;
@@ -24,6 +24,15 @@ impl Cast {
     pub fn usual(keep_every: u64) -> Cast {
         let mut cast = Cast::without_mover(keep_every);
         cast.producers.push(Sender::new(3, How::Transactions(5)));
+        cast.producers.push(Sender::new(LIGHT_PRODUCER, How::Once));
+        cast.consumers.push(Taker { light: true, ..Taker::new(42, &["light"]) });
+        cast.consumers.push(Taker {
+            light: true,
+            every: keep_every,
+            qos: 2,
+            presence: Presence::AtTheEnd,
+            ..Taker::new(43, &["light.kept"])
+        });
         cast.consumers[1].settling = Settling::Transactions;
         cast.consumers.push(Taker { settling: Settling::Transactions, ..Taker::new(40, &["moved.live"]) });
         cast.consumers.push(Taker { qos: 2, presence: Presence::AtTheEnd, ..Taker::new(41, &["moved.kept"]) });

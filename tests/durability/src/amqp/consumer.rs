@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use amqp091::codec::{Method, Table};
 
 use super::link::{stray, Heard, Link};
-use super::topology::{self, FENCE, REJECT_EVERY, REJECT_REST};
+use super::topology::{self, FENCE, LIGHT_PRODUCER, REJECT_EVERY, REJECT_REST};
 use crate::checker::{self, Event, Order};
 use crate::consumer::Presence;
 use crate::ledger::Pen;
@@ -40,6 +40,8 @@ pub struct Plan {
     pub rejects: bool,
     pub presence: Presence,
     pub prefetch: u16,
+    /// Of the light producer's messages, and of no others.
+    pub light: bool,
 }
 
 impl Plan {
@@ -55,11 +57,14 @@ impl Plan {
             rejects: false,
             presence: Presence::Always,
             prefetch: 200,
+            light: false,
         }
     }
 
     pub fn for_checker(&self) -> checker::Consumer {
-        checker::Consumer { every: self.every, rest: self.rest, order: self.order, ..checker::Consumer::new(self.id, self.qos) }
+        let (only, except) = if self.light { (Some(LIGHT_PRODUCER), None) } else { (None, Some(LIGHT_PRODUCER)) };
+        let Plan { every, rest, order, .. } = *self;
+        checker::Consumer { every, rest, only, except, order, ..checker::Consumer::new(self.id, self.qos) }
     }
 }
 
@@ -255,7 +260,7 @@ impl Consumer {
         let due = unsettled >= FENCE_EVERY || self.last_arrival.elapsed() >= FENCE_IDLE;
         match self.plan.settling {
             Settling::Transactions => link.put(Method::TxCommit {}),
-            Settling::Fences if due => link.publish("", FENCE, 0, b""),
+            Settling::Fences if due => link.publish("", FENCE, Some(2), 0, b""),
             Settling::Fences | Settling::Unknown => return,
         }
         self.asked = Some(self.received);

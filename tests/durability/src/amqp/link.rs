@@ -76,10 +76,11 @@ impl Link {
         method.put(CHANNEL, &mut self.out);
     }
 
-    pub fn publish(&mut self, exchange: &str, key: &str, priority: u8, body: &[u8]) {
+    /// `mode`: `None` is what clients send that say nothing, and means 1.
+    pub fn publish(&mut self, exchange: &str, key: &str, mode: Option<u8>, priority: u8, body: &[u8]) {
         self.put(Method::BasicPublish { exchange: exchange.as_bytes(), routing_key: key.as_bytes(), mandatory: false, immediate: false });
         let mut properties = Vec::new();
-        Properties { delivery_mode: Some(2), priority: Some(priority), ..Properties::default() }.put(&mut properties);
+        Properties { delivery_mode: mode, priority: Some(priority), ..Properties::default() }.put(&mut properties);
         put_content_head(&mut self.out, CHANNEL, body.len() as u64, &properties);
         put_body_frames(&mut self.out, CHANNEL, body, FRAME_MAX - 8);
     }

@@ -6,6 +6,7 @@
 //!  producers ─► load ──┼ # ──► rejects ── every fifth is rejected ──► rejected.live, rejected.kept
 //!   (confirms, tx)     ├ # ──► moves ─── a client, in transactions ─► moved.live, moved.kept
 //!                      └ *.keep ► ranked.kept, expires ─ TTL ─► expired, short ─ too many ─► evicted
+//!  a producer ─► light ── # ──► light, light.kept: quorum queues, and no word of persistence in what is published
 //! ```
 //!
 //! What nobody consumes before the end says whether a message is in exactly one place: there each must stand once.

@@ -87,7 +87,7 @@ impl Mover {
 /// What is delivered meanwhile is taken for the next transaction.
 fn transact(link: &mut Link, moving: &[(u64, Vec<u8>)], end: Method<'_>, answer: &str, taken: &mut Vec<(u64, Vec<u8>)>) -> io::Result<()> {
     for (_, body) in moving {
-        link.publish(MOVED, "", 0, body);
+        link.publish(MOVED, "", Some(2), 0, body);
     }
     if let Some((delivery_tag, _)) = moving.last() {
         link.put(Method::BasicAck { delivery_tag: *delivery_tag, multiple: true });

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use amqp091::codec::Method;
 
 use super::link::{stray, Heard, Link};
-use super::topology::{priority, LOAD};
+use super::topology::{priority, LIGHT, LIGHT_PRODUCER, LOAD};
 use crate::checker::{self, Event};
 use crate::ledger::Pen;
 use crate::message;
@@ -153,7 +153,8 @@ impl Producer {
     fn put_silently(&self, link: &mut Link, n: u64) {
         let kind = if n % self.world.keep_every == 0 { "keep" } else { "flow" };
         let body = message::make(self.world.run, self.plan.id, n, self.world.payload);
-        link.publish(LOAD, &format!("{}.{kind}", self.plan.id), priority(n), &body);
+        let (exchange, mode) = if self.plan.id == LIGHT_PRODUCER { (LIGHT, None) } else { (LOAD, Some(2)) };
+        link.publish(exchange, &format!("{}.{kind}", self.plan.id), mode, priority(n), &body);
     }
 
     /// What may be sent now, and what has been confirmed meanwhile.

@@ -8,6 +8,10 @@ use super::link::Link;
 
 /// Where producers publish to, with the key `PRODUCER.flow`, or `PRODUCER.keep` for every `keep_every`-th message.
 pub const LOAD: &str = "load";
+/// Where one producer publishes to that says nothing of how lasting its messages are. Its queues keep all they have, being quorum queues.
+pub const LIGHT: &str = "light";
+/// Who that is.
+pub const LIGHT_PRODUCER: u16 = 5;
 /// Where the mover publishes to.
 pub const MOVED: &str = "moved";
 const DEAD: &str = "dead";
@@ -39,6 +43,8 @@ type Queue = (&'static str, &'static str, &'static str, &'static [Argument]);
 const QUEUES: &[Queue] = &[
     ("all", LOAD, "#", &[]),
     ("replicated", LOAD, "#", &[Text("x-queue-type", "quorum")]),
+    ("light", LIGHT, "#", &[Text("x-queue-type", "quorum")]),
+    ("light.kept", LIGHT, "*.keep", &[Text("x-queue-type", "quorum")]),
     ("ranked", LOAD, "#", &[Number("x-max-priority", PRIORITY_MAX as i32)]),
     ("ranked.kept", LOAD, "*.keep", &[Number("x-max-priority", PRIORITY_MAX as i32)]),
     ("rejects", LOAD, "#", &[Text("x-dead-letter-exchange", DEAD), Text("x-dead-letter-routing-key", "rejected")]),
@@ -64,7 +70,7 @@ const QUEUES: &[Queue] = &[
 const MOVING: &[Queue] = &[("moves", LOAD, "#", &[]), ("moved.live", MOVED, "", &[]), ("moved.kept", MOVED, "", &[])];
 
 pub fn declare(link: &mut Link, with_mover: bool) -> io::Result<()> {
-    for (name, kind) in [(LOAD, "topic"), (DEAD, "direct"), (MOVED, "fanout")] {
+    for (name, kind) in [(LOAD, "topic"), (LIGHT, "topic"), (DEAD, "direct"), (MOVED, "fanout")] {
         link.put(Method::ExchangeDeclare {
             exchange: name.as_bytes(),
             kind: kind.as_bytes(),
