@@ -33,12 +33,14 @@ enum Move {
 }
 
 pub fn rig(bench: &Bench) -> Result<()> {
-    let mut world = World::start(bench)?;
-    let primary = world.pair.whole()?;
-    for (kind, name) in ALL {
-        // The standby first: it turns them away.
-        world.invite(kind, name, 1 - primary)?;
+    let mut invited = None;
+    for _ in 0..3 {
+        invited = Some(invite(bench)?).filter(|(_, stayed)| *stayed);
+        if invited.is_some() {
+            break;
+        }
     }
+    let (world, _) = invited.context("the primary did not stay for as long as it takes to invite them all")?;
     for (name, words) in WORDS {
         let Some(program) = world.programs.iter().find(|program| program.name == name) else { continue };
         let told = |(_, line): &(Instant, String)| line.starts_with("refused ") && line.contains(words);
@@ -54,6 +56,17 @@ pub fn rig(bench: &Bench) -> Result<()> {
         }
     }
     world.finish("clients")
+}
+
+/// All of them, to the standby first, which turns them away. Also whether it was the standby all the time: a busy machine may cost a primary its lease.
+fn invite(bench: &Bench) -> Result<(World, bool)> {
+    let mut world = World::start(bench)?;
+    let primary = world.pair.whole()?;
+    for (kind, name) in ALL {
+        world.invite(kind, name, 1 - primary)?;
+    }
+    let stayed = world.pair.ends(primary).is_empty() && world.pair.whole()? == primary;
+    Ok((world, stayed))
 }
 
 fn one(world: &World, kind: Move, times: &mut [Times]) -> Result<()> {
