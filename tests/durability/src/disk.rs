@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -75,7 +76,23 @@ impl Disk {
     /// Off and on again; ext4 replays its log.
     pub fn power_on(&mut self) -> Result<()> {
         self.unmount()?;
+        self.leave_copies_behind()?;
         self.mount()
+    }
+
+    /// Who made himself a mount namespace while ours was mounted (`ip netns exec` does) still has it mounted, shut down as it is, and the same
+    /// image would be the same file system again.
+    fn leave_copies_behind(&mut self) -> Result<()> {
+        let Some(image) = &self.image else { return Ok(()) };
+        let attached = Command::new("losetup").args(["--associated", text(image)]).output().context("cannot run losetup")?;
+        if attached.stdout.is_empty() {
+            return Ok(());
+        }
+        let copy = image.with_extension(format!("{}.img", image.metadata()?.ino()));
+        run("cp", &["--sparse=always", text(image), text(&copy)])?;
+        std::fs::remove_file(image)?;
+        self.image = Some(copy);
+        Ok(())
     }
 
     fn unmount(&mut self) -> Result<()> {
@@ -113,9 +130,18 @@ impl Drop for Disk {
 pub fn probe(scratch: &Path) -> Result<(), String> {
     let attempt = || -> Result<()> {
         let mut disk = Disk::ext4(scratch, 16)?;
+        // With somebody who keeps a copy of the mount, as a suite with namespaces beside this one does.
+        let mut holder = Command::new("unshare").args(["--mount", "sleep", "60"]).spawn().context("unshare")?;
+        let copied = || std::fs::read_to_string(format!("/proc/{}/mounts", holder.id())).is_ok_and(|all| all.contains(text(&disk.mount)));
+        let own = std::fs::read_link("/proc/self/ns/mnt")?;
+        let apart = || std::fs::read_link(format!("/proc/{}/ns/mnt", holder.id())).is_ok_and(|theirs| theirs != own);
+        let held = wait_for(Duration::from_secs(10), || apart() && copied());
         std::fs::write(disk.mount.join("canary"), [1; 4096])?;
-        disk.cut_power()?;
-        disk.power_on()?;
+        let cut = disk.cut_power().and_then(|()| disk.power_on());
+        let _ = holder.kill().and_then(|()| holder.wait());
+        cut?;
+        ensure!(held, "another namespace does not keep the mount");
+        std::fs::write(disk.mount.join("alive"), [1])?;
         let left = std::fs::metadata(disk.mount.join("canary")).map_or(0, |meta| meta.len());
         if left == 4096 {
             bail!("a power cut lost nothing: the file system does not take it");
