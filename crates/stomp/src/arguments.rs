@@ -38,8 +38,22 @@ pub(crate) enum Kind {
     Subscription,
 }
 
+/// Where a queue is to be.
+pub(crate) struct Place<'a> {
+    pub(crate) vhost: &'a str,
+    /// The type that queues have there without being told, where they can be of it: RabbitMQ's `default_queue_type`.
+    pub(crate) default_type: Option<&'a str>,
+}
+
 /// The queue that these headers describe. `persistent` is another word for `durable` in a SUBSCRIBE; in a SEND it is about the message.
-pub(crate) fn queue_spec(name: &str, vhost: &str, kind: Kind, headers: &codec::Headers<'_>, subscribe: bool) -> Result<QueueSpec, Fault> {
+pub(crate) fn queue_spec(
+    name: &str,
+    place: &Place<'_>,
+    kind: Kind,
+    headers: &codec::Headers<'_>,
+    subscribe: bool,
+) -> Result<QueueSpec, Fault> {
+    let vhost = place.vhost;
     let mut flags = [None; 3];
     let mut arguments: Vec<(&str, Value<'static>)> = Vec::new();
     for header in headers.iter() {
@@ -70,8 +84,15 @@ pub(crate) fn queue_spec(name: &str, vhost: &str, kind: Kind, headers: &codec::H
             (durable.unwrap_or(false), auto_delete.unwrap_or(true), exclusive.unwrap_or(false))
         }
     };
-    arguments.sort_by_key(|(name, _)| *name);
     let durable = durable && !exclusive;
+    if let Some(default) = place.default_type.filter(|_| durable && !auto_delete) {
+        let told = |value: &Value<'_>| !matches!(value, Value::Bytes(kind) if &**kind == b"undefined");
+        if !arguments.iter().any(|(name, value)| *name == "x-queue-type" && told(value)) {
+            arguments.retain(|(name, _)| *name != "x-queue-type");
+            arguments.push(("x-queue-type", Value::Bytes(default.as_bytes().to_vec().into())));
+        }
+    }
+    arguments.sort_by_key(|(name, _)| *name);
     let mut spec = QueueSpec { durable, auto_delete, exclusive, format: FORMAT, ..QueueSpec::default() };
     for (argument, value) in &arguments {
         apply(&mut spec, argument, value, &arguments)
@@ -241,7 +262,7 @@ mod tests {
     fn spec(kind: Kind, headers: &str) -> Result<QueueSpec, Fault> {
         let frame = format!("SUBSCRIBE\n{headers}\n\0");
         let frame = Frames::new(frame.as_bytes(), 0, Version::V12).next().unwrap().unwrap();
-        queue_spec("q", "/", kind, &frame.headers, true)
+        queue_spec("q", &Place { vhost: "/", default_type: None }, kind, &frame.headers, true)
     }
 
     /// Measured with RabbitMQ 3.10.8.

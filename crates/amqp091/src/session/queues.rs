@@ -220,13 +220,15 @@ impl Session {
     }
 }
 
-/// The arguments with the type that the virtual host has for queues without one, where a queue like this can be of that type.
+/// The arguments with the type that the virtual host has for queues without one, where a queue like this can be of that type: RabbitMQ's
+/// `rabbit_quorum_queue:is_compatible`. To say `undefined` is to say none, as in RabbitMQ 4.
 fn with_type(kind: &str, flags: QueueFlags, arguments: Table<'_>) -> Option<TableWriter> {
-    if arguments.get("x-queue-type").is_some() || !flags.durable || flags.exclusive {
+    let told = arguments.get("x-queue-type").is_some_and(|field| field.text() != Some(b"undefined"));
+    if told || !flags.durable || flags.exclusive || flags.auto_delete {
         return None;
     }
     let mut typed = TableWriter::default();
-    arguments.iter().for_each(|(name, field)| {
+    arguments.iter().filter(|(name, _)| *name != b"x-queue-type").for_each(|(name, field)| {
         typed.put(name, &field);
     });
     typed.text("x-queue-type", kind);

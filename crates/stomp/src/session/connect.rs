@@ -1,11 +1,13 @@
 //! CONNECT: which version, who, where, and how often each side gives a sign of life.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use broker_api::{Close, Context, Control, Login, LoginStep, Refusal, Reply, VhostName};
 use tracing::debug;
 
 use super::{made_up_name, malformed, Asked, Handled, Phase, Session, Step, MAKER, OWNER};
+use crate::arguments::Place;
 use crate::codec::{Command, Frame, FrameWriter, Version};
 use crate::dialect::Dialect;
 use crate::error::{of_refusal, Fault};
@@ -21,6 +23,8 @@ pub(super) struct Peer {
     pub(super) client_id: Option<Box<str>>,
     /// ActiveMQ's: CONNECTED says it again.
     request_id: Option<Box<str>>,
+    /// What a queue is in the virtual host that is declared without a type.
+    pub(super) default_queue_type: Option<Arc<str>>,
 }
 
 impl Peer {
@@ -32,7 +36,12 @@ impl Peer {
             vhost: "/".into(),
             client_id: None,
             request_id: None,
+            default_queue_type: None,
         }
+    }
+
+    pub(super) fn place(&self) -> Place<'_> {
+        Place { vhost: &self.vhost, default_type: self.default_queue_type.as_deref() }
     }
 }
 
@@ -114,6 +123,8 @@ impl Session {
         let fault = match result {
             Ok(Reply::LoggedIn { principal, .. }) => {
                 self.peer.user = principal.user.as_str().into();
+                // What queues are there; who may not enter is told so.
+                self.command(Control::Login(Login { vhost: None, step: LoginStep::Enter }), Asked::Enter, step);
                 if self.dialect() == Dialect::ActiveMq {
                     self.command(Control::Owner { owner: MAKER, fail_stop: false, channel: 0 }, Asked::Silent, step);
                 }

@@ -73,6 +73,8 @@ enum Phase {
 /// What to do with the core's answer.
 enum Asked {
     Login,
+    /// Whether the client may be in its virtual host, and what queues are there.
+    Enter,
     /// For our owner; then the client is connected.
     Owner,
     /// Nothing, unless it is a refusal.
@@ -327,8 +329,13 @@ impl Session {
         self.due.replied = token.0;
         match (request.asked, result) {
             (Asked::Login, result) => return self.login_answered(result, step),
+            (Asked::Enter, Ok(reply)) => {
+                if let Reply::Entered { default_queue_type } = reply {
+                    self.peer.default_queue_type = default_queue_type;
+                }
+            }
             (Asked::Owner, Ok(_)) => self.connected(step),
-            (Asked::Owner, Err(refusal)) => {
+            (Asked::Enter | Asked::Owner, Err(refusal)) => {
                 let fault = of_refusal(&refusal, &self.peer.vhost);
                 return Err(self.say_error(&fault, None, step));
             }

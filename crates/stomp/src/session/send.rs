@@ -214,7 +214,7 @@ impl Session {
                     self.command(Control::Declare(declare), Asked::Silent, step);
                 }
                 Dialect::RabbitMq => {
-                    let spec = queue_spec(name, &self.peer.vhost, Kind::Queue, headers, subscribe)?;
+                    let spec = queue_spec(name, &self.peer.place(), Kind::Queue, headers, subscribe)?;
                     self.declare_as(&queue, spec, step);
                 }
                 Dialect::ActiveMq => {

@@ -143,7 +143,7 @@ impl Session {
                     _ => made_up_name("stomp-subscription"),
                 };
                 let queue = QueueName::new(&name);
-                let mut spec = queue_spec(&name, &self.peer.vhost, Kind::Subscription, &frame.headers, true)?;
+                let mut spec = queue_spec(&name, &self.peer.place(), Kind::Subscription, &frame.headers, true)?;
                 // What it does not want does not gather in its queue.
                 spec.selector = selector.take().map(String::from);
                 self.declare_as(&queue, spec, step);

@@ -78,6 +78,7 @@ impl Rig {
             sys_interval_secs: 0,
             auth,
             vhosts: vec!["tenant".into()],
+            default_queue_types: vec![("tenant".into(), "quorum".into())],
             header_views: vec![(FORMAT, Arc::new(Headers))],
             ..broker::Config::default()
         };
