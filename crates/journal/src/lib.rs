@@ -13,6 +13,7 @@
 //!
 //! Reading order: [`record`], `ring`, `commit`, `segment` and `batch`, `recover`, then `live`, `checkpoint`, `pages`, `cold`.
 
+mod aside;
 mod batch;
 mod catalog;
 mod checkpoint;
@@ -50,6 +51,7 @@ mod sys;
 pub mod verify;
 mod wire;
 
+pub use aside::{set_aside, SetAside};
 pub use batch::next_batch;
 pub use clock::{Clock, SystemClock};
 pub use config::{Config, SegmentFill};

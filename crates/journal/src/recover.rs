@@ -44,6 +44,7 @@ pub(crate) struct Recovered {
 
 pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Apply) -> Result<Recovered, OpenError> {
     let lock = lock(storage.as_ref())?;
+    crate::aside::resume(storage.as_ref(), &config)?;
     crate::copy::install(storage.as_ref(), &config)?;
     for dir in ["j", "c", "p", "x"] {
         storage.make_dir(dir).map_err(OpenError::io(format!("making the directory {dir}")))?;
