@@ -31,6 +31,9 @@ pub struct Pair {
     pub log: Option<Log>,
     /// Those that follow this node, if it is primary.
     pub standbys: Vec<Standby>,
+    /// Of a standby.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digests: Option<Digests>,
     /// What it waits for, or last complained of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub says: Option<String>,
@@ -70,6 +73,18 @@ pub struct Standby {
     pub lag_bytes: u64,
 }
 
+/// What a standby has redone, compared with what the primary said of itself, since its process began.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Digests {
+    pub compared: u64,
+    /// Stores that differed: each was replaced by a copy, or stands there still if the one before it was within an hour.
+    pub differed: u64,
+    /// How the last one differed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+}
+
 /// The body of POST `/api/ha/promote`, which may be empty.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -89,7 +104,7 @@ pub struct ReplaceVoter {
 /// The answer to a POST that was done.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Done {
-    /// Whose turn it is now: the new primary, or the voter.
+    /// Whose turn it is now: the new primary, the one that a copy comes from, or the voter.
     pub node: String,
 }
 
@@ -98,6 +113,7 @@ pub fn routes() -> Router<Arc<dyn House>> {
         .route("/api/ha", get(pair))
         .route("/api/ha/switchover", post(switch_over))
         .route("/api/ha/promote", post(promote))
+        .route("/api/ha/join", post(join))
         .route("/api/ha/replace-voter", post(replace_voter))
 }
 
@@ -117,6 +133,11 @@ async fn promote(State(house): State<Arc<dyn House>>, MayChange(who): MayChange,
     };
     info!(user = %who.name, epoch = how.epoch, "asked to become primary");
     done(house.promote(how).await)
+}
+
+async fn join(State(house): State<Arc<dyn House>>, MayChange(who): MayChange) -> Result<Json<Done>, Problem> {
+    info!(user = %who.name, "asked to take a copy of the primary's store");
+    done(house.join().await)
 }
 
 async fn replace_voter(

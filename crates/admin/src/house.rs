@@ -35,6 +35,9 @@ pub trait House: Send + Sync + 'static {
     /// This node, a standby, becomes primary. Answers with its name, when it is.
     fn promote(&self, how: Promote) -> BoxFuture<'_, Result<String, Refusal>>;
 
+    /// This node, a standby, sets its store aside and takes a copy of the primary's. Answers with the primary's name, when that begins.
+    fn join(&self) -> BoxFuture<'_, Result<String, Refusal>>;
+
     /// A voter that came back without its directory votes again. Answers with its name.
     fn replace_voter(&self, which: ReplaceVoter) -> BoxFuture<'_, Result<String, Refusal>>;
 }

@@ -193,6 +193,7 @@ pub(crate) struct Shared {
     /// Nothing runs beside the caller, who takes every step himself.
     pub stepped: bool,
     pub checkpoint: crate::store::Dirty,
+    pub digests: crate::store::Digests,
     pub started_ms: u64,
     pub stopping: AtomicBool,
     /// There is, or was, an exchange whose messages may come again and again: so most brokers never look for them.

@@ -68,6 +68,7 @@ struct Plan {
 impl Shared {
     pub fn dead_letter(&self, leaving: Leaving, next: &mut Follow, how: &mut How<'_>) {
         let Leaving { queue, seq, why } = leaving;
+        let _under_way = self.digests.under_way();
         let Some(peek) = queue.peek_moving(seq) else { return };
         let (held, head) = match &peek.held {
             Some(held) => (held.clone(), peek.head),

@@ -47,6 +47,7 @@ pub use open::{CoreError, Steps};
 pub use policy::{check_policy, known_policy_setting, policy_setting_acts, ApplyTo, Policy, PolicyKind, PolicyValue};
 pub use spill::SpillStats;
 pub use standby::{Promotion, Standby};
+pub use store::Compared;
 pub use sys::Traffic;
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ pub enum Mutant {
     ExpireOnStep,
     /// A checkpoint that writes a page anew leaves out what of it is not in memory.
     ForgetFront,
+    /// A standby leaves a settlement out that its log has.
+    SkipSettlement,
     /// What a transaction settles is logged behind it, in slots of its own. For the fault rig.
     TornCommit,
     /// A dead letter that goes to several queues is logged there first, and leaves its own queue by a later slot. For the fault rig.
@@ -21,10 +23,11 @@ pub enum Mutant {
 }
 
 /// By the names that `CARRICK_MUTANT` knows.
-pub const ALL: [(&str, Mutant); 5] = [
+pub const ALL: [(&str, Mutant); 6] = [
     ("settle_before_publish", Mutant::SettleBeforePublish),
     ("expire_on_step", Mutant::ExpireOnStep),
     ("forget_front", Mutant::ForgetFront),
+    ("skip_settlement", Mutant::SkipSettlement),
     ("torn_commit", Mutant::TornCommit),
     ("copy_dead_letter", Mutant::CopyDeadLetter),
 ];

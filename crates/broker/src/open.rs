@@ -29,6 +29,13 @@ pub enum CoreError {
     Thread(std::io::Error),
 }
 
+impl CoreError {
+    /// Is what had been synced not what it was?
+    pub fn is_damage(&self) -> bool {
+        matches!(self, CoreError::Journal(OpenError::Corrupt { .. }))
+    }
+}
+
 impl Core {
     /// Recovers the store and starts serving it. `on_failure` is called once if the store fails while we run.
     pub fn open(
@@ -102,6 +109,7 @@ impl Core {
             commit_gate: crate::commit_gate::CommitGate::new(loader.clone()),
             loader,
             checkpoint: Dirty::default(),
+            digests: Default::default(),
             started_ms,
             stopping: AtomicBool::new(false),
             crons: AtomicBool::new(false),

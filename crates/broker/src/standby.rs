@@ -2,7 +2,7 @@
 
 use crate::core::{Config, Core, Job};
 use crate::open::{CoreError, OnFailure, Plan, Steps};
-use crate::store::Warm;
+use crate::store::{Compared, Warm};
 use journal::{Journal, Lsn, Progress, Receiver};
 use std::sync::mpsc;
 use std::sync::Arc;
@@ -45,6 +45,11 @@ impl Standby {
         self.replayer.maintain()
     }
 
+    /// How often the primary's digests were compared with what stands here, and what differed first.
+    pub fn compared(&self) -> Compared {
+        self.warm.compared()
+    }
+
     /// Queues and the messages in them.
     pub fn counts(&self) -> (usize, u64) {
         self.warm.counts()
@@ -67,12 +72,17 @@ impl Standby {
         let Promotion { receiver, epoch, permitted, progress } = promotion;
         let follower = journal::Follower { receiver, replayer };
         let journal: Journal = follower.lead(epoch, permitted, &mut warm.redo())?;
+        let paired = progress.is_some();
         if let Some(progress) = progress {
             journal.set_progress(progress);
         }
         // The journal's maintenance has let go of it.
         let Ok(warm) = Arc::try_unwrap(warm) else { return Err(CoreError::Busy) };
-        Ok(Core::assemble(plan, journal, warm.into_recovery(), on_failure))
+        let (core, to_load) = Core::assemble(plan, journal, warm.into_recovery(), on_failure);
+        if paired {
+            core.0.digests.switch_on();
+        }
+        Ok((core, to_load))
     }
 }
 

@@ -18,9 +18,10 @@ pub mod net;
 mod node;
 mod peer;
 mod reign;
+mod replace;
 mod status;
 
-pub use house::{Begin, Follows, House};
+pub use house::{Begin, Compared, Follows, House, Unopened};
 pub use machine::{Host, Late, Machine, Task};
 pub use node::{run, End, Settings, StandbyAck};
 pub use peer::{fuzz as peer_fuzz, old_primary};

@@ -13,8 +13,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use journal::{cut, start_over, Cut, Lsn, Receiver};
 use tokio::sync::mpsc;
@@ -84,7 +84,8 @@ pub async fn run<H: House>(
     mut links: mpsc::Receiver<(Link, NodeName)>,
     status: Arc<Status>,
 ) -> End {
-    let node = Node { settings, machine, coordinator, house, status };
+    let replaced = Mutex::default();
+    let node = Node { settings, machine, coordinator, house, status, replaced };
     loop {
         let stood_by = tokio::select! {
             biased;
@@ -111,9 +112,11 @@ pub(crate) struct Node<H: House> {
     pub coordinator: Arc<dyn Coordinator>,
     pub house: Arc<H>,
     pub status: Arc<Status>,
+    /// When it last set its store aside because that differed from the primary's.
+    pub(crate) replaced: Mutex<Option<Instant>>,
 }
 
-enum StoodBy<F> {
+pub(crate) enum StoodBy<F> {
     /// The store has to be opened anew.
     Again,
     Promoted(Box<Won<F>>),
@@ -172,7 +175,12 @@ impl<H: House> Node<H> {
         self.status.set_role(Role::Joining);
         self.status.opened(false);
         let house = self.house.clone();
-        let (mut follows, mut receiver) = self.machine.blocking(move || house.open()).await??;
+        let opened = self.machine.blocking(move || house.open()).await?;
+        let (mut follows, mut receiver) = match opened {
+            Ok(opened) => opened,
+            Err(unopened) if unopened.damaged => return self.replace_damaged(&unopened.why).await,
+            Err(unopened) => return Err(unopened.why),
+        };
         self.status.opened(receiver.position().lsn == Lsn(0));
         // The primary has given up its place, and everything that it had is here.
         let mut offered = false;
@@ -361,6 +369,7 @@ impl<H: House> Node<H> {
             status: &self.status,
             storage: self.house.storage(),
             timeout: self.settings.peer_timeout,
+            may_be_replaced: self.may_be_replaced(),
             coordinator: self.coordinator.as_ref(),
         };
         let over = standby.follow(link).await;
@@ -386,7 +395,12 @@ impl<H: House> Node<H> {
                 info!(primary = %register.primary, "the primary hands over");
                 true
             }
-            Followed::Failed(_) | Followed::Cut(_) | Followed::StartOver(_) | Followed::Copied(..) => false,
+            Followed::Differs(_)
+            | Followed::Asked
+            | Followed::Failed(_)
+            | Followed::Cut(_)
+            | Followed::StartOver(_)
+            | Followed::Copied(..) => false,
         }
     }
 
@@ -398,6 +412,8 @@ impl<H: House> Node<H> {
             Followed::StartOver(cluster) => self.machine.blocking(move || start_over(storage, cluster, &config)).await?,
             Followed::Copied(cluster, incoming) => self.machine.blocking(move || incoming.finish(cluster, &config)).await?,
             Followed::HandedOver(_) => return Ok(StoodBy::Again),
+            Followed::Differs(what) => return self.replace_differing(&what).await,
+            Followed::Asked => return self.replace_as_asked().await,
             Followed::Failed(why) | Followed::Lost(why) | Followed::Refused(why) => return Err(why),
         };
         done.map(|()| StoodBy::Again).map_err(|error| error.to_string())
@@ -429,6 +445,8 @@ impl std::fmt::Debug for OverText<'_> {
             Followed::StartOver(_) => write!(f, "this empty store joins the cluster"),
             Followed::Copied(..) => write!(f, "a copy of the primary's store is here"),
             Followed::HandedOver(end) => write!(f, "the primary has given up its place at {end}"),
+            Followed::Differs(what) => write!(f, "what stands here differs from the primary's: {what}"),
+            Followed::Asked => write!(f, "somebody asked for a copy of the primary's store"),
             Followed::Failed(why) => write!(f, "the store failed: {why}"),
         }
     }

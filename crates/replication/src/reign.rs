@@ -217,10 +217,11 @@ impl Reign {
         }
     }
 
-    /// What it had in memory and not on its disk is gone: it was restarted, so quickly that its link was not missed.
+    /// Its store is another one; or what it had in memory and not on its disk is gone: it was restarted, so quickly that its link was not missed.
     fn has_forgotten(&self, name: &NodeName, peer: &Peer) -> bool {
         let known = self.register.members.get(name).map(|member| member.boot);
-        self.register.by_memory.contains(name) && known != Some(peer.member.boot)
+        let is_another_store = known.is_some_and(|known| known >> 64 != peer.member.boot >> 64);
+        is_another_store || self.register.by_memory.contains(name) && known != Some(peer.member.boot)
     }
 
     /// Committed, and written.

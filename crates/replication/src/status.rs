@@ -6,6 +6,7 @@ use journal::Lsn;
 use tokio::sync::{oneshot, Notify};
 
 use crate::coordinator::{NodeName, Register, Version};
+use crate::house::Compared;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Role {
@@ -40,6 +41,11 @@ pub struct Snapshot {
     pub says: String,
     /// The store is open, and nothing ever was in it.
     pub empty: bool,
+    /// The primary's digests that were compared here as a standby, by stores that stood here since this process began.
+    pub digests: u64,
+    /// How many stores differed, and the last one's difference in words.
+    pub differed: u64,
+    pub differs: Option<String>,
 }
 
 /// Answers with who has the place now.
@@ -51,6 +57,9 @@ pub struct Status {
     now: Mutex<Snapshot>,
     asked: Notify,
     asks: Mutex<Option<Answer>>,
+    /// As a standby: the store is to be replaced by a copy.
+    copy: Notify,
+    seen: Mutex<Compared>,
     /// As a standby: the primary is to be asked for its place.
     wish: Notify,
     /// As primary: the standby has asked.
@@ -78,6 +87,35 @@ impl Status {
     /// A standby asks the primary to hand over; nothing happens if it does not follow one now. To be repeated.
     pub fn ask_for_place(&self) {
         self.wish.notify_waiters();
+    }
+
+    /// A standby takes a copy of the primary's store, as soon as it follows one.
+    pub fn ask_for_copy(&self) {
+        self.copy.notify_one();
+    }
+
+    pub(crate) async fn copy_is_wanted(&self) {
+        self.copy.notified().await;
+    }
+
+    /// What the store that is open has compared. Answers with what differs, once.
+    pub(crate) fn set_compared(&self, compared: &Compared) -> Option<String> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen == *compared {
+            return None;
+        }
+        // A store that was opened anew begins again.
+        let digests = compared.digests.checked_sub(seen.digests).unwrap_or(compared.digests);
+        let news = compared.differs.clone().filter(|_| seen.differs.is_none());
+        *seen = compared.clone();
+        self.with(|now| {
+            now.digests += digests;
+            if news.is_some() {
+                now.differed += 1;
+                now.differs.clone_from(&news);
+            }
+        });
+        news
     }
 
     pub(crate) async fn place_is_wanted(&self) {
@@ -113,6 +151,7 @@ impl Status {
     }
 
     pub(crate) fn opened(&self, empty: bool) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Compared::default();
         self.with(|now| now.empty = empty);
     }
 

@@ -62,6 +62,11 @@ pub enum Ha {
         #[arg(long, value_name = "N")]
         epoch: Option<u64>,
     },
+    /// A standby sets its store aside and takes a copy of the primary's, now
+    Join {
+        #[command(flatten)]
+        target: HaTarget,
+    },
     /// A voter that lost its directory (or got an older one back) votes again
     ReplaceVoter {
         /// Its node's name

@@ -4,7 +4,7 @@
 use crate::config::Settings;
 use crate::ha::Keeper;
 use crate::listeners;
-use admin::ha::{Log, Member, Pair, Promote, ReplaceVoter, Standby};
+use admin::ha::{Digests, Log, Member, Pair, Promote, ReplaceVoter, Standby};
 use admin::health::Ready;
 use admin::{Account, BoxFuture, Credentials, Denied, Refusal};
 use anyhow::{Context, Result};
@@ -216,6 +216,10 @@ impl admin::House for Door {
         })
     }
 
+    fn join(&self) -> BoxFuture<'_, Result<String, Refusal>> {
+        Box::pin(self.take_copy())
+    }
+
     fn replace_voter(&self, which: ReplaceVoter) -> BoxFuture<'_, Result<String, Refusal>> {
         Box::pin(async move {
             let node = self.as_node()?;
@@ -310,6 +314,37 @@ impl Door {
         self.until_serving(node, ask).await.ok_or_else(|| Refusal::Failed("the primary was asked and has not handed over yet".into()))
     }
 
+    async fn take_copy(&self) -> Result<String, Refusal> {
+        let node = self.as_node()?;
+        let role = node.status.get().role;
+        if role == Role::Primary {
+            return Err(Refusal::Conflict(format!(
+                "{} is primary: the other node takes a copy of its store, not the other way",
+                node.name
+            )));
+        }
+        let Some((_, register)) = node.register().await else {
+            return Err(Refusal::Conflict(
+                "nobody answers for the register, so it is not known who has everything that was confirmed".into(),
+            ));
+        };
+        if !register.in_sync.iter().any(|name| name.as_str() != node.name) {
+            return Err(Refusal::Conflict(format!(
+                "{} is alone in sync: its store is the only one that has everything that was confirmed",
+                node.name
+            )));
+        }
+        if role != Role::Following {
+            return Err(Refusal::Conflict(format!(
+                "{} does not follow a primary, so there is none to copy from: it is {}",
+                node.name,
+                role.as_str()
+            )));
+        }
+        node.status.ask_for_copy();
+        Ok(register.primary.to_string())
+    }
+
     /// Its name, when this node serves.
     async fn until_serving(&self, node: &Node, meanwhile: impl Fn()) -> Option<String> {
         let begun = std::time::Instant::now();
@@ -385,6 +420,7 @@ fn seen(now: &Snapshot) -> Pair {
         members: register.into_iter().flat_map(|register| &register.members).map(member).collect(),
         log: register.map(|_| Log { end, done }),
         standbys: standbys.map(standby).collect(),
+        digests: (now.role != Role::Primary).then(|| Digests { compared: now.digests, differed: now.differed, last: now.differs.clone() }),
         says: (!now.says.is_empty()).then(|| now.says.clone()),
         ..Pair::default()
     }

@@ -10,7 +10,7 @@ use journal::storage::Storage;
 use journal::{Journal, Lsn, Receiver};
 use replication::coordinator::{Coordinator, Etcd, Folder, Manual, NodeName, Voter};
 use replication::net::{Identity, Link, Listener, Purpose};
-use replication::{Begin, End, Follows, Host, Status};
+use replication::{Begin, Compared, End, Follows, Host, Status, Unopened};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -161,6 +161,11 @@ impl Follows for Following {
         self.0.redo_up_to(commit).map_err(|error| error.to_string())
     }
 
+    fn compared(&self) -> Compared {
+        let broker::Compared { digests, differs } = self.0.compared();
+        Compared { digests, differs }
+    }
+
     fn maintain(&mut self) -> bool {
         self.0.maintain()
     }
@@ -176,9 +181,9 @@ impl Store {
 impl replication::House for Store {
     type Follows = Following;
 
-    fn open(&self) -> Result<(Following, Receiver), String> {
+    fn open(&self) -> Result<(Following, Receiver), Unopened> {
         let opened = self.with_plan(|plan| Standby::open(plan.storage.clone(), plan.journal.clone(), plan.config.clone()));
-        let (standby, receiver) = opened.map_err(|error| error.to_string())?;
+        let (standby, receiver) = opened.map_err(|error| Unopened { damaged: error.is_damage(), why: error.to_string() })?;
         Ok((Following(standby), receiver))
     }
 

@@ -16,7 +16,7 @@ use journal::mutants::Mutant as Log;
 use replication::mutants::Mutant as Pair;
 
 /// By the names that people give them, with the scenario in which one sees it soonest.
-pub const BREAKS: [(&str, Break, Scenario); 20] = [
+pub const BREAKS: [(&str, Break, Scenario); 21] = [
     ("no_sync", Break::Journal(Log::NoSync), Scenario::Kill),
     ("confirm_before_sync", Break::Journal(Log::ConfirmBeforeSync), Scenario::Kill),
     ("liveness_from_memory", Break::Journal(Log::LivenessFromMemory), Scenario::Kill),
@@ -36,6 +36,7 @@ pub const BREAKS: [(&str, Break, Scenario); 20] = [
     ("ignore_lease", Break::Pair(Pair::IgnoreLease), Scenario::Chaos),
     ("eligible_by_store", Break::Pair(Pair::EligibleByStore), Scenario::Kill),
     ("outlive_lease", Break::Pair(Pair::OutliveLease), Scenario::Partition),
+    ("skip_settlement", Break::Core(Core::SkipSettlement), Scenario::Partition),
     ("forget_front", Break::Core(Core::ForgetFront), Scenario::Kill),
 ];
 

@@ -346,6 +346,15 @@ impl Drill {
                 self.pass(*up)?;
                 self.crash(begun, *who, Crash::PowerCut, *down)?;
             }
+            Trouble::Damage { who, checkpoints, down } => {
+                // Of a whole pair only: what no other node has is gone with the disk that had it.
+                if begun.together {
+                    lock(&self.shared.counted).damaged += 1;
+                    self.nodes[*who].damage(*checkpoints);
+                }
+                self.crash(begun, *who, Crash::Kill, *down)?;
+                self.until_together()?;
+            }
             Trouble::HandOver => self.hand_over(begun)?,
             Trouble::Both { first, stalled, between } => {
                 self.nodes[*first].stall(true);
@@ -505,6 +514,7 @@ impl Drill {
         let found = self.nodes.iter().map(|node| node.found());
         (tally.truncations, tally.torn_tails, tally.evacuations) =
             found.fold((0, 0, 0), |sum, found| (sum.0 + found.truncations, sum.1 + found.torn_tails, sum.2 + found.evacuations));
+        tally.digests = self.nodes.iter().map(|node| node.found().digests).sum();
         tally.polls = self.parts.world.polls();
         let trace = &self.parts.trace;
         trace.note(self.parts.world.elapsed(), &"end", &format!("{tally:?} {broken:?}"));

@@ -67,6 +67,12 @@ pub enum Trouble {
         up: Duration,
         down: Duration,
     },
+    /// A process dies, and its disk gives back something else than what had been synced: of who the store is, or of all its checkpoints.
+    Damage {
+        who: usize,
+        checkpoints: bool,
+        down: Duration,
+    },
     /// Nothing goes wrong: the primary is stopped, or told to hand over.
     HandOver,
     Pause {
@@ -123,12 +129,13 @@ pub fn draw(scenario: Scenario, rng: &mut Rng, primary: usize) -> Trouble {
     match scenario {
         Scenario::Kill => {
             let down = millis(rng, 20, 2500);
-            match rng.below(7) {
+            match rng.below(8) {
                 0 => Trouble::Crash { who, kind: Crash::Kill, down },
                 1 => Trouble::Twice { who, first: rng.below(12), up: millis(rng, 1, 60), then: rng.below(12), down },
                 2 => Trouble::BadSync { who, after: rng.below(6), up: millis(rng, 5, 80), down },
                 3 => Trouble::Crash { who, kind: Crash::PowerCut, down },
                 // The standby first, as a rule: it may serve only if it cannot lack anything.
+                5 => Trouble::Damage { who, checkpoints: rng.chance(50), down },
                 4 => Trouble::Both { first: 1 - who, stalled: millis(rng, 5, 300), between: down },
                 _ => Trouble::PowerCut { who, operations: rng.below(12), down },
             }

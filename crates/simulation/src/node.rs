@@ -10,7 +10,7 @@ use journal::sim::{Crash, SimClock, SimStorage};
 use journal::storage::Storage;
 use journal::{Journal, Lsn, Receiver};
 use replication::coordinator::{MemoryCluster, NodeName};
-use replication::{run, Begin, End, Follows, House, Role, Settings, StandbyAck, Status};
+use replication::{run, Begin, End, Follows, House, Role, Settings, StandbyAck, Status, Unopened};
 use tokio::sync::mpsc;
 
 use crate::history::Broken;
@@ -63,6 +63,8 @@ pub struct Found {
     pub truncations: u64,
     pub torn_tails: u64,
     pub evacuations: u64,
+    /// Digests that it compared as a standby.
+    pub digests: u64,
     asides: u64,
 }
 
@@ -263,6 +265,23 @@ impl SimNode {
         self.storage.crash_after(operations);
     }
 
+    /// The process is gone, and its disk gives back something else than what was written.
+    pub fn damage(&self, checkpoints: bool) {
+        self.crash(Crash::Kill);
+        let mut names = vec!["meta".to_string()];
+        if checkpoints {
+            let roots: Vec<String> = self.storage.list("x").unwrap_or_default().iter().map(|name| format!("x/{name}")).collect();
+            // A log that begins at its beginning needs none.
+            names = if roots.len() > 1 { roots } else { names };
+        }
+        for name in names {
+            let Some(mut bytes) = self.storage.contents(&name) else { continue };
+            bytes.iter_mut().skip(20).step_by(512).for_each(|byte| *byte ^= 0x55);
+            self.storage.plant(&name, bytes);
+        }
+        self.parts.trace.note(self.parts.world.elapsed(), &self.name, "its disk is damaged");
+    }
+
     /// The process is gone, and what its disk loses by that.
     pub fn crash(&self, kind: Crash) {
         let meant = std::mem::replace(&mut *lock(&self.dies_by), Crash::Kill);
@@ -305,11 +324,22 @@ struct SimHouse {
 
 struct Following {
     standby: Standby,
+    name: NodeName,
+    compared: u64,
+    broken: Arc<Mutex<Option<Broken>>>,
+    found: Arc<Mutex<Found>>,
 }
 
 impl Follows for Following {
     fn redo_up_to(&mut self, commit: Lsn) -> Result<Lsn, String> {
-        self.standby.redo_up_to(commit).map_err(|error| error.to_string())
+        let redone = self.standby.redo_up_to(commit).map_err(|error| error.to_string());
+        let compared = self.standby.compared();
+        lock(&self.found).digests += compared.digests - std::mem::replace(&mut self.compared, compared.digests);
+        if let Some(what) = compared.differs {
+            let seen = format!("{}: {what}", self.name);
+            lock(&self.broken).get_or_insert(Broken { invariant: "digests_agree", seen });
+        }
+        redone
     }
 
     fn maintain(&mut self) -> bool {
@@ -365,10 +395,10 @@ impl SimHouse {
 impl House for SimHouse {
     type Follows = Following;
 
-    fn open(&self) -> Result<(Following, Receiver), String> {
+    fn open(&self) -> Result<(Following, Receiver), Unopened> {
         let config = broker::Config { sys_interval_secs: 0, index_bytes: 0, ..Default::default() };
         let opened = Standby::open(Arc::new(self.storage.clone()), self.config(), config);
-        let (standby, receiver) = opened.map_err(|error| error.to_string())?;
+        let (standby, receiver) = opened.map_err(|error| Unopened { damaged: error.is_damage(), why: error.to_string() })?;
         let (said, found) = (self.synced.swap(receiver.synced().0, Ordering::Relaxed), receiver.position().lsn.0);
         if self.crashed.swap(false, Ordering::Relaxed) && found < said {
             let seen = format!("{} said that its log is synced up to {said}, and it ends at {found}", self.machine.name);
@@ -380,7 +410,8 @@ impl House for SimHouse {
         found.truncations += asides.saturating_sub(found.asides);
         found.asides = asides;
         drop(found);
-        Ok((Following { standby }, receiver))
+        let (name, broken, found) = (self.machine.name.clone(), self.broken.clone(), self.found.clone());
+        Ok((Following { standby, name, compared: 0, broken, found }, receiver))
     }
 
     fn lead(&self, follows: Following, receiver: Receiver, begin: Begin) -> Result<Arc<Journal>, String> {

@@ -43,6 +43,8 @@ counted! {
         /// Handovers that somebody asked for.
         handovers,
         restarts,
+        /// Stores that were damaged, and replaced by a copy.
+        damaged,
         /// Sectors that power cuts took back.
         sectors_lost,
         /// Messages that came at QoS 2, each once.
@@ -63,6 +65,8 @@ counted! {
         torn_tails,
         /// Ranges of the log that were evacuated in a reign that began after the first fault.
         evacuations,
+        /// Digests of a primary's queues that its standby compared.
+        digests,
         /// Of a whole store, while it is used.
         recounts,
         polls,

@@ -31,8 +31,8 @@ fn series(scenario: Scenario, shares: &mut Shares) -> Tally {
         shares.add(&report.tally);
     }
     println!("{scenario:?}: {all:?}");
-    let Counts { confirmed, faults, once, retained, transactions, expired, dropped, ranked, recounts, .. } = all.counts;
-    let busy = [confirmed, once, transactions, expired, dropped, ranked, recounts];
+    let Counts { confirmed, faults, once, retained, transactions, expired, dropped, ranked, recounts, digests, .. } = all.counts;
+    let busy = [confirmed, once, transactions, expired, dropped, ranked, recounts, digests];
     assert!(busy.iter().all(|count| *count > 1000) && faults > 0 && retained > 0, "{all:?}");
     all
 }
@@ -50,7 +50,7 @@ fn every_promise_holds_in_every_scenario() {
         (first, other.join().unwrap())
     });
     let ([kill, partition, chaos], [stop, stall, _]) = (first.0, second.0);
-    assert!(kill.shrinks > 0 && kill.growths > 0 && kill.sectors_lost > 0, "{kill:?}");
+    assert!(kill.shrinks > 0 && kill.growths > 0 && kill.sectors_lost > 0 && kill.damaged > 0, "{kill:?}");
     assert!([&kill, &partition, &chaos, &stop, &stall].iter().all(|all| all.promotions > 0));
     assert!(partition.shrinks > 0 && stop.shrinks > 0 && stall.restarts > 0 && stop.handovers > 0);
     let Errors { slow, lost, done_late, doubled, refused } = chaos.errors;

@@ -34,6 +34,10 @@ impl House for Toy {
         Box::pin(async { Err(Refusal::Conflict("not in sync".into())) })
     }
 
+    fn join(&self) -> BoxFuture<'_, Result<String, Refusal>> {
+        Box::pin(async { Err(Refusal::Conflict("it is primary".into())) })
+    }
+
     fn replace_voter(&self, which: ReplaceVoter) -> BoxFuture<'_, Result<String, Refusal>> {
         Box::pin(async move { Ok(which.voter) })
     }

@@ -74,6 +74,8 @@ impl Link {
             return Err(Refusal::LimitReached(Limit::Transaction));
         }
         let mut bundle = Bundle::default();
+        let core = self.core.clone();
+        let _under_way = core.digests.under_way();
         let slot = self.core.log.reserve();
         let mut follow = Follow::default();
         let mut hidden = Hidden { owner: self.core.id(), ..Hidden::default() };

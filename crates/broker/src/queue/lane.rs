@@ -333,6 +333,10 @@ impl Lane {
         }
     }
 
+    pub fn page(&self, number: u64) -> Option<&Page> {
+        self.page_index(number).ok().map(|at| &self.pages[at])
+    }
+
     pub fn page_mut(&mut self, number: u64) -> Option<&mut Page> {
         self.page_index(number).ok().map(|at| &mut self.pages[at])
     }

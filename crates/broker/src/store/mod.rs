@@ -1,6 +1,7 @@
 //! The only place that knows how a change in the core becomes a record, and a record or a checkpoint object a change in the core.
 
 mod apply;
+mod digest;
 pub(crate) mod exchanges;
 mod page;
 pub(crate) mod policies;
@@ -10,6 +11,8 @@ mod warm;
 pub(crate) mod wire;
 
 pub(crate) use apply::{Limits as RecoveryLimits, Recovery};
+pub use digest::Compared;
+pub(crate) use digest::Digests;
 pub(crate) use snapshot::{CoreSnapshot, Dirty};
 pub(crate) use warm::Warm;
 

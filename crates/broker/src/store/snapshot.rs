@@ -109,6 +109,7 @@ impl Snapshot for CoreSnapshot {
         if !core.fans.wait_for_none(patience) {
             return Err(SnapshotError("fan-outs are under way".into()));
         }
+        core.digests.checkpoint_begins();
         let mut changed = std::mem::take(&mut *core.checkpoint.lists.lock());
         changed.exchanges = core.checkpoint.exchanges.take();
         let sending = resident(&core) > core.config.index_bytes;
@@ -191,6 +192,8 @@ pub(super) trait Stock {
     fn committed(&self) -> u64;
     fn object_keys(&self, class: u8, a: u64) -> Vec<ObjectKey>;
     fn get_object(&self, key: ObjectKey, into: &mut Vec<u8>) -> Result<(), ObjectError>;
+    /// This queue is about to be written, and its lock is held.
+    fn digest(&self, queue: &Queue, state: &State);
     /// Not all of it could be written: the next checkpoint does it.
     fn again(&self, queue: &Arc<Queue>);
     /// A page was read to be written again with what came behind it.
@@ -235,6 +238,10 @@ impl Stock for Shared {
 
     fn get_object(&self, key: ObjectKey, into: &mut Vec<u8>) -> Result<(), ObjectError> {
         self.log.journal().get_object(key, into)
+    }
+
+    fn digest(&self, queue: &Queue, state: &State) {
+        self.write_digest(queue, state);
     }
 
     fn again(&self, queue: &Arc<Queue>) {
@@ -380,6 +387,7 @@ impl Pass<'_> {
         if state.deleted {
             return Ok(());
         }
+        self.core.digest(queue, &state);
         let (pages, complete) = self.pages(queue, &mut state, &mut fronts)?;
         self.bytes.clear();
         let mut w = Writer(&mut self.bytes);

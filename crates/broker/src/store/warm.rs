@@ -1,18 +1,23 @@
 //! A recovery that does not end: it follows another node's log, and writes checkpoints of what it has, as a core does that serves.
 
+use super::kind;
 use super::snapshot::{write, Changed, Stock};
 use super::wire::Writer;
-use super::{write_subscription, Recovery};
+use super::{write_subscription, Compared, Recovery};
 use crate::exchange::DestId;
-use crate::queue::Queue;
+use crate::mutants::{self, Mutant};
+use crate::queue::{Queue, State as QueueState};
 use crate::session::SessionState;
 use crate::vhost::Vhost;
+use journal::record::KIND_DIGEST;
 use journal::{
     Apply, ApplyError, Lsn, ObjectError, ObjectKey, ObjectRef, ObjectSink, Objects, RecordRef, Release, Snapshot, SnapshotError,
 };
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 
+/// Which settlement a deliberate fault leaves out.
+const SKIPPED: u32 = 10;
 /// How often a checkpoint is put off because references wait for the end of their queue, which follows in the log.
 const OWNERLESS_PATIENCE: u32 = 100;
 
@@ -28,16 +33,27 @@ struct State {
     /// Queues of which the last checkpoint could not write everything.
     again: Mutex<Vec<Arc<Queue>>>,
     put_off: u32,
+    compared: Compared,
+    /// Settlements that were redone, for a deliberate fault.
+    settled: u32,
 }
 
 impl Warm {
     pub fn new(recovery: Recovery, index_bytes: usize) -> Warm {
-        Warm { state: Mutex::new(State { recovery, again: Mutex::default(), put_off: 0 }), index_bytes }
+        Warm {
+            state: Mutex::new(State { recovery, again: Mutex::default(), put_off: 0, compared: Compared::default(), settled: 0 }),
+            index_bytes,
+        }
     }
 
     /// For redoing.
     pub fn redo(&self) -> Redo<'_> {
         Redo(self.state.lock())
+    }
+
+    /// Digests of the primary's that were compared with what stands here.
+    pub fn compared(&self) -> Compared {
+        self.state.lock().compared.clone()
     }
 
     pub fn into_recovery(self) -> Recovery {
@@ -64,7 +80,25 @@ impl Apply for Redo<'_> {
     }
 
     fn apply(&mut self, lsn: Lsn, record: RecordRef<'_>, releases: &mut Vec<Release>) -> Result<(), ApplyError> {
-        self.0.recovery.apply(lsn, record, releases)
+        let state = &mut *self.0;
+        match record.kind {
+            // Only here: a recovery from files may be ahead of what it redoes.
+            KIND_DIGEST => {
+                let (differed, read) = (state.compared.differs.is_some(), state.recovery.compare(record.fields, &mut state.compared));
+                if let (false, Some(what)) = (differed, &mut state.compared.differs) {
+                    what.push_str(&format!(", at {lsn}"));
+                }
+                read.ok_or_else(|| ApplyError("a digest cannot be read".into()))
+            }
+            kind::SETTLE if mutants::active(Mutant::SkipSettlement) => {
+                state.settled += 1;
+                match state.settled {
+                    SKIPPED => Ok(()),
+                    _ => state.recovery.apply(lsn, record, releases),
+                }
+            }
+            _ => state.recovery.apply(lsn, record, releases),
+        }
     }
 }
 
@@ -183,6 +217,9 @@ impl Stock for State {
             None => Err(ObjectError::Damaged("there are no objects yet".into())),
         }
     }
+
+    /// What stands here is what is compared.
+    fn digest(&self, _: &Queue, _: &QueueState) {}
 
     fn again(&self, queue: &Arc<Queue>) {
         self.again.lock().push(queue.clone());

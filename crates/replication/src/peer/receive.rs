@@ -8,11 +8,11 @@ use bytes::Bytes;
 use journal::storage::Storage;
 use journal::{next_batch, Incoming, Lsn, Receiver, Shared};
 use tokio::sync::{mpsc, oneshot, Notify};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::wire::{self, Ack, Hello};
 use crate::coordinator::Coordinator;
-use crate::house::Follows;
+use crate::house::{Compared, Follows};
 use crate::machine::{Late, Machine};
 use crate::mutants::{self, Mutant};
 use crate::net::{Link, NetError, Reader, Writer};
@@ -39,6 +39,10 @@ pub enum Followed {
     Copied(u128, Incoming),
     /// It has given up its place, and its log ended there.
     HandedOver(Lsn),
+    /// What stands here differs from the primary's, in these words.
+    Differs(String),
+    /// Somebody wants this store replaced by a copy.
+    Asked,
     /// The store here failed.
     Failed(String),
 }
@@ -54,6 +58,7 @@ struct State {
     /// There may be something to redo, or it is time to stop.
     redo: Notify,
     failed: Mutex<Option<String>>,
+    compared: Mutex<Compared>,
 }
 
 /// A store that follows: two threads, and who feeds them.
@@ -75,6 +80,7 @@ impl<F: Follows> Following<F> {
             acks: Notify::new(),
             redo: Notify::new(),
             failed: Mutex::default(),
+            compared: Mutex::default(),
         });
         let (inbox, taken) = mpsc::channel(WAITING);
         let (written, back) = oneshot::channel();
@@ -181,6 +187,12 @@ async fn redo<F: Follows>(state: &State, mut follows: F) -> F {
             Ok(redone) => state.redone.store(redone.0, Ordering::Release),
             Err(why) => state.fail(why),
         }
+        let compared = follows.compared();
+        let news = compared.differs.is_some();
+        let before = std::mem::replace(&mut *state.compared.lock().unwrap_or_else(PoisonError::into_inner), compared);
+        if news && before.differs.is_none() {
+            state.acks.notify_one();
+        }
         if state.stop.load(Ordering::Acquire) || state.has_failed() {
             return follows;
         }
@@ -208,6 +220,8 @@ pub struct Standby<'a, F> {
     pub storage: Arc<dyn Storage>,
     /// A primary that says nothing for so long is gone.
     pub timeout: Duration,
+    /// Whether the link is over when what stands here differs from the primary's.
+    pub may_be_replaced: bool,
     /// Told what the primary has written, where each node has a register of its own.
     pub coordinator: &'a dyn Coordinator,
 }
@@ -312,6 +326,7 @@ impl<F: Follows> Standby<'_, F> {
             tokio::select! {
                 biased;
                 () = state.acks.notified() => {}
+                () = self.status.copy_is_wanted() => return Followed::Asked,
                 () = self.status.place_is_wanted() => {
                     if let Err(error) = writer.send(wire::PLEASE, &[], &[]).await {
                         return Followed::Lost(error.to_string());
@@ -321,6 +336,12 @@ impl<F: Follows> Standby<'_, F> {
             }
             if state.has_failed() {
                 return Followed::Failed(state.take_failure().unwrap_or_default());
+            }
+            if let Some(what) = self.status.set_compared(&state.compared.lock().unwrap_or_else(PoisonError::into_inner)) {
+                if self.may_be_replaced {
+                    return Followed::Differs(what);
+                }
+                error!(what, "what stands here differs from the primary's, again: see `ha status`");
             }
             let (synced, redone) = following.progress();
             self.status.set_progress(synced, redone);

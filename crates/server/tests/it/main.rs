@@ -11,6 +11,7 @@ mod hostile;
 mod journal;
 mod limits;
 mod pair;
+mod rejoin;
 mod serve;
 mod standby;
 mod steering;

@@ -41,10 +41,14 @@ impl Drop for Node {
 }
 
 impl Node {
-    fn start(dir: &Path, name: &'static str, [mqtt, http, any]: [u16; 3]) -> Node {
+    fn start(dir: &Path, name: &'static str, ports: [u16; 3]) -> Node {
+        Node::start_with(dir, name, ports, &[])
+    }
+
+    fn start_with(dir: &Path, name: &'static str, [mqtt, http, any]: [u16; 3], variables: &[(&str, &str)]) -> Node {
         let file = format!("{name}.toml");
         let log = std::fs::File::options().create(true).append(true).open(dir.join(format!("{name}.log"))).expect("a log");
-        let mut process = command(dir, &["serve", "--config", &file]).stderr(log).spawn().expect("started");
+        let mut process = command(dir, &["serve", "--config", &file]).envs(variables.iter().copied()).stderr(log).spawn().expect("started");
         let (tell, lines) = channel();
         let out = BufReader::new(process.stdout.take().expect("piped"));
         std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| tell.send(line).ok()));
@@ -119,7 +123,7 @@ impl Trio {
             // Small segments, so that the log rotates and the standby writes checkpoints.
             let text = format!(
                 "data_dir = 'data-{name}'\nlisten = ['mqtt://127.0.0.1:{mqtt}', 'http://127.0.0.1:{http}', 'any://127.0.0.1:{any}']\njournal.segment_bytes = '1 MiB'\n\
-                 journal.checkpoint_bytes = '4 MiB'\n[ha]\nnode = '{name}'\nlisten = '{}'\npeers = {{ {other} = '{}' }}\n{coordinator}secret = '{SECRET}'\n\
+                 journal.checkpoint_bytes = '4 MiB'\njournal.checkpoint_interval_secs = 1\n[ha]\nnode = '{name}'\nlisten = '{}'\npeers = {{ {other} = '{}' }}\n{coordinator}secret = '{SECRET}'\n\
                  clients = ['mqtt://{name}.example:1', 'amqp://{name}.example:2', 'stomp://{name}.example:3']\n",
                 links[at],
                 links[1 - at],
@@ -161,8 +165,13 @@ impl Trio {
     }
 
     pub fn restart(&mut self, at: usize) {
+        self.restart_with(at, &[]);
+    }
+
+    /// With these environment variables.
+    pub fn restart_with(&mut self, at: usize, variables: &[(&str, &str)]) {
         let Node { name, mqtt, http, any, .. } = self.nodes[at];
-        self.nodes[at] = Node::start(self.dir.path(), name, [mqtt, http, any]);
+        self.nodes[at] = Node::start_with(self.dir.path(), name, [mqtt, http, any], variables);
     }
 }
 

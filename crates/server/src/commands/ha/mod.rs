@@ -42,6 +42,13 @@ pub fn run(command: &Ha) -> Result<ExitCode> {
             println!("{} is primary now", done.node);
             Ok(ExitCode::SUCCESS)
         }
+        Ha::Join { target } => {
+            let clients = clients(target)?;
+            ensure!(clients.len() == 1, "join: one --url, that of the standby");
+            let done: Done = clients[0].post("/api/ha/join", &json!(null))?;
+            println!("it takes a copy of {}'s store; carrick ha status says when it is in sync", done.node);
+            Ok(ExitCode::SUCCESS)
+        }
         Ha::ReplaceVoter { voter, target } => {
             let clients = clients(target)?;
             let asked = clients.iter().find(|client| client.get::<Pair>("/api/ha").is_ok()).or(clients.first());

@@ -91,6 +91,10 @@ fn node(text: &mut String, url: &str, pair: &Pair) {
     if let Some(coordinator) = &pair.coordinator {
         let _ = writeln!(text, "  {coordinator}");
     }
+    if let Some(digests) = &pair.digests {
+        let last = digests.last.as_ref().map_or(String::new(), |last| format!("; the last: {last}"));
+        let _ = writeln!(text, "  digests   {} compared with the primary's, {} stores differed{last}", digests.compared, digests.differed);
+    }
     if let Some(says) = &pair.says {
         let _ = writeln!(text, "  says      {says}");
     }
