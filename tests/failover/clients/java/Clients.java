@@ -14,6 +14,7 @@ import java.util.List;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.TimeoutException;
+import java.util.concurrent.atomic.AtomicInteger;
 import java.util.stream.Stream;
 
 /**
@@ -46,7 +47,8 @@ public final class Clients {
     }
   }
 
-  private static Connection connect() throws Exception {
+  /** How often a connection has been recovered stands in {@code recoveries}: its channels and what they were set to included. */
+  private static Connection connect(AtomicInteger recoveries) throws Exception {
     ConnectionFactory factory = new ConnectionFactory();
     factory.setUsername("app");
     factory.setPassword("app");
@@ -63,6 +65,7 @@ public final class Clients {
                 @Override
                 public void handleRecovery(Recoverable found) {
                   say("at " + ((Connection) found).getAddress().getHostAddress());
+                  recoveries.incrementAndGet();
                 }
 
                 @Override
@@ -78,7 +81,7 @@ public final class Clients {
   }
 
   private static void consume() throws Exception {
-    Channel channel = connect().createChannel();
+    Channel channel = connect(new AtomicInteger()).createChannel();
     channel.queueDeclare(QUEUE, true, false, false, null);
     channel.queueBind(QUEUE, "amq.topic", KEY);
     channel.basicConsume(
@@ -100,22 +103,23 @@ public final class Clients {
   }
 
   private static void publish() throws Exception {
-    Channel channel = connect().createChannel();
+    AtomicInteger recoveries = new AtomicInteger();
+    Channel channel = connect(recoveries).createChannel();
     channel.confirmSelect();
     for (int n = 1; !over; n++) {
       byte[] body = (PRODUCER + " " + n + " " + "x".repeat(80)).getBytes(StandardCharsets.UTF_8);
       while (true) {
         say("sent " + n);
+        int before = recoveries.get();
         try {
           channel.basicPublish("amq.topic", KEY, MessageProperties.MINIMAL_PERSISTENT_BASIC, body);
-          if (channel.waitForConfirms(3_000)) {
+          if (channel.waitForConfirms(20_000)) {
             break;
           }
-        } catch (TimeoutException error) {
-          System.err.println(n + ": no confirm, and no word that the channel is closed");
         } catch (IOException | ShutdownSignalException error) {
-          // The channel is the same one after the recovery.
-          while (!channel.isOpen()) {
+          // The channel is the same one after the recovery. It is open before it is one with confirms again: what is published then is
+          // not counted by the broker, and waited for without end.
+          while (recoveries.get() == before) {
             Thread.sleep(5);
           }
         }
