@@ -3,12 +3,14 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
-use broker_api::{Bind, Control, Declare, Destination, ExchangeName, ExchangeSpec, OwnerIx, QueueName, QueueSpec, Refusal, Reply};
+use broker_api::{
+    Bind, Control, Declare, Destination, EndOwner, ExchangeName, ExchangeSpec, OwnerIx, PartingFate, QueueName, QueueSpec, Refusal, Reply,
+};
 
 use super::channel::At;
 use super::deliver::REPLY_TO;
 use super::requests::{narrow, Asked, Request};
-use super::{on, Handled, Session, Step};
+use super::{next, on, Handled, Session, Step};
 use crate::arguments::{as_table, check_server_named, difference, exchange_spec, queue_spec, relaxed, ExchangeFlags, QueueFlags};
 use crate::codec::{Method, Table, TableWriter};
 use crate::error::{of_refusal, Code};
@@ -147,7 +149,12 @@ impl Session {
         // Nobody makes an address for replies by declaring it.
         if passive || queue.starts_with(REPLY_TO) {
             let name = QueueName::new(&self.queue_or_last(at, queue)?);
-            self.ask_declare(at, Declared { name, nowait, arguments: None }, QueueSpec::default(), step);
+            let declared = Declared { name, nowait, arguments: None };
+            if declared.name.as_bytes().starts_with(REPLY_TO) {
+                self.ask_for_address(at, declared, step);
+            } else {
+                self.ask_declare(at, declared, QueueSpec::default(), step);
+            }
             return Ok(());
         }
         let name = match no_line_breaks(text(at, queue)?) {
@@ -171,6 +178,17 @@ impl Session {
         let declared = Declared { name: QueueName::new(&name), nowait, arguments: Some(arguments.as_bytes().to_vec()) };
         self.ask_declare(at, declared, spec, step);
         Ok(())
+    }
+
+    /// Does somebody wait for replies there? It is always somebody else's queue: to be refused it says yes, and must not stop the channel,
+    /// as a refusal stops its owner. So an owner of its own asks.
+    fn ask_for_address(&mut self, at: At, declared: Declared, step: &mut Step<'_>) {
+        let owner = OwnerIx(next(&mut self.numbers.owner));
+        let look = Declare::Queue { owner, name: declared.name.clone(), spec: QueueSpec::default(), passive: true };
+        self.ask(at, Control::Owner { owner, fail_stop: false, channel: 0 }, Asked::Silent, step);
+        self.ask(at, Control::Declare(look), Asked::Declare(Box::new(declared)), step);
+        let end = EndOwner { owner, expiry: None, parting: PartingFate::Discard };
+        self.ask(at, Control::EndOwner(end), Asked::Silent, step);
     }
 
     fn ask_declare(&mut self, at: At, declared: Declared, spec: QueueSpec, step: &mut Step<'_>) {

@@ -3,6 +3,7 @@
 mod bounds;
 mod codec;
 mod oracle;
+mod replies;
 mod rig;
 mod session_fuzz;
 mod settings;

@@ -36,6 +36,8 @@ pub struct Rig {
     /// Bytes are given to sessions in pieces of this size.
     pub pieces: usize,
     pub lines: Vec<String>,
+    /// The last reply address that somebody was told; steps may say `@reply` for it.
+    reply_to: String,
 }
 
 impl Rig {
@@ -53,7 +55,17 @@ impl Rig {
         storage.clock().pass_ms(1_700_000_000_000);
         let (core, steps) = Rig::open(&storage, set);
         let amqp = Amqp::new(config, Vec::new());
-        Rig { storage, core, steps, amqp, connections: BTreeMap::new(), now: Instant::now(), pieces, lines: Vec::new() }
+        Rig {
+            storage,
+            core,
+            steps,
+            amqp,
+            connections: BTreeMap::new(),
+            now: Instant::now(),
+            pieces,
+            lines: Vec::new(),
+            reply_to: String::new(),
+        }
     }
 
     /// The power fails and comes back, and everybody has to connect again.
@@ -153,6 +165,7 @@ impl Rig {
             (name, _) => {
                 let frame_max = self.connection(name).frame_max;
                 // What is parted by semicolons is sent at once.
+                let what = what.replace("@reply", &self.reply_to);
                 let bytes: Vec<u8> = what.split(" ; ").flat_map(|part| words::encode(part, frame_max)).collect();
                 self.feed(name, &bytes);
             }
@@ -369,6 +382,11 @@ impl Rig {
             at = frame.end();
         }
         connection.seen.drain(..at);
+        for line in &lines {
+            if let Some((_, address)) = line.split_once(" reply_to=") {
+                self.reply_to = address.split(' ').next().unwrap_or_default().to_owned();
+            }
+        }
         self.lines.extend(lines.iter().map(|line| without_chance(line)));
     }
 }
