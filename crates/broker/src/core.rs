@@ -45,6 +45,8 @@ pub struct Config {
     /// Messages that one delaying exchange holds back at a time; beyond that new ones are refused.
     pub delayed_max: u64,
     pub connections_max: u64,
+    /// Channels of all connections together: of AMQP, and one for each connection of STOMP.
+    pub channels_max: u64,
     /// Virtual hosts, `/` included.
     pub vhosts_max: u64,
     /// Queues with names, over all virtual hosts.
@@ -89,6 +91,7 @@ impl Default for Config {
             retained_max: 10_000_000,
             delayed_max: 10_000_000,
             connections_max: u64::MAX,
+            channels_max: u64::MAX,
             vhosts_max: 10_000,
             queues_max: u64::MAX,
             exchanges_max: u64::MAX,
@@ -131,6 +134,7 @@ pub(crate) struct Counters {
     pub connections: AtomicU64,
     pub connections_max_seen: AtomicU64,
     pub connections_total: AtomicU64,
+    pub channels: AtomicU64,
     pub sessions_expired: AtomicU64,
     pub subscriptions: AtomicU64,
     /// Pages of references of which a checkpoint read a part to write it again with what came behind it.

@@ -220,6 +220,7 @@ fn broker_config(file: &file::Broker, auth: auth::Config) -> broker::Config {
         retained_max: file.retained_max.map_or(default.retained_max, |n| n.0),
         delayed_max: file.delayed_max.map_or(default.delayed_max, |n| n.0),
         vhosts_max: file.vhosts_max.map_or(default.vhosts_max, |n| n.0),
+        channels_max: file.channels_max.map_or(default.channels_max, |n| n.0),
         queues_max: file.queues_max.map_or(default.queues_max, |n| n.0),
         exchanges_max: file.exchanges_max.map_or(default.exchanges_max, |n| n.0),
         relaxed_redeclare: file.relaxed_redeclare.unwrap_or(default.relaxed_redeclare),

@@ -85,3 +85,41 @@ fn the_limits_of_the_whole_broker_are_said_in_rabbitmqs_words() {
     let refused = said(&mut rig, "a exchange.declare exchange=x kind=fanout");
     assert_eq!(refused, [closed("cannot declare exchange 'x' in vhost '/': exchange limit of 0 is reached", "class_id=40 method_id=10")]);
 }
+
+#[test]
+fn all_connections_together_have_as_many_channels_as_the_operator_lets_them_have() {
+    let mut rig = Rig::of(Config::default(), |core| core.channels_max = 2, usize::MAX);
+    let open = ["a< 2 channel.open_ok channel_id=\"\""];
+    let text = "NOT_ALLOWED - number of channels opened on node 'carrick' has reached the maximum allowed limit of (2)";
+    rig.step("a connect");
+    assert_eq!(said(&mut rig, "a channel.open ch=2"), open);
+    // What somebody gives up, others may have: by a close, an error, or the connection's end.
+    assert_eq!(said(&mut rig, "a channel.close ch=2"), ["a< 2 channel.close_ok"]);
+    assert_eq!(said(&mut rig, "a channel.open ch=2"), open);
+    rig.step("a queue.declare ch=2 queue=nope passive");
+    rig.step("a channel.close_ok ch=2");
+    rig.step("b connect");
+    rig.step("b cut");
+    assert_eq!(said(&mut rig, "a channel.open ch=2"), open);
+    let refused = said(&mut rig, "c connect");
+    let close = format!("c< 0 connection.close reply_code=530 reply_text=\"{text}\" class_id=20 method_id=10");
+    assert!(refused.contains(&close) && refused.last().is_some_and(|line| line == "c| closed by us"), "{refused:?}");
+    // Who was refused holds nothing.
+    assert_eq!(said(&mut rig, "a channel.close ch=2"), ["a< 2 channel.close_ok"]);
+    assert_eq!(said(&mut rig, "a channel.open ch=2"), open);
+}
+
+#[test]
+fn who_publishes_too_much_is_told_why_he_waits_and_when_it_goes_on() {
+    let mut rig = Rig::of(Config::default(), |core| (core.memory_high, core.transient_memory) = (20_000, 0), usize::MAX);
+    rig.step("a connect");
+    rig.step("a queue.declare queue=q");
+    rig.step("b connect");
+    rig.step("a publish routing_key=q body=abcd*10000");
+    assert_eq!(said(&mut rig, "a publish routing_key=q body=more"), ["a< 0 connection.blocked reason=\"low on memory\""]);
+    // Who publishes nothing is not held, and may make room.
+    assert_eq!(said(&mut rig, "b queue.purge queue=q"), ["b< 1 queue.purge_ok message_count=1"]);
+    assert_eq!(said(&mut rig, "wait 1"), ["a< 0 connection.unblocked"]);
+    let waited = "b< 1 queue.declare_ok queue=q message_count=1 consumer_count=0";
+    assert_eq!(said(&mut rig, "b queue.declare queue=q"), [waited]);
+}

@@ -207,12 +207,19 @@ impl Link {
         Ok(())
     }
 
-    /// One channel more of this user, if there may be.
+    /// One channel more of this user and of this broker, if there may be.
     pub(super) fn check_channel(&self, channel: u16) -> Result<(), Refusal> {
         let Some((principal, ..)) = self.entered.as_deref().filter(|_| channel != 0) else { return Ok(()) };
         principal.open_channel().map_err(|max| {
             let user = principal.name();
             let why = format!("number of channels opened for user '{user}' has reached the maximum allowed user limit of ({max})");
+            Refusal::OverLimit { limit: Limit::Channels, why }
+        })?;
+        let max = self.core.config.channels_max;
+        let room = |now: u64| (now < max).then(|| now + 1);
+        self.core.counters.channels.fetch_update(Relaxed, Relaxed, room).map(drop).map_err(|_| {
+            principal.close_channel();
+            let why = format!("number of channels opened on node 'carrick' has reached the maximum allowed limit of ({max})");
             Refusal::OverLimit { limit: Limit::Channels, why }
         })
     }
@@ -220,6 +227,7 @@ impl Link {
     pub(super) fn close_channel(&self, channel: u16) {
         if let Some((principal, ..)) = self.entered.as_deref().filter(|_| channel != 0) {
             principal.close_channel();
+            self.core.counters.channels.fetch_sub(1, Relaxed);
         }
     }
 

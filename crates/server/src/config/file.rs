@@ -228,6 +228,8 @@ pub struct Broker {
     pub retained_max: Option<Whole<0, { u64::MAX }>>,
     pub delayed_max: Option<Whole<0, { u64::MAX }>>,
     pub vhosts_max: Option<Whole<1, 100_000>>,
+    /// Over all connections.
+    pub channels_max: Option<Whole<1, { u64::MAX }>>,
     /// Over all virtual hosts, as `exchanges_max` is.
     pub queues_max: Option<Whole<0, { u64::MAX }>>,
     pub exchanges_max: Option<Whole<0, { u64::MAX }>>,

@@ -96,6 +96,7 @@ fn every_section_is_read() {
         max_connections = 7
         [broker]
         sessions_max = 5
+        channels_max = 9
         [journal]
         segment_bytes = "1 MiB"
         checkpoint_bytes = 4194304
@@ -106,6 +107,7 @@ fn every_section_is_read() {
     let settings = settings(text, Serve::default());
     assert!(matches!((&settings.users[0].secret, &settings.users[1].secret), (file::Secret::Password(_), file::Secret::Hash(_))));
     assert_eq!((settings.gateway.max_connections, settings.rules.len()), (7, 1));
+    assert_eq!((settings.broker.sessions_max.map(|n| n.0), settings.broker.channels_max.map(|n| n.0)), (Some(5), Some(9)));
     let permission = &settings.permissions[0];
     assert_eq!((settings.vhosts[0].name.0.as_str(), permission.vhost.as_str(), permission.configure.as_str()), ("other", "/", "^b-"));
     assert_eq!((settings.vhosts[0].max_queues, settings.vhosts[0].max_connections), (Some(3), None));
