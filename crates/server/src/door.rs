@@ -72,7 +72,9 @@ pub struct Door {
     wish: mpsc::Sender<Reply>,
     wishes: tokio::sync::Mutex<mpsc::Receiver<Reply>>,
     stage: Mutex<Stage>,
+    /// There once the node has begun.
     node: OnceLock<Node>,
+    of_pair: bool,
     /// Users of the files: the same that the core has, and there before the core is.
     auth: Auth,
 }
@@ -83,7 +85,8 @@ impl Door {
         let auth = Auth::new(users).context("the users of the configuration")?;
         let (wish, wishes) = mpsc::channel(1);
         let wishes = tokio::sync::Mutex::new(wishes);
-        let door = Arc::new(Door { wish, wishes, stage: Mutex::new(Stage::Opening), node: OnceLock::new(), auth });
+        let door =
+            Arc::new(Door { wish, wishes, stage: Mutex::new(Stage::Opening), node: OnceLock::new(), of_pair: settings.ha.is_some(), auth });
         let bound = listeners::bind_http(settings)?;
         let urls = bound.iter().map(|bound| bound.url.clone()).collect();
         let mut sockets = Vec::new();
@@ -150,7 +153,10 @@ impl Door {
     }
 
     fn as_node(&self) -> Result<&Node, Refusal> {
-        self.node.get().ok_or_else(|| Refusal::NotHere("this broker is alone: its configuration has no [ha]".into()))
+        self.node.get().ok_or_else(|| match self.of_pair {
+            true => Refusal::Conflict("this node has just been started: ask again in a moment".into()),
+            false => Refusal::NotHere("this broker is alone: its configuration has no [ha]".into()),
+        })
     }
 
     /// Where clients find the standby that takes over when this node, the primary, goes.
@@ -170,6 +176,15 @@ impl Door {
         Some(Elsewhere { node: register.primary.to_string(), addresses })
     }
 
+    fn role(&self) -> &'static str {
+        match (self.stage(), self.node.get()) {
+            (Stage::Stopping, _) => "stopping",
+            (_, Some(node)) => node.status.get().role.as_str(),
+            (_, None) if self.of_pair => Role::Joining.as_str(),
+            (_, None) => "alone",
+        }
+    }
+
     fn stage(&self) -> Stage {
         *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -185,17 +200,17 @@ impl admin::House for Door {
             Stage::StandingBy => Some(says.map_or_else(|| "this node stands by".to_owned(), |says| format!("this node stands by: {says}"))),
             Stage::Stopping => Some("the broker is going down".to_owned()),
         };
-        Ready { ready: stage == Stage::Serving, role: role(stage, self.node.get()).to_owned(), reason }
+        Ready { ready: stage == Stage::Serving, role: self.role().to_owned(), reason }
     }
 
     fn pair(&self) -> BoxFuture<'_, Pair> {
         Box::pin(async {
-            let Some(node) = self.node.get() else { return Pair { role: role(self.stage(), None).to_owned(), ..Pair::default() } };
+            let Some(node) = self.node.get() else { return Pair { role: self.role().to_owned(), ..Pair::default() } };
             let register = node.register().await;
             let mut now = node.status.get();
             now.register = register.or(now.register);
             Pair {
-                role: role(self.stage(), Some(node)).to_owned(),
+                role: self.role().to_owned(),
                 node: Some(node.name.clone()),
                 coordinator: Some(node.keeper.coordinator.describe()),
                 ..seen(&now)
@@ -388,14 +403,6 @@ impl Door {
     }
 }
 
-fn role(stage: Stage, node: Option<&Node>) -> &'static str {
-    match (stage, node) {
-        (Stage::Stopping, _) => "stopping",
-        (_, Some(node)) => node.status.get().role.as_str(),
-        (_, None) => "alone",
-    }
-}
-
 /// What the node knows, in the door's words.
 fn seen(now: &Snapshot) -> Pair {
     let (end, done) = (now.log.0 .0, now.log.1 .0);
@@ -423,5 +430,26 @@ fn seen(now: &Snapshot) -> Pair {
         digests: (now.role != Role::Primary).then(|| Digests { compared: now.digests, differed: now.differed, last: now.differs.clone() }),
         says: (!now.says.is_empty()).then(|| now.says.clone()),
         ..Pair::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Serve;
+
+    #[tokio::test]
+    async fn a_node_of_a_pair_never_says_that_it_is_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = dir.path().join("carrick.toml");
+        let pair =
+            "[ha]\nnode = 'a'\nlisten = '127.0.0.1:0'\npeers = { b = 'h:1' }\nwitness = { w = 'h:2' }\nsecret = 'sixteen letters!'\n";
+        for (text, role) in [("", "alone"), (pair, "joining")] {
+            std::fs::write(&config, format!("listen = ['http://127.0.0.1:0']\n{text}")).expect("written");
+            let settings = Settings::load(&Serve { config: Some(config.clone()), ..Serve::default() }).expect(text);
+            let (door, _) = Door::open(&settings, &Config::default()).expect("it opens");
+            assert_eq!(admin::House::ready(&*door).role, role, "{text}");
+            assert_eq!(admin::House::pair(&*door).await.role, role, "{text}");
+        }
     }
 }
