@@ -198,9 +198,7 @@ impl Drill {
                 node.crash(Crash::Kill);
                 lock(&shared.counted).restarts += 1;
                 world.sleep(Duration::from_millis(50 + world.draw(|rng| rng.below(400)))).await;
-                if !node.is_up() {
-                    node.start(&names);
-                }
+                node.start(&names);
             }
         };
         self.parts.world.spawn(self.parts.world.group(), Kind::Plain, Box::pin(task));
@@ -448,9 +446,7 @@ impl Drill {
         let node = &self.nodes[who];
         node.crash(kind);
         self.expect(begun, down)?;
-        if !node.is_up() {
-            node.start(&self.names);
-        }
+        node.start(&self.names);
         Ok(())
     }
 

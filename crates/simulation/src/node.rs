@@ -118,6 +118,10 @@ impl SimNode {
 
     /// Starts the process.
     pub fn start(&self, peers: &[NodeName]) {
+        // Whoever starts what has ended by itself may have been here before.
+        if self.is_up() {
+            return;
+        }
         let Parts { world, network, cluster, trace } = self.parts.clone();
         let group = world.group();
         let machine = self.machine(group);
