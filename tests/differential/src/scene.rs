@@ -11,7 +11,7 @@ use crate::peer::Peer;
 use crate::words::{self, Line};
 
 /// How long an answer may take. A step that is not answered as expected costs this once.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(10);
 /// What comes unexpectedly comes within this.
 const GRACE: Duration = Duration::from_millis(60);
 
