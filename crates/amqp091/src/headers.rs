@@ -45,11 +45,11 @@ impl HeaderView for Headers {
         }
     }
 
-    /// The two headers in which RabbitMQ keeps what AMQP has no property for are that property to others.
     fn compares(&self, name: &[u8], value: &Value<'_>) -> bool {
         is_compared(name, value)
     }
 
+    /// The two headers in which RabbitMQ keeps what AMQP has no property for are that property to others.
     fn neutral<'a>(&self, origin: &'a [u8]) -> Neutral<'a> {
         let Ok(properties) = Properties::parse(origin) else { return Neutral::default() };
         let text = |text: Option<&'a [u8]>| text.map(Cow::Borrowed);
