@@ -79,12 +79,14 @@ fn write(out: &mut Vec<u8>, id: QueueId, state: &State) {
     w.u8(VERSION);
     w.u64(id.0);
     w.u8(state.lanes.len() as u8);
+    let mut left = PAGES_MAX;
     for (level, lane) in state.lanes.iter() {
         w.u8(level);
         w.u64(lane.next);
         let changed = lane.pages.iter().filter(|page| page.dirty).map(|page| (page.number, alive(page, u64::MAX)));
         let gone = lane.dropped.iter().filter(|number| lane.page(**number).is_none()).map(|number| (*number, 0));
-        let pages: Vec<(u64, u16)> = changed.chain(gone).take(PAGES_MAX).collect();
+        let pages: Vec<(u64, u16)> = changed.chain(gone).take(left).collect();
+        left -= pages.len();
         w.u16(pages.len() as u16);
         for (number, count) in pages {
             w.u64(number);
