@@ -12,9 +12,8 @@ fn survives_a_kill(trio: &mut Trio, says: &str) {
     trio.standby_in_sync(primary, &mut publisher);
     let (_, body) = trio.nodes[primary].ask("GET /api/ha").expect("an answer");
     assert!(body.contains(says), "{body}");
-    signal(&trio.nodes[primary].process, rustix::process::Signal::KILL);
+    trio.kill(primary);
     publisher.until(trio, primary, 200);
-    wait(&mut trio.nodes[primary].process);
     trio.restart(primary);
     let now = trio.primary(Some(primary));
     trio.standby_in_sync(now, &mut publisher);
@@ -120,8 +119,7 @@ fn a_person_decides_and_nothing_else_does() {
     until_says(&trio.nodes[1], r#""in_sync":["a","b"]"#);
     let (code, text) = promote(&trio.nodes[1], &dir, &["--epoch", "2"]);
     assert!(code == Some(1) && text.contains("follows a primary that lives"), "{text}");
-    signal(&trio.nodes[0].process, rustix::process::Signal::KILL);
-    wait(&mut trio.nodes[0].process);
+    trio.kill(0);
     until_says(&trio.nodes[1], "carrick ha promote --epoch 2");
     assert!(!trio.nodes[1].serves(), "nobody has said so");
     let (code, text) = promote(&trio.nodes[1], &dir, &["--epoch", "7"]);

@@ -73,6 +73,10 @@ impl Node {
         door::ask(&format!("127.0.0.1:{}", self.http), request)
     }
 
+    pub fn sees_both_in_sync(&self) -> bool {
+        self.ask("GET /api/ha").is_some_and(|(_, body)| body.contains(r#""in_sync":["a","b"]"#))
+    }
+
     fn connect(&self, id: &str) -> Option<TcpStream> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.mqtt)).ok()?;
         stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
@@ -153,15 +157,29 @@ impl Trio {
         panic!("nobody serves; a's log:\n{}\nb's log:\n{}", logs[0], logs[1]);
     }
 
+    /// A pair with a subscription, some hundred confirmed messages for it, and a standby that may take over.
+    pub fn whole() -> (Trio, usize, Publisher) {
+        let (mut trio, mut publisher) = (Trio::start(), Publisher::default());
+        let primary = trio.primary(None);
+        subscribe(&trio.nodes[primary]);
+        trio.standby_in_sync(primary, &mut publisher);
+        (trio, primary, publisher)
+    }
+
     /// Publishes until there is a standby that may take over, and a few hundred more were confirmed.
     pub fn standby_in_sync(&self, primary: usize, publisher: &mut Publisher) {
         let begun = Instant::now();
         let enough = publisher.confirmed.len() + 501;
-        let both_in_sync = |node: &Node| node.ask("GET /api/ha").is_some_and(|(_, body)| body.contains(r#""in_sync":["a","b"]"#));
-        while !both_in_sync(&self.nodes[primary]) || publisher.confirmed.len() < enough {
+        while !self.nodes[primary].sees_both_in_sync() || publisher.confirmed.len() < enough {
             publisher.publish(&self.nodes[primary], 20);
             assert!(begun.elapsed() < LIMIT, "{:?}", self.nodes[primary].ask("GET /api/ha"));
         }
+    }
+
+    pub fn kill(&mut self, at: usize) {
+        let process = &mut self.nodes[at].process;
+        signal(process, rustix::process::Signal::KILL);
+        wait(process);
     }
 
     pub fn restart(&mut self, at: usize) {
@@ -271,11 +289,10 @@ fn what_was_confirmed_outlives_whoever_is_killed() {
         trio.standby_in_sync(primary, &mut publisher);
         let before = publisher.confirmed.len();
         assert!(before > 500, "{before} confirmed");
-        signal(&trio.nodes[primary].process, rustix::process::Signal::KILL);
+        trio.kill(primary);
         let begun = Instant::now();
         publisher.until(&mut trio, primary, 100);
         println!("round {round}: {} ms to 100 confirmed on the other node", begun.elapsed().as_millis());
-        wait(&mut trio.nodes[primary].process);
         trio.restart(primary);
         primary = trio.primary(Some(primary));
     }
@@ -284,11 +301,7 @@ fn what_was_confirmed_outlives_whoever_is_killed() {
 
 #[test]
 fn one_that_was_frozen_wakes_up_and_gives_up() {
-    let mut trio = Trio::start();
-    let primary = trio.primary(None);
-    subscribe(&trio.nodes[primary]);
-    let mut publisher = Publisher::default();
-    trio.standby_in_sync(primary, &mut publisher);
+    let (mut trio, primary, mut publisher) = Trio::whole();
     // A publish that is on its way when it freezes must not be confirmed when it wakes.
     let mut late = trio.nodes[primary].connect("late").expect("it serves");
     signal(&trio.nodes[primary].process, rustix::process::Signal::STOP);
@@ -313,19 +326,14 @@ fn one_that_was_frozen_wakes_up_and_gives_up() {
 
 #[test]
 fn a_clean_stop_hands_over_and_a_restart_of_both_loses_nothing() {
-    let mut trio = Trio::start();
-    let primary = trio.primary(None);
-    subscribe(&trio.nodes[primary]);
-    let mut publisher = Publisher::default();
-    trio.standby_in_sync(primary, &mut publisher);
+    let (mut trio, primary, mut publisher) = Trio::whole();
     signal(&trio.nodes[primary].process, rustix::process::Signal::TERM);
     assert_eq!(wait(&mut trio.nodes[primary].process), Some(0));
     publisher.until(&mut trio, primary, 100);
     let second = trio.primary(Some(primary));
     // The one that stopped knows nothing of these.
     publisher.until(&mut trio, primary, 500);
-    signal(&trio.nodes[second].process, rustix::process::Signal::KILL);
-    wait(&mut trio.nodes[second].process);
+    trio.kill(second);
     trio.restart(primary);
     std::thread::sleep(Duration::from_millis(1500));
     assert!(!trio.nodes[primary].serves(), "it lacks what the other one confirmed alone");
@@ -337,11 +345,8 @@ fn a_clean_stop_hands_over_and_a_restart_of_both_loses_nothing() {
 
 #[test]
 fn each_node_says_how_the_pair_is() {
-    let mut trio = Trio::start();
-    let primary = trio.primary(None);
+    let (mut trio, primary, _) = Trio::whole();
     let standby = 1 - primary;
-    let mut publisher = Publisher::default();
-    trio.standby_in_sync(primary, &mut publisher);
     let role = |node: &Node| node.ask("GET /health/ready");
     let (status, body) = role(&trio.nodes[primary]).expect("an answer");
     assert!(status == 200 && body.contains("primary"), "{body}");
@@ -355,8 +360,7 @@ fn each_node_says_how_the_pair_is() {
     for part in ["a is ", "b is ", " is primary", " is standby", "in sync   a, b", "bytes behind", "voters"] {
         assert!(text.contains(part), "no {part:?} in: {text}");
     }
-    signal(&trio.nodes[standby].process, rustix::process::Signal::KILL);
-    wait(&mut trio.nodes[standby].process);
+    trio.kill(standby);
     let (code, text) = door::run(trio.dir.path(), &asked);
     assert!(code == Some(3) && text.contains("does not answer"), "{code:?} {text}");
 }
@@ -395,23 +399,16 @@ fn an_operator_moves_the_primary_there_and_back() {
 
 #[test]
 fn what_would_lose_messages_is_not_done() {
-    let mut trio = Trio::start();
-    let primary = trio.primary(None);
+    let (mut trio, primary, _) = Trio::whole();
     let standby = 1 - primary;
-    trio.standby_in_sync(primary, &mut Publisher::default());
     let (status, body) = trio.nodes[standby].ask("POST /api/ha/switchover").expect("an answer");
     assert!(status == 409 && body.contains("is not primary"), "{body}");
     let (status, body) = trio.nodes[primary].ask("POST /api/ha/promote").expect("an answer");
     assert!(status == 409 && body.contains("does not follow"), "{body}");
-    signal(&trio.nodes[standby].process, rustix::process::Signal::KILL);
-    wait(&mut trio.nodes[standby].process);
+    trio.kill(standby);
     let begun = Instant::now();
-    loop {
-        let (status, body) = trio.nodes[primary].ask("GET /api/ha").expect("an answer");
-        if status == 200 && !body.contains(r#""in_sync":["a","b"]"#) {
-            break;
-        }
-        assert!(begun.elapsed() < LIMIT, "{body}");
+    while trio.nodes[primary].sees_both_in_sync() {
+        assert!(begun.elapsed() < LIMIT, "{:?}", trio.nodes[primary].ask("GET /api/ha"));
     }
     let (status, body) = trio.nodes[primary].ask("POST /api/ha/switchover").expect("an answer");
     assert!(status == 409 && body.contains("no standby is in sync"), "{body}");

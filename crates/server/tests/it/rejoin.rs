@@ -1,6 +1,6 @@
 //! A store that is not to be used any more is set aside, and the node comes in sync again with a copy of the other's.
 
-use super::pair::{drain, judge, subscribe, Publisher, Trio};
+use super::pair::{drain, judge, Publisher, Trio};
 use super::*;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -28,12 +28,8 @@ fn damage(data: &Path) {
 
 fn until_in_sync(trio: &Trio, primary: usize) {
     let begun = Instant::now();
-    loop {
-        let (_, body) = trio.nodes[primary].ask("GET /api/ha").expect("an answer");
-        if body.contains(r#""in_sync":["a","b"]"#) {
-            return;
-        }
-        assert!(begun.elapsed() < LIMIT, "{body}");
+    while !trio.nodes[primary].sees_both_in_sync() {
+        assert!(begun.elapsed() < LIMIT, "{:?}", trio.nodes[primary].ask("GET /api/ha"));
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -45,14 +41,9 @@ fn kept(trio: &Trio, at: usize) -> usize {
 
 #[test]
 fn a_damaged_log_is_replaced_by_a_copy_unless_no_other_node_has_it() {
-    let mut trio = Trio::start();
-    let first = trio.primary(None);
-    subscribe(&trio.nodes[first]);
-    let mut publisher = Publisher::default();
-    trio.standby_in_sync(first, &mut publisher);
+    let (mut trio, first, mut publisher) = Trio::whole();
     // The primary's disk goes bad while the other one is in sync.
-    signal(&trio.nodes[first].process, rustix::process::Signal::KILL);
-    wait(&mut trio.nodes[first].process);
+    trio.kill(first);
     damage(&trio.dir.path().join(format!("data-{}", trio.nodes[first].name)));
     trio.restart(first);
     publisher.until(&mut trio, first, 200);
@@ -61,16 +52,14 @@ fn a_damaged_log_is_replaced_by_a_copy_unless_no_other_node_has_it() {
     trio.standby_in_sync(second, &mut publisher);
     assert!(kept(&trio, first) > 0, "the damaged store is kept");
     // It can take over with what it got, and the other one goes on alone.
-    signal(&trio.nodes[second].process, rustix::process::Signal::KILL);
-    wait(&mut trio.nodes[second].process);
+    trio.kill(second);
     publisher.until(&mut trio, second, 200);
     let now = trio.primary(Some(second));
     assert_eq!(now, first);
     judge(&publisher.confirmed, &drain(&trio.nodes[now]));
     // Alone in sync: nobody else has what it confirmed, so it does nothing but say so.
     let before = kept(&trio, first);
-    signal(&trio.nodes[first].process, rustix::process::Signal::KILL);
-    wait(&mut trio.nodes[first].process);
+    trio.kill(first);
     damage(&trio.dir.path().join(format!("data-{}", trio.nodes[first].name)));
     trio.restart(second);
     trio.restart(first);
@@ -83,12 +72,8 @@ fn a_damaged_log_is_replaced_by_a_copy_unless_no_other_node_has_it() {
 
 #[test]
 fn a_standby_takes_a_copy_when_it_is_asked_to_and_nobody_else_does() {
-    let mut trio = Trio::start();
-    let primary = trio.primary(None);
+    let (mut trio, primary, mut publisher) = Trio::whole();
     let standby = 1 - primary;
-    subscribe(&trio.nodes[primary]);
-    let mut publisher = Publisher::default();
-    trio.standby_in_sync(primary, &mut publisher);
     let (code, text) = door::run(trio.dir.path(), &["ha", "join", "--url", &trio.nodes[primary].url()]);
     assert!(code == Some(1) && text.contains("is primary"), "{code:?} {text}");
     assert_eq!(kept(&trio, standby), 0);
@@ -100,8 +85,7 @@ fn a_standby_takes_a_copy_when_it_is_asked_to_and_nobody_else_does() {
         std::thread::sleep(Duration::from_millis(5));
     }
     trio.standby_in_sync(primary, &mut publisher);
-    signal(&trio.nodes[primary].process, rustix::process::Signal::KILL);
-    wait(&mut trio.nodes[primary].process);
+    trio.kill(primary);
     publisher.until(&mut trio, primary, 100);
     let now = trio.primary(Some(primary));
     judge(&publisher.confirmed, &drain(&trio.nodes[now]));
@@ -115,47 +99,46 @@ fn number(body: &str, name: &str) -> u64 {
     rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0)
 }
 
-#[test]
-fn a_standby_that_differs_says_so_and_takes_one_copy() {
-    let mut trio = Trio::start();
-    let primary = trio.primary(None);
-    let standby = 1 - primary;
-    subscribe(&trio.nodes[primary]);
-    let mut publisher = Publisher::default();
-    trio.standby_in_sync(primary, &mut publisher);
-    // One that is as it should be compares, and finds nothing.
+/// Publishes until the standby has compared so many digests, and answers with what it says then.
+fn until_compared(trio: &mut Trio, standby: usize, compared: u64, publisher: &mut Publisher) -> String {
     let begun = Instant::now();
     loop {
         let (_, body) = trio.nodes[standby].ask("GET /api/ha").expect("an answer");
-        assert_eq!(number(&body, "differed"), 0, "{body}");
-        if number(&body, "compared") > 0 {
-            break;
+        if number(&body, "compared") >= compared {
+            return body;
         }
-        publisher.until(&mut trio, standby, 10);
+        publisher.until(trio, standby, 10);
         assert!(begun.elapsed() < LIMIT, "{body}");
         std::thread::sleep(Duration::from_millis(50));
     }
-    signal(&trio.nodes[standby].process, rustix::process::Signal::KILL);
-    wait(&mut trio.nodes[standby].process);
+}
+
+#[test]
+fn a_standby_that_differs_says_so_and_takes_one_copy() {
+    let (mut trio, primary, mut publisher) = Trio::whole();
+    let standby = 1 - primary;
+    // One that is as it should be compares, and finds nothing.
+    let body = until_compared(&mut trio, standby, 1, &mut publisher);
+    assert_eq!(number(&body, "differed"), 0, "{body}");
+    trio.kill(standby);
     trio.restart_with(standby, &[("CARRICK_MUTANT", "skip_settlement")]);
     // It leaves a settlement out in the store that it has, and later another one in the copy that it takes.
     let begun = Instant::now();
-    loop {
+    let compared = loop {
         until_in_sync(&trio, primary);
         publisher.until(&mut trio, standby, 50);
         drain(&trio.nodes[primary]);
         let (_, body) = trio.nodes[standby].ask("GET /api/ha").expect("an answer");
         if number(&body, "differed") == 2 {
             assert!(body.contains("on the primary"), "{body}");
-            break;
+            break number(&body, "compared");
         }
         assert!(begun.elapsed() < LIMIT, "{body}");
-    }
+    };
     let files = kept(&trio, standby);
     assert!(files > 0);
     // The second time within an hour it goes on with what it has.
-    until_in_sync(&trio, primary);
-    std::thread::sleep(Duration::from_millis(1500));
+    until_compared(&mut trio, standby, compared + 2, &mut publisher);
     until_in_sync(&trio, primary);
     assert_eq!(kept(&trio, standby), files);
     let (_, text) = door::run(trio.dir.path(), &["ha", "status", "--url", &trio.nodes[standby].url()]);

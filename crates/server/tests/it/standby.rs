@@ -1,15 +1,13 @@
 //! A standby answers clients on their ports, each in its protocol's words, and serves those who wait there once it is primary.
 
-use super::pair::{Publisher, Trio};
+use super::pair::Trio;
 use super::steering::{connect, frame, method};
 use super::*;
 
 #[test]
 fn clients_of_a_standby_are_told_who_is_primary() {
-    let mut trio = Trio::start();
-    let primary = trio.primary(None);
+    let (trio, primary, _) = Trio::whole();
     let standby = 1 - primary;
-    trio.standby_in_sync(primary, &mut Publisher::default());
     let (name, port) = (trio.nodes[primary].name, trio.nodes[standby].any);
     let ends = |stream: &mut TcpStream| assert_eq!(stream.read_to_end(&mut Vec::new()).expect("an end"), 0);
 
@@ -60,21 +58,17 @@ fn clients_of_a_standby_are_told_who_is_primary() {
 
 #[test]
 fn who_waits_at_a_standby_is_served_when_it_is_primary() {
-    let mut trio = Trio::start();
-    let primary = trio.primary(None);
-    trio.standby_in_sync(primary, &mut Publisher::default());
+    let (mut trio, primary, _) = Trio::whole();
     // It has said nothing yet when the node changes its part, on the same sockets.
     let mut waits = connect(trio.nodes[1 - primary].mqtt);
-    signal(&trio.nodes[primary].process, rustix::process::Signal::KILL);
+    trio.kill(primary);
     assert_eq!(trio.primary(Some(primary)), 1 - primary);
     assert_eq!(login(&mut waits, CONNECT), CONNACK);
 }
 
 #[test]
 fn a_standby_stops_when_it_is_told_to_and_says_where_it_listens() {
-    let mut trio = Trio::start();
-    let primary = trio.primary(None);
-    trio.standby_in_sync(primary, &mut Publisher::default());
+    let (mut trio, primary, _) = Trio::whole();
     let standby = &mut trio.nodes[1 - primary];
     let _idle = connect(standby.mqtt);
     signal(&standby.process, rustix::process::Signal::TERM);
