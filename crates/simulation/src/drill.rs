@@ -322,22 +322,11 @@ impl Drill {
         let begun = Begun { at: self.parts.world.elapsed(), together: self.is_together() };
         match &trouble {
             Trouble::Crash { who, kind, down } => self.crash(begun, *who, *kind, *down)?,
-            Trouble::PowerCut { who, operations, down } => {
-                self.nodes[*who].power_cut_after(*operations);
-                // Long enough that all of them were asked for, and too short for anybody to start it again.
-                self.pass(Duration::from_millis(15))?;
-                self.crash(begun, *who, Crash::PowerCut, *down)?;
-            }
+            Trouble::PowerCut { who, operations, down } => self.power_cut(begun, *who, *operations, *down)?,
             Trouble::Twice { who, first, up, then, down } => {
-                let node = &self.nodes[*who];
-                node.storage.crash_after(*first);
-                self.pass(Duration::from_millis(15))?;
-                node.crash(Crash::Kill);
-                node.start(&self.names);
+                self.kill_and_start(*who, *first)?;
                 self.pass(*up)?;
-                node.power_cut_after(*then);
-                self.pass(Duration::from_millis(15))?;
-                self.crash(begun, *who, Crash::PowerCut, *down)?;
+                self.power_cut(begun, *who, *then, *down)?;
             }
             Trouble::BadSync { who, after, up, down } => {
                 self.nodes[*who].storage.fail_sync_after(*after);
@@ -354,15 +343,7 @@ impl Drill {
                 self.until_together()?;
             }
             Trouble::HandOver => self.hand_over(begun)?,
-            Trouble::Both { first, stalled, between } => {
-                self.nodes[*first].stall(true);
-                self.pass(*stalled)?;
-                self.nodes[*first].stall(false);
-                self.nodes.iter().for_each(|node| node.crash(Crash::PowerCut));
-                self.nodes[*first].start(&self.names);
-                self.pass(*between)?;
-                self.nodes[1 - *first].start(&self.names);
-            }
+            Trouble::Both { first, stalled, between } => self.cut_both(*first, *stalled, *between)?,
             Trouble::Pause { who, time } => {
                 let group = self.nodes[*who].group();
                 group.into_iter().for_each(|group| self.parts.world.pause(group, true));
@@ -370,8 +351,7 @@ impl Drill {
                 group.into_iter().for_each(|group| self.parts.world.pause(group, false));
             }
             Trouble::Cut { paths, from_coordinator, time } => {
-                paths.iter().for_each(|(from, to)| self.parts.network.cut(&self.names[*from], &self.names[*to]));
-                lock(&self.coordination).cut.extend(from_coordinator.iter().map(|who| self.names[*who].clone()));
+                self.cut(paths, from_coordinator);
                 if from_coordinator.len() < self.nodes.len() {
                     self.expect(begun, *time)?;
                 } else {
@@ -402,6 +382,40 @@ impl Drill {
             Trouble::WriteError { who, after } => self.nodes[*who].storage.fail_write_after(*after),
         }
         Ok(())
+    }
+
+    /// After so many operations of its disk.
+    fn power_cut(&self, begun: Begun, who: usize, operations: u64, down: Duration) -> Result<(), Broken> {
+        self.nodes[who].power_cut_after(operations);
+        // Long enough that all of them were asked for, and too short for anybody to start it again.
+        self.pass(Duration::from_millis(15))?;
+        self.crash(begun, who, Crash::PowerCut, down)
+    }
+
+    fn kill_and_start(&self, who: usize, operations: u64) -> Result<(), Broken> {
+        let node = &self.nodes[who];
+        node.storage.crash_after(operations);
+        self.pass(Duration::from_millis(15))?;
+        node.crash(Crash::Kill);
+        node.start(&self.names);
+        Ok(())
+    }
+
+    /// Both lose their power, one of them while its disk stands still; that one is the first to be there again.
+    fn cut_both(&self, first: usize, stalled: Duration, between: Duration) -> Result<(), Broken> {
+        self.nodes[first].stall(true);
+        self.pass(stalled)?;
+        self.nodes[first].stall(false);
+        self.nodes.iter().for_each(|node| node.crash(Crash::PowerCut));
+        self.nodes[first].start(&self.names);
+        self.pass(between)?;
+        self.nodes[1 - first].start(&self.names);
+        Ok(())
+    }
+
+    fn cut(&self, paths: &[(usize, usize)], from_coordinator: &[usize]) {
+        paths.iter().for_each(|(from, to)| self.parts.network.cut(&self.names[*from], &self.names[*to]));
+        lock(&self.coordination).cut.extend(from_coordinator.iter().map(|who| self.names[*who].clone()));
     }
 
     /// The primary gives its place away: a whole pair serves again at once, elsewhere.
