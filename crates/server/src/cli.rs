@@ -158,6 +158,20 @@ pub struct Witness {
     pub config: PathBuf,
 }
 
+#[derive(Parser, Debug)]
+#[command(
+    name = "carrick-witness",
+    version,
+    about = "The third voter of a pair, as `carrick witness` is it, in a small program of its own"
+)]
+pub struct WitnessCli {
+    #[command(flatten)]
+    pub witness: Witness,
+    /// Who starts it, which has to be of the same version
+    #[arg(long, hide = true, value_name = "VERSION")]
+    pub for_carrick: Option<String>,
+}
+
 #[derive(Args, Debug)]
 pub struct TlsDev {
     /// Where the files go; none of them may be there

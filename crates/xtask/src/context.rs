@@ -54,8 +54,7 @@ impl Context {
         }
         let log = self.dir("logs")?.join("build.log");
         println!("building the release binary (log: {})", log.display());
-        let outcome =
-            process::run(self.cargo(&["build", "--release", "-p", "server", "--bin", "carrick"]), &log, Duration::from_secs(1800))?;
+        let outcome = process::run(self.cargo(&["build", "--release", "-p", "server", "--bins"]), &log, Duration::from_secs(1800))?;
         if !outcome.success {
             bail!("cargo build --release failed{}:\n{}", outcome.why(), process::tail(&log, 60));
         }

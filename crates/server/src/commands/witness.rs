@@ -1,25 +1,48 @@
 //! `carrick witness`: the third voter of a pair. It keeps no data, serves no clients, and is meant to be forgotten about.
 
-use crate::cli::Witness;
+use crate::cli::{Witness, WitnessCli};
 use crate::config::witness::WitnessConfig;
 use crate::logging;
-use anyhow::{Context, Result};
+use anyhow::{bail, Context, Result};
 use replication::coordinator::Voter;
 use replication::net::{Listener, Purpose};
 use std::io::Write;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{signal, SignalKind};
 use tokio::task::JoinSet;
 use tracing::{debug, error, info};
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// EX_TEMPFAIL of sysexits.h: its disk failed, so nothing that it says counts any more.
 const DISK_FAILED: i32 = 75;
 /// Links at once: two from each of two nodes, and those that break and come again.
 const LINKS_MAX: usize = 32;
 
-pub fn run(flags: &Witness) -> Result<ExitCode> {
+/// In the small program, if that lies beside this one: most of this one's pages would be in memory for nothing.
+pub fn run_small(flags: &Witness) -> Result<ExitCode> {
+    let small = std::env::current_exe().map(|path| path.with_file_name("carrick-witness"));
+    match small {
+        Ok(small) if small.is_file() => {
+            let mut command = Command::new(&small);
+            command.arg("--config").arg(&flags.config).args(["--for-carrick", VERSION]);
+            // It comes back only if it could not be done.
+            Err(command.exec()).with_context(|| format!("cannot run {}", small.display()))
+        }
+        _ => run(flags),
+    }
+}
+
+pub fn run_for(flags: &WitnessCli) -> Result<ExitCode> {
+    if let Some(version) = flags.for_carrick.as_ref().filter(|version| *version != VERSION) {
+        bail!("carrick is of version {version} and carrick-witness beside it of {VERSION}: install both of one version");
+    }
+    run(&flags.witness)
+}
+
+fn run(flags: &Witness) -> Result<ExitCode> {
     let config = WitnessConfig::load(&flags.config)?;
     logging::init(&config.log).map_err(anyhow::Error::msg)?;
     // One thread, and another one that waits for the disk.

@@ -81,6 +81,8 @@ fn a_witness_makes_a_majority_with_either_node_and_survives_a_restart() {
     let addresses: BTreeMap<&str, String> = ["a", "b", "w"].map(|node| (node, address())).into();
     let first = witness(dir.path(), &addresses["w"], &addresses["a"], &addresses["b"]);
     assert_eq!(first.urls, [addresses["w"].clone()]);
+    let program = std::fs::read_link(format!("/proc/{}/exe", first.process.id())).expect("a program");
+    assert!(program.ends_with("carrick-witness"), "not the small one: {}", program.display());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
     let register = |epoch, in_sync: &[&str]| {
         let member = Member { boot: 1, peer: String::new(), clients: Vec::new() };
@@ -130,4 +132,20 @@ fn a_witness_that_cannot_work_says_why() {
     let (code, why) = refused(dir.path(), &["witness", "--config", "w.toml"]);
     assert!(code == Some(1) && why.contains("in use by another process"), "{why}");
     assert_eq!(running.stop(), Some(0));
+}
+
+#[test]
+fn the_small_program_alone_is_a_witness_and_is_not_mixed_with_another_version() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let text = format!("node = 'w'\nlisten = '127.0.0.1:0'\ndata_dir = 'w'\nsecret = '{SECRET}'\npeers = {{ a = 'h:1', b = 'h:2' }}\n");
+    std::fs::write(dir.path().join("w.toml"), text).expect("written");
+    let small = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_carrick-witness"));
+        command.args(["--config", "w.toml"]).args(arguments).current_dir(dir.path()).stdout(Stdio::piped());
+        command
+    };
+    let other = small(&["--for-carrick", "0.0.9"]).output().expect("ran");
+    let why = String::from_utf8_lossy(&other.stderr);
+    assert!(other.status.code() == Some(1) && why.contains("install both of one version"), "{why}");
+    assert_eq!(start_command(small(&[])).stop(), Some(0));
 }
