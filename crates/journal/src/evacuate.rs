@@ -123,7 +123,7 @@ fn register(core: &Core, file: &Arc<ColdFile>, sources: &[Source], copied: &[Cop
 /// Every record of a segment, its chain checked: damage must not be copied as if it were sound.
 pub(crate) fn walk_hot(segment: &Segment, end: u64, take: &mut dyn FnMut(u64, RecordHead, &[u8])) -> io::Result<()> {
     let damaged = |lsn: u64| io::Error::new(io::ErrorKind::InvalidData, format!("the batch at {lsn} is damaged"));
-    let mut window = Window::new(segment.file.clone(), 1 << 20);
+    let mut window = Window::new(segment.file.clone(), (end.saturating_sub(segment.head.first_lsn) as usize).clamp(64 << 10, 1 << 20));
     let (mut offset, mut lsn, mut chain) = (SEGMENT_HEADER, segment.head.first_lsn, segment.head.chain);
     while lsn < end {
         let frame = window.frame(segment.head.salt, offset)?.filter(|frame| frame.lsn == lsn).ok_or_else(|| damaged(lsn))?;
