@@ -33,7 +33,7 @@ pub const BREAKS: [(&str, Break, Scenario); 21] = [
     ("qos2_early", Break::Qos2Early, Scenario::Kill),
     ("shrink_early", Break::Pair(Pair::ShrinkEarly), Scenario::Kill),
     ("ack_before_sync", Break::Pair(Pair::AckBeforeSync), Scenario::Kill),
-    ("ignore_lease", Break::Pair(Pair::IgnoreLease), Scenario::Chaos),
+    ("ignore_lease", Break::Pair(Pair::IgnoreLease), Scenario::Partition),
     ("eligible_by_store", Break::Pair(Pair::EligibleByStore), Scenario::Kill),
     ("outlive_lease", Break::Pair(Pair::OutliveLease), Scenario::Partition),
     ("skip_settlement", Break::Core(Core::SkipSettlement), Scenario::Partition),

@@ -360,8 +360,9 @@ impl Drill {
                 self.mend();
             }
             Trouble::Ghost { time } => self.haunt(begun, *time)?,
-            Trouble::Reject { time } => {
+            Trouble::Reject { from_coordinator, time } => {
                 self.parts.network.reject(&self.names[0], &self.names[1]);
+                self.cut(&[], from_coordinator.as_slice());
                 self.expect(begun, *time)?;
                 self.mend();
             }

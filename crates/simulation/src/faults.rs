@@ -94,8 +94,9 @@ pub enum Trouble {
     Ghost {
         time: Duration,
     },
-    /// The link between the two breaks, and no other comes about.
+    /// The link between the two breaks, and no other comes about: at once, as where a firewall answers, so that nobody waits for a time-out.
     Reject {
+        from_coordinator: Option<usize>,
         time: Duration,
     },
     Stall {
@@ -143,7 +144,11 @@ pub fn draw(scenario: Scenario, rng: &mut Rng, primary: usize) -> Trouble {
         Scenario::Stop if rng.chance(12) => Trouble::HandOver,
         Scenario::Stop => Trouble::Pause { who, time: if rng.chance(50) { millis(rng, 20, 600) } else { millis(rng, 600, 10_000) } },
         Scenario::Partition if rng.chance(8) => Trouble::Ghost { time: millis(rng, 100, 1500) },
-        Scenario::Partition if rng.chance(25) => Trouble::Reject { time: millis(rng, 100, 3000) },
+        Scenario::Partition if rng.chance(25) => {
+            // A primary that hears nothing of another one serves until its lease ends.
+            let from_coordinator = rng.chance(50).then_some(primary);
+            Trouble::Reject { from_coordinator, time: millis(rng, 100, 3000) }
+        }
         Scenario::Partition => {
             let other = 1 - who;
             let (paths, from_coordinator) = match rng.below(6) {
