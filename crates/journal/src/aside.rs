@@ -2,7 +2,8 @@
 //! which belongs to the same cluster and is nobody that anybody knows: whatever was said of the old store does not hold for it.
 //!
 //! The old files are moved to `replaced/`, flat (`j/1.log` becomes `replaced/j-1.log`), beside a copy of `meta`. One store is kept: what an earlier
-//! time left there goes first. A marker is durable before the first file moves, and whoever opens the store finishes what was begun.
+//! time left there goes first. A copy that was on its way in goes with them: it was to take the old store's place. A marker is durable before the
+//! first file moves, and whoever opens the store finishes what was begun.
 
 use std::io;
 
@@ -11,7 +12,7 @@ use crate::recover::lock;
 use crate::segment::Ids;
 use crate::storage::Storage;
 use crate::wire::Reader;
-use crate::{mutants, Config, OpenError};
+use crate::{copy, mutants, Config, OpenError};
 
 const DIR: &str = "replaced";
 const UNFINISHED: &str = "replaced/unfinished";
@@ -94,6 +95,9 @@ fn finish(storage: &dyn Storage, config: &Config) -> io::Result<bool> {
     if !list(storage, DIR)?.iter().any(|name| name == "unfinished") {
         return Ok(false);
     }
+    // A process that was killed may have left the marker where everybody sees it and no power cut spares it.
+    mutants::sync_dir(storage, DIR)?;
+    mutants::sync_dir(storage, "")?;
     let mut marker = [0; 24];
     storage.open(UNFINISHED)?.read_at(&mut marker, 0)?;
     let mut reader = Reader::new(&marker);
@@ -110,6 +114,7 @@ fn finish(storage: &dyn Storage, config: &Config) -> io::Result<bool> {
         }
     }
     mutants::sync_dir(storage, DIR)?;
+    copy::discard(storage)?;
     for dir in STORE {
         storage.make_dir(dir)?;
         mutants::sync_dir(storage, dir)?;
@@ -175,6 +180,44 @@ mod tests {
             }
             assert!(interrupted > 20, "{kind:?}: {interrupted}");
         }
+    }
+
+    /// What a killed process did last may be seen and not be durable: whoever goes on with it makes it so first.
+    #[test]
+    fn a_power_cut_after_a_kill_does_no_harm_either() {
+        let config = Config::default();
+        let mut interrupted = 0;
+        for (first, second) in (0..40).flat_map(|first| (0..40).map(move |second| (first, second))) {
+            let what = format!("killed after {first}, cut off after {second}");
+            let (storage, _) = store(first * 100 + second);
+            storage.crash_after(first);
+            let _ = set_aside(&storage, &config, 7, 9);
+            storage.crash(Crash::Kill);
+            storage.crash_after(second);
+            let done = resume(&storage, &config);
+            storage.crash(Crash::PowerCut);
+            interrupted += u64::from(done.is_err());
+            resume(&storage, &config).unwrap();
+            if Meta::read(&storage).unwrap().unwrap().ids.node == 99 {
+                set_aside(&storage, &config, 7, 9).unwrap();
+            }
+            is_aside(&storage, 9, &what);
+        }
+        assert!(interrupted > 50, "{interrupted}");
+    }
+
+    /// Else it would be put in the place of the empty store, or keep it from being opened again and again.
+    #[test]
+    fn a_copy_that_was_on_its_way_in_is_no_part_of_it() {
+        let (storage, _) = store(1);
+        storage.plant("incoming/complete", vec![1; 40]);
+        storage.plant("incoming/j-1.log", vec![2; 40]);
+        let config = Config { min_free_bytes: 0, ..Config::default() };
+        assert!(matches!(crate::copy::install(&storage, &config), Err(OpenError::Corrupt { .. })));
+        set_aside(&storage, &config, 7, 9).unwrap();
+        storage.crash(Crash::PowerCut);
+        assert!(!crate::copy::install(&storage, &config).unwrap(), "nothing is there to be installed");
+        is_aside(&storage, 9, "with a copy");
     }
 
     #[test]

@@ -103,9 +103,7 @@ impl Incoming {
     /// Whatever an earlier attempt left is thrown away.
     pub fn begin(storage: Arc<dyn Storage>) -> io::Result<Incoming> {
         storage.make_dir(DIR)?;
-        for name in storage.list(DIR)? {
-            storage.remove(&format!("{DIR}/{name}"))?;
-        }
+        discard(storage.as_ref())?;
         storage.sync_dir("")?;
         Ok(Incoming { storage, names: Vec::new(), open: None, written: 0 })
     }
@@ -168,6 +166,23 @@ impl Incoming {
     }
 }
 
+/// Throws away what is there of a copy.
+pub(crate) fn discard(storage: &dyn Storage) -> io::Result<()> {
+    let there = list(storage)?;
+    if there.is_empty() {
+        return Ok(());
+    }
+    there.iter().try_for_each(|name| storage.remove(&format!("{DIR}/{name}")))?;
+    mutants::sync_dir(storage, DIR)
+}
+
+fn list(storage: &dyn Storage) -> io::Result<Vec<String>> {
+    match storage.list(DIR) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        found => found,
+    }
+}
+
 fn waiting(name: &str) -> String {
     format!("{DIR}/{}", name.replace('/', "-"))
 }
@@ -185,16 +200,16 @@ fn is_ours(name: &str) -> bool {
 /// Puts a complete copy in the place of what is here, if there is one: at every start, before anything is read. Can be interrupted anywhere.
 pub(crate) fn install(storage: &dyn Storage, config: &Config) -> Result<bool, OpenError> {
     let installing = || OpenError::io("installing a copy of a store");
-    let there = match storage.list(DIR) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        found => found.map_err(installing())?,
-    };
+    let there = list(storage).map_err(installing())?;
     if !there.iter().any(|name| format!("{DIR}/{name}") == COMPLETE) {
         // Half a copy.
-        return there.iter().try_for_each(|name| storage.remove(&format!("{DIR}/{name}"))).map(|()| false).map_err(installing());
+        return discard(storage).map(|()| false).map_err(installing());
     }
     let (cluster, names) = read_list(storage)?;
     let place = || -> io::Result<()> {
+        // A process that was killed may have left the name where everybody sees it and no power cut spares it.
+        mutants::sync_dir(storage, DIR)?;
+        mutants::sync_dir(storage, "")?;
         for dir in DIRS {
             storage.make_dir(dir)?;
             for name in storage.list(dir)? {
@@ -256,4 +271,53 @@ fn read_list(storage: &dyn Storage) -> Result<(u128, BTreeSet<String>), OpenErro
 /// Empties a store that nobody has open, for one that is to begin at the beginning of another's log. Who it is stays.
 pub fn start_over(storage: Arc<dyn Storage>, cluster: u128, config: &Config) -> Result<(), OpenError> {
     Incoming::begin(storage).map_err(OpenError::io("emptying a store"))?.finish(cluster, config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{Crash, SimStorage};
+
+    const OLD: [&str; 2] = ["j/0000000000000000.log", "x/1.root"];
+
+    /// All of the old store, or all of the copy: `true`.
+    fn which(storage: &SimStorage, new: &[&str], what: &str) -> bool {
+        let is = |names: &[&str], text: &[u8]| names.iter().all(|name| storage.contents(name).is_some_and(|bytes| bytes == text));
+        let (old, copied) = (is(&OLD, b"old"), is(new, b"new"));
+        assert!(old != copied, "{what}: the old store {old}, the copy {copied}");
+        copied
+    }
+
+    /// What a killed process did last may be seen and not be durable: whoever goes on with it makes it so first.
+    #[test]
+    fn whatever_moment_a_kill_and_then_a_power_cut_come_at_one_of_the_stores_is_whole() {
+        let new = [segment::file_name(4096), checkpoint::file_name(7), pages::file_name(3)];
+        let names: Vec<&str> = new.iter().map(String::as_str).collect();
+        let (mut interrupted, mut copies) = (0, 0);
+        for (first, second) in (0..40).flat_map(|first| (0..40).map(move |second| (first, second))) {
+            let what = format!("killed after {first}, cut off after {second}");
+            let storage = SimStorage::new(first * 100 + second);
+            let ids = Ids { cluster: 7, node: 99, shard: 0 };
+            Meta { number: 0, ids, epoch: 5, boot_id: 0, clean: false }.create(&storage).unwrap();
+            OLD.iter().for_each(|name| storage.plant(name, b"old".to_vec()));
+            storage.crash_after(first);
+            let _ = take(&storage, &names);
+            storage.crash(Crash::Kill);
+            storage.crash_after(second);
+            interrupted += u64::from(install(&storage, &Config::default()).is_err());
+            storage.crash(Crash::PowerCut);
+            install(&storage, &Config::default()).unwrap();
+            copies += u64::from(which(&storage, &names, &what));
+        }
+        assert!(interrupted > 100 && copies > 100, "{interrupted} {copies}");
+    }
+
+    fn take(storage: &SimStorage, names: &[&str]) -> Result<(), OpenError> {
+        let failed = || OpenError::io("taking a copy");
+        let mut incoming = Incoming::begin(Arc::new(storage.clone())).map_err(failed())?;
+        for name in names {
+            incoming.file(name, 3).and_then(|()| incoming.bytes(b"new")).map_err(failed())?;
+        }
+        incoming.finish(7, &Config::default())
+    }
 }
