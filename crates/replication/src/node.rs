@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use journal::{cut, start_over, Cut, Lsn, Receiver};
 use tokio::sync::mpsc;
@@ -26,6 +26,7 @@ use crate::machine::Machine;
 use crate::mutants::{self, Mutant};
 use crate::net::Link;
 use crate::peer::{Followed, Following, Hello, Standby};
+use crate::replace::Replaced;
 use crate::status::{Role, Status};
 
 /// Between two looks at the register, and two attempts to reach somebody.
@@ -112,8 +113,7 @@ pub(crate) struct Node<H: House> {
     pub coordinator: Arc<dyn Coordinator>,
     pub house: Arc<H>,
     pub status: Arc<Status>,
-    /// When it last set its store aside because that differed from the primary's.
-    pub(crate) replaced: Mutex<Option<Instant>>,
+    pub(crate) replaced: Mutex<Replaced>,
 }
 
 pub(crate) enum StoodBy<F> {
@@ -370,6 +370,7 @@ impl<H: House> Node<H> {
             storage: self.house.storage(),
             timeout: self.settings.peer_timeout,
             may_be_replaced: self.may_be_replaced(),
+            complaint: self.complaint(),
             coordinator: self.coordinator.as_ref(),
         };
         let over = standby.follow(link).await;

@@ -1,8 +1,8 @@
 //! A store that is not to be used any more: it is set aside, and this node begins with an empty one, to which the primary sends its log or a copy of
 //! its store. The empty one is of no node that the register knows, so it counts for nothing until it has been put in.
 
-use std::sync::PoisonError;
-use std::time::Duration;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use journal::{set_aside, SetAside};
 use tracing::{error, info, warn};
@@ -14,11 +14,28 @@ use crate::node::{Node, StoodBy, RETRY};
 /// A store that differs from the primary's is not replaced more often: what makes it differ again and again has to be looked into.
 const AGAIN: Duration = Duration::from_secs(3600);
 
+/// What came of replacing the store, in the life of this process.
+#[derive(Default)]
+pub(crate) struct Replaced {
+    /// When one that differed from the primary's last was, or did not fit.
+    differing: Option<Instant>,
+    /// Why it was not, when it last should have been: said as long as this store is the one that follows.
+    complaint: String,
+}
+
 impl<H: House> Node<H> {
     /// Whether a store that differs would be replaced now.
     pub(crate) fn may_be_replaced(&self) -> bool {
-        let last = *self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
-        last.is_none_or(|last| self.machine.now().duration_since(last) >= AGAIN)
+        self.replaced().differing.is_none_or(|last| self.machine.now().duration_since(last) >= AGAIN)
+    }
+
+    /// Why the store is not another one by now; empty if it need not be.
+    pub(crate) fn complaint(&self) -> String {
+        self.replaced().complaint.clone()
+    }
+
+    fn replaced(&self) -> MutexGuard<'_, Replaced> {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its own disk has lost what it had synced. An error: nobody else has it, so an operator decides.
@@ -33,34 +50,41 @@ impl<H: House> Node<H> {
     }
 
     pub(crate) async fn replace_differing(&self, what: &str) -> Result<StoodBy<H::Follows>, String> {
-        *self.replaced.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.machine.now());
         error!(what, "what stands here differs from the primary's: this node leaves the set, and takes a copy");
-        self.replace_if_it_fits().await
+        if self.replace_if_it_fits().await? {
+            self.replaced().differing = Some(self.machine.now());
+        }
+        Ok(StoodBy::Again)
     }
 
     pub(crate) async fn replace_as_asked(&self) -> Result<StoodBy<H::Follows>, String> {
         info!("this node was asked to take a copy of the primary's store");
-        self.replace_if_it_fits().await
-    }
-
-    /// The store here can be used as well.
-    async fn replace_if_it_fits(&self) -> Result<StoodBy<H::Follows>, String> {
-        if let Read::Known(Some((_, register))) = self.coordinator.read().await {
-            if self.is_served_by_another(&register).await {
-                match self.set_aside(&register).await? {
-                    SetAside::Done { bytes } => info!(bytes, "the store is kept in `replaced`; the primary sends another one"),
-                    SetAside::NoRoom { needed, free } => self.complain(&no_room(needed, free)),
-                }
-                return Ok(StoodBy::Again);
-            }
-        }
-        self.complain("no primary was reached to take a copy from: the store stays as it is");
+        self.replace_if_it_fits().await?;
         Ok(StoodBy::Again)
     }
 
-    fn complain(&self, what: &str) {
+    /// The store here can be used as well. `false`: nobody was there to copy from.
+    async fn replace_if_it_fits(&self) -> Result<bool, String> {
+        if let Read::Known(Some((_, register))) = self.coordinator.read().await {
+            if self.is_served_by_another(&register).await {
+                match self.set_aside(&register).await? {
+                    SetAside::Done { bytes } => {
+                        info!(bytes, "the store is kept in `replaced`; the primary sends another one");
+                        self.replaced().complaint.clear();
+                    }
+                    SetAside::NoRoom { needed, free } => self.complain(no_room(needed, free)),
+                }
+                return Ok(true);
+            }
+        }
+        self.complain("no primary was reached to take a copy from: the store stays as it is".to_owned());
+        Ok(false)
+    }
+
+    fn complain(&self, what: String) {
         warn!(what, "the store was not replaced");
-        self.status.say(what);
+        self.status.say(&what);
+        self.replaced().complaint = what;
     }
 
     /// Waits until another node serves which the register says has everything.

@@ -222,6 +222,8 @@ pub struct Standby<'a, F> {
     pub timeout: Duration,
     /// Whether the link is over when what stands here differs from the primary's.
     pub may_be_replaced: bool,
+    /// Said as long as it follows.
+    pub complaint: String,
     /// Told what the primary has written, where each node has a register of its own.
     pub coordinator: &'a dyn Coordinator,
 }
@@ -269,8 +271,8 @@ impl<F: Follows> Standby<'_, F> {
 
     async fn take_log(&self, terms: Terms, reader: &mut Reader, writer: &mut Writer) -> Followed {
         info!(epoch = terms.epoch, from = %self.hello.end.lsn, "following the primary");
-        // Whatever it complained of before is over.
-        self.status.say("");
+        // Whatever else kept it before is over.
+        self.status.say(&self.complaint);
         tokio::select! {
             biased;
             over = self.take_in(reader, terms) => over,

@@ -144,3 +144,31 @@ fn a_standby_that_differs_says_so_and_takes_one_copy() {
     let (_, text) = door::run(trio.dir.path(), &["ha", "status", "--url", &trio.nodes[standby].url()]);
     assert!(text.contains("2 stores differed"), "{text}");
 }
+
+/// The store that it has is good, so it follows with that, in sync.
+#[test]
+fn who_has_no_room_for_a_copy_goes_on_and_says_so() {
+    let (mut trio, primary, mut publisher) = Trio::whole();
+    let standby = 1 - primary;
+    trio.kill(standby);
+    let config = trio.dir.path().join(format!("{}.toml", trio.nodes[standby].name));
+    let text = std::fs::read_to_string(&config).expect("read");
+    std::fs::write(&config, format!("journal.min_free_bytes = '4000000 GiB'\n{text}")).expect("written");
+    trio.restart(standby);
+    trio.standby_in_sync(primary, &mut publisher);
+    let (code, text) = door::run(trio.dir.path(), &["ha", "join", "--url", &trio.nodes[standby].url()]);
+    assert_eq!(code, Some(0), "{text}");
+    // It leaves the primary for that, and comes back.
+    let log = trio.dir.path().join(format!("{}.log", trio.nodes[standby].name));
+    let begun = Instant::now();
+    while !std::fs::read_to_string(&log)
+        .is_ok_and(|log| log.rsplit_once("was not replaced").is_some_and(|(_, then)| then.contains("following the primary")))
+    {
+        assert!(begun.elapsed() < LIMIT);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    trio.standby_in_sync(primary, &mut publisher);
+    assert_eq!(kept(&trio, standby), 0);
+    let (_, text) = door::run(trio.dir.path(), &["ha", "status", "--url", &trio.nodes[standby].url()]);
+    assert!(text.contains("there is no room for a copy beside the store that is here"), "{text}");
+}
