@@ -6,7 +6,7 @@
 //! Its slot is reserved under the queue's lock, so everything that has left the queue stands in the log before it, and nothing else that does.
 //! A publish that has its slot and is not in the queue yet gets a position at or above `next`, which is not compared. Two kinds of change have
 //! their slot before the queue hears of them: a transaction's, and a move that is taken back. While one of these is [under way](UnderWay)
-//! no digest is written.
+//! no digest is written. None follows, either, when a page of references could not be read and its messages are lost to the primary.
 
 use super::wire::{Reader, Writer};
 use super::Recovery;
@@ -25,7 +25,7 @@ const PAGES_MAX: usize = 1024;
 /// A primary's part.
 #[derive(Default)]
 pub(crate) struct Digests {
-    /// Somebody follows.
+    /// This node is one of a pair, and has everything that its log says.
     on: AtomicBool,
     /// How many more this checkpoint may write.
     left: AtomicUsize,
@@ -44,6 +44,11 @@ impl Drop for UnderWay<'_> {
 impl Digests {
     pub fn switch_on(&self) {
         self.on.store(true, Ordering::Relaxed);
+    }
+
+    /// What is lost here a standby still has: it must not take itself for the one that is wrong, and a copy of this store instead of its own.
+    pub fn switch_off(&self) {
+        self.on.store(false, Ordering::Relaxed);
     }
 
     pub fn checkpoint_begins(&self) {

@@ -198,6 +198,8 @@ pub(super) trait Stock {
     fn again(&self, queue: &Arc<Queue>);
     /// A page was read to be written again with what came behind it.
     fn merged(&self);
+    /// Messages are lost with a page that is damaged.
+    fn lost(&self);
     /// An exchange, or nothing when it is gone; and all bindings between two ends.
     fn exchange_object(&self, vhost: u32, id: u64) -> Option<Vec<u8>>;
     fn pair_object(&self, vhost: u32, source: u64, to: DestId) -> Option<Vec<u8>>;
@@ -250,6 +252,10 @@ impl Stock for Shared {
 
     fn merged(&self) {
         self.counters.pages_merged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn lost(&self) {
+        self.digests.switch_off();
     }
 
     fn exchange_object(&self, vhost: u32, id: u64) -> Option<Vec<u8>> {
@@ -480,6 +486,7 @@ impl Pass<'_> {
             None => {
                 let (number, messages) = (page.number, page.away);
                 tracing::error!(queue = %queue.name, level, number, messages, "a page of references is damaged: these messages are lost");
+                self.core.lost();
                 return Ok(None);
             }
         };

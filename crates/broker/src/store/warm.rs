@@ -227,6 +227,9 @@ impl Stock for State {
 
     fn merged(&self) {}
 
+    /// The primary's next digest of that page tells.
+    fn lost(&self) {}
+
     fn exchange_object(&self, vhost: u32, id: u64) -> Option<Vec<u8>> {
         self.recovery.exchanges.exchange_object(vhost, id)
     }

@@ -2,8 +2,12 @@
 
 use super::named::*;
 use super::support::*;
+use broker::{Promotion, Standby};
 use broker_api::*;
+use journal::sim::SimStorage;
 use journal::storage::Storage;
+use journal::{next_batch, Lsn, Meeting, Progress, Receiver};
+use std::sync::Arc;
 
 fn texts(from: u32, to: u32) -> Vec<String> {
     (from..to).map(|n| format!("m{n}")).collect()
@@ -106,11 +110,7 @@ fn a_queue_of_many_small_parts_is_purged_and_deleted_whole() {
     assert_eq!(bodies(&c.take()), texts(0, 3));
 }
 
-#[test]
-fn a_damaged_page_takes_only_its_own_messages_along() {
-    let node = Setup { damaged: true, ..Setup::new() }.start();
-    let mut p = written_in_parts(&node, 1);
-    let storage = &node.setup.storage;
+fn damage_pages(storage: &SimStorage) {
     for name in storage.list("p").unwrap() {
         let file = storage.open(&format!("p/{name}")).unwrap();
         let mut bytes = vec![0; file.len().unwrap() as usize];
@@ -121,6 +121,13 @@ fn a_damaged_page_takes_only_its_own_messages_along() {
             file.write_at(&[bytes[at + 40] ^ 1], at as u64 + 40).unwrap();
         }
     }
+}
+
+#[test]
+fn a_damaged_page_takes_only_its_own_messages_along() {
+    let node = Setup { damaged: true, ..Setup::new() }.start();
+    let mut p = written_in_parts(&node, 1);
+    damage_pages(&node.setup.storage);
     p.put_all("q", texts(10, 20));
     node.checkpoint();
     node.check();
@@ -131,4 +138,51 @@ fn a_damaged_page_takes_only_its_own_messages_along() {
     c.consume(consume("q", 1, 1000));
     assert_eq!(bodies(&c.take()), texts(10, 20));
     node.check();
+}
+
+struct Ignored;
+
+impl Progress for Ignored {
+    fn written(&self, _: Lsn) {}
+}
+
+fn follow(setup: &Setup) -> (Standby, Receiver) {
+    Standby::open(Arc::new(setup.storage.clone()), setup.journal.clone(), setup.config.clone()).expect("the store opens")
+}
+
+/// A primary that has lost messages writes no digests that would have its standby throw away the only store that still has them.
+#[test]
+fn a_damaged_page_of_the_primary_is_no_difference_of_the_standby() {
+    let setup = Setup { damaged: true, ..Setup::new() };
+    let (standby, receiver) = follow(&setup);
+    let epoch = receiver.promised() + 1;
+    let promotion = Promotion { receiver, epoch, permitted: Lsn(u64::MAX), progress: Some(Arc::new(Ignored)) };
+    let (core, steps) = standby.promote_stepped(promotion, Box::new(|_| {})).expect("it takes over");
+    core.journal().permit(Lsn(u64::MAX));
+    let node = Node { core, steps: Some(Arc::new(steps)), setup: setup.clone(), failed: Arc::default() };
+    let mut p = written_in_parts(&node, 1);
+    damage_pages(&setup.storage);
+    for part in 1..4 {
+        p.put_all("q", texts(part * 10, part * 10 + 10));
+        node.checkpoint();
+    }
+    assert_eq!(p.ready("q"), Some(30), "ten are lost");
+
+    let other = Setup { storage: setup.storage.beside(2), ..setup.clone() };
+    drop(follow(&other));
+    journal::start_over(Arc::new(other.storage.clone()), node.core.journal().cluster(), &other.journal).expect("it is empty");
+    let (mut standby, mut receiver) = follow(&other);
+    let Ok(Meeting::From(mut reader)) = node.core.journal().meet(receiver.position()) else { panic!("from the beginning") };
+    let mut bytes = Vec::new();
+    reader.read(&mut bytes, 1 << 24).expect("read");
+    let mut rest = &bytes[..];
+    while let Some((batch, _)) = next_batch(rest) {
+        receiver.append(epoch, batch).expect("appended");
+        rest = &rest[batch.len()..];
+    }
+    receiver.sync().expect("synced");
+    standby.redo_up_to(node.core.journal().committed_lsn()).expect("redone");
+    let compared = standby.compared();
+    assert!(compared.digests > 0 && compared.differs.is_none(), "{compared:?}");
+    assert_eq!(standby.counts(), (1, 40));
 }
