@@ -25,6 +25,11 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap_or_default()
 }
 
+/// The name of its copy: as long after a thousand power cuts as after one.
+fn beside(image: &Path, inode: u64) -> PathBuf {
+    image.with_file_name(format!("disk.{inode}.img"))
+}
+
 pub struct Disk {
     image: Option<PathBuf>,
     pub mount: PathBuf,
@@ -88,7 +93,7 @@ impl Disk {
         if attached.stdout.is_empty() {
             return Ok(());
         }
-        let copy = image.with_extension(format!("{}.img", image.metadata()?.ino()));
+        let copy = beside(image, image.metadata()?.ino());
         run("cp", &["--sparse=always", text(image), text(&copy)])?;
         std::fs::remove_file(image)?;
         self.image = Some(copy);
@@ -186,5 +191,20 @@ impl Canary {
     pub fn lost(&self) -> u64 {
         let left = std::fs::metadata(&self.path).map_or(0, |meta| meta.len());
         self.written.load(Ordering::Relaxed).saturating_sub(left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_of_copies_have_names_of_their_own_that_do_not_grow() {
+        let mut image = PathBuf::from("/scratch/disk.img");
+        for inode in 1..1000 {
+            let copy = beside(&image, inode);
+            assert!(copy != image && text(&copy).len() <= "/scratch/disk.1000.img".len(), "{}", copy.display());
+            image = copy;
+        }
     }
 }
