@@ -449,7 +449,7 @@ impl Page {
 }
 
 impl Entry {
-    fn gone() -> Entry {
+    pub(crate) fn gone() -> Entry {
         Entry {
             held: None,
             side: None,

@@ -21,6 +21,8 @@ const VERSION: u8 = 1;
 /// Queues that one checkpoint writes digests of, and pages of one queue: the log stays free for messages.
 const QUEUES_MAX: usize = 1024;
 const PAGES_MAX: usize = 1024;
+/// Levels of one queue: their number is a byte, and there may be one more of them than that.
+const LEVELS_MAX: usize = 255;
 
 /// A primary's part.
 #[derive(Default)]
@@ -83,9 +85,9 @@ fn write(out: &mut Vec<u8>, id: QueueId, state: &State) {
     let mut w = Writer(out);
     w.u8(VERSION);
     w.u64(id.0);
-    w.u8(state.lanes.len() as u8);
+    w.u8(state.lanes.len().min(LEVELS_MAX) as u8);
     let mut left = PAGES_MAX;
-    for (level, lane) in state.lanes.iter() {
+    for (level, lane) in state.lanes.iter().take(LEVELS_MAX) {
         w.u8(level);
         w.u64(lane.next);
         let changed = lane.pages.iter().filter(|page| page.dirty).map(|page| (page.number, alive(page, u64::MAX)));
@@ -149,5 +151,37 @@ fn found(lane: Option<&Lane>, number: u64, next: u64) -> Option<u16> {
         None => Some(0),
         Some(page) if page.away > 0 && page.start() > next => None,
         Some(page) => Some(alive(page, next)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{Entry, Status};
+
+    fn digest(state: &State) -> Vec<u8> {
+        let mut out = Vec::new();
+        write(&mut out, QueueId(7), state);
+        out
+    }
+
+    #[test]
+    fn a_queue_with_every_priority_there_is_says_something() {
+        let mut state = State::default();
+        for level in 0..=255 {
+            state.lanes.open(level).push(logged());
+        }
+        let bytes = digest(&state);
+        let mut r = Reader::new(&bytes);
+        assert_eq!((r.u8(), r.u64(), r.u8()), (Some(VERSION), Some(7), Some(255)));
+        for expected in 0..255 {
+            // One page of one message.
+            assert_eq!((r.u8(), r.u64(), r.u16(), r.u64(), r.u16()), (Some(expected), Some(1), Some(1), Some(0), Some(1)));
+        }
+        assert_eq!(r.u8(), None);
+    }
+
+    fn logged() -> Entry {
+        Entry { durable: true, status: Status::Ready, ..Entry::gone() }
     }
 }
