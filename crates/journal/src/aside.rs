@@ -10,13 +10,12 @@ use std::io;
 use crate::meta::Meta;
 use crate::recover::lock;
 use crate::segment::Ids;
-use crate::storage::Storage;
+use crate::storage::{list, Storage, DIRS};
 use crate::wire::Reader;
 use crate::{copy, mutants, Config, OpenError};
 
 const DIR: &str = "replaced";
 const UNFINISHED: &str = "replaced/unfinished";
-const STORE: [&str; 4] = ["j", "c", "p", "x"];
 
 /// What [`set_aside`] did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,7 +33,7 @@ pub fn set_aside(storage: &dyn Storage, config: &Config, cluster: u128, promised
     if finish(storage, config).map_err(failed())? {
         return Ok(SetAside::Done { bytes: size(storage, &[DIR]).map_err(failed())? });
     }
-    let bytes = size(storage, &STORE).map_err(failed())?;
+    let bytes = size(storage, &DIRS).map_err(failed())?;
     let free = storage.free_bytes().and_then(|free| Ok(free.saturating_add(size(storage, &[DIR])?))).map_err(failed())?;
     let needed = bytes.saturating_add(config.min_free_bytes).saturating_add(2 * config.segment_bytes);
     if free < needed {
@@ -47,13 +46,6 @@ pub fn set_aside(storage: &dyn Storage, config: &Config, cluster: u128, promised
 /// What was begun before a crash is done now, before anything is read.
 pub(crate) fn resume(storage: &dyn Storage, config: &Config) -> Result<(), OpenError> {
     finish(storage, config).map(drop).map_err(OpenError::io("setting the store aside"))
-}
-
-fn list(storage: &dyn Storage, dir: &str) -> io::Result<Vec<String>> {
-    match storage.list(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        found => found,
-    }
 }
 
 fn size(storage: &dyn Storage, dirs: &[&str]) -> io::Result<u64> {
@@ -108,14 +100,14 @@ fn finish(storage: &dyn Storage, config: &Config) -> io::Result<bool> {
     let ids = Ids { cluster, node: storage.random(), shard: config.shard };
     // First of all: what is left of the old store is nobody's from now on.
     Meta { number: 0, ids, epoch, boot_id: 0, clean: false }.create(storage)?;
-    for dir in STORE {
+    for dir in DIRS {
         for name in list(storage, dir)? {
             storage.rename(&format!("{dir}/{name}"), &format!("{DIR}/{dir}-{name}"))?;
         }
     }
     mutants::sync_dir(storage, DIR)?;
     copy::discard(storage)?;
-    for dir in STORE {
+    for dir in DIRS {
         storage.make_dir(dir)?;
         mutants::sync_dir(storage, dir)?;
     }
@@ -142,7 +134,7 @@ mod tests {
     }
 
     fn is_aside(storage: &SimStorage, promised: u64, what: &str) {
-        for dir in STORE {
+        for dir in DIRS {
             assert_eq!(list(storage, dir).unwrap(), Vec::<String>::new(), "{what}");
         }
         let now = Meta::read(storage).unwrap().unwrap();

@@ -13,7 +13,7 @@ use crate::catalog::Home;
 use crate::journal::Core;
 use crate::meta::Meta;
 use crate::segment::{self, Ids};
-use crate::storage::{File, Storage};
+use crate::storage::{list, File, Storage, DIRS};
 use crate::wire::{crc_of, put_varint, Reader};
 use crate::{checkpoint, cold, mutants, pages, Config, LogReader, Lsn, OpenError, Position};
 
@@ -22,7 +22,6 @@ const DIR: &str = "incoming";
 /// It lists the names of a copy that is all there. From then on the copy is the store.
 const COMPLETE: &str = "incoming/complete";
 const MAGIC: u64 = u64::from_le_bytes(*b"CkCopy01");
-const DIRS: [&str; 4] = ["j", "c", "p", "x"];
 /// More names than any store has, to bound what is read.
 const NAMES_MAX: u64 = 1 << 24;
 
@@ -168,19 +167,12 @@ impl Incoming {
 
 /// Throws away what is there of a copy.
 pub(crate) fn discard(storage: &dyn Storage) -> io::Result<()> {
-    let there = list(storage)?;
+    let there = list(storage, DIR)?;
     if there.is_empty() {
         return Ok(());
     }
     there.iter().try_for_each(|name| storage.remove(&format!("{DIR}/{name}")))?;
     mutants::sync_dir(storage, DIR)
-}
-
-fn list(storage: &dyn Storage) -> io::Result<Vec<String>> {
-    match storage.list(DIR) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        found => found,
-    }
 }
 
 fn waiting(name: &str) -> String {
@@ -200,7 +192,7 @@ fn is_ours(name: &str) -> bool {
 /// Puts a complete copy in the place of what is here, if there is one: at every start, before anything is read. Can be interrupted anywhere.
 pub(crate) fn install(storage: &dyn Storage, config: &Config) -> Result<bool, OpenError> {
     let installing = || OpenError::io("installing a copy of a store");
-    let there = list(storage).map_err(installing())?;
+    let there = list(storage, DIR).map_err(installing())?;
     if !there.iter().any(|name| format!("{DIR}/{name}") == COMPLETE) {
         // Half a copy.
         return discard(storage).map(|()| false).map_err(installing());

@@ -28,7 +28,7 @@ use crate::record::KIND_EPOCH_START;
 use crate::ring::Ring;
 use crate::scan::{Scan, TailFrame};
 use crate::segment::{self, file_name, parse_name, Ids, Segment, SegmentHead, Window, SEGMENT_HEADER};
-use crate::storage::{File, Lock, Storage};
+use crate::storage::{File, Lock, Storage, DIRS};
 use crate::{segment_files, Apply, Config, Lsn, ObjectError, ObjectKey, ObjectRef, OpenError, RecordRef};
 
 /// A store that is read and belongs to no reign yet.
@@ -46,7 +46,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, config: Config, apply: &mut dyn Ap
     let lock = lock(storage.as_ref())?;
     crate::aside::resume(storage.as_ref(), &config)?;
     crate::copy::install(storage.as_ref(), &config)?;
-    for dir in ["j", "c", "p", "x"] {
+    for dir in DIRS {
         storage.make_dir(dir).map_err(OpenError::io(format!("making the directory {dir}")))?;
     }
     let mut meta = match read_meta(storage.as_ref(), &config)? {
@@ -258,7 +258,7 @@ fn make_meta(storage: &dyn Storage, config: &Config) -> Result<Meta, OpenError> 
 
 /// Files under temporary names were never part of the store.
 fn remove_leftovers(storage: &dyn Storage) -> Result<(), OpenError> {
-    for dir in ["j", "c", "p", "x"] {
+    for dir in DIRS {
         for name in storage.list(dir).map_err(OpenError::io(format!("listing {dir}")))? {
             if name.ends_with(".tmp") {
                 storage.remove(&format!("{dir}/{name}")).map_err(OpenError::io(format!("removing {dir}/{name}")))?;
@@ -271,7 +271,7 @@ fn remove_leftovers(storage: &dyn Storage) -> Result<(), OpenError> {
 /// Names that are merely read are not trusted either: a process that died between a rename and its directory sync left one that a power
 /// cut would still take back.
 fn sync_dirs(storage: &dyn Storage) -> Result<(), OpenError> {
-    for dir in ["", "j", "c", "p", "x"] {
+    for dir in [""].into_iter().chain(DIRS) {
         mutants::sync_dir(storage, dir).map_err(OpenError::io(format!("syncing the directory {dir}")))?;
     }
     Ok(())

@@ -51,6 +51,17 @@ pub fn is_full(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(code) if code == libc::ENOSPC || code == libc::EDQUOT)
 }
 
+/// The directories of a store: its log, cold files, page files and checkpoints.
+pub(crate) const DIRS: [&str; 4] = ["j", "c", "p", "x"];
+
+/// Nothing where there is no such directory.
+pub(crate) fn list(storage: &dyn Storage, dir: &str) -> io::Result<Vec<String>> {
+    match storage.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        found => found,
+    }
+}
+
 /// Reads exactly `len` bytes, or says that the file is too short.
 pub(crate) fn read_exact(file: &dyn File, into: &mut [u8], offset: u64) -> io::Result<()> {
     match file.read_at(into, offset)? {
