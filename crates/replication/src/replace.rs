@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use journal::{set_aside, SetAside};
 use tracing::{error, info, warn};
 
-use crate::coordinator::{Read, Register};
+use crate::coordinator::{NodeName, Read, Register};
 use crate::house::House;
 use crate::node::{Node, StoodBy, RETRY};
 
@@ -109,8 +109,15 @@ impl<H: House> Node<H> {
         }
     }
 
+    /// Where a person decides the register is this node's own, and nobody told it who was promoted since: any member in sync may have been.
     async fn is_served_by_another(&self, register: &Register) -> bool {
-        register.primary != self.settings.name && self.reachable(register).await
+        let named = |name: &NodeName| *name == register.primary || self.coordinator.by_hand().is_some();
+        for name in register.in_sync.iter().filter(|name| **name != self.settings.name && named(name)) {
+            if self.reachable(&Register { primary: name.clone(), ..register.clone() }).await {
+                return true;
+            }
+        }
+        false
     }
 
     async fn set_aside(&self, register: &Register) -> Result<SetAside, String> {

@@ -1,6 +1,6 @@
 //! A pair whose register is kept by somebody else than a witness: by a folder, by etcd, by a person.
 
-use super::pair::{drain, judge, subscribe, Publisher, Trio};
+use super::pair::{drain, judge, subscribe, Node, Publisher, Trio};
 use super::*;
 use std::path::PathBuf;
 
@@ -89,22 +89,24 @@ fn an_etcd_that_is_there_already() {
     survives_a_kill(&mut trio, "keys under /carrick/test/: answers");
 }
 
+pub fn promote(node: &Node, dir: &Path, epoch: &[&str]) -> (Option<i32>, String) {
+    let url = node.url();
+    let mut arguments = vec!["ha", "promote", "--url", &url];
+    arguments.extend(epoch);
+    door::run(dir, &arguments)
+}
+
+pub fn until_says(node: &Node, part: &str) {
+    let begun = Instant::now();
+    while !node.ask("GET /api/ha").is_some_and(|(_, body)| body.contains(part)) {
+        assert!(begun.elapsed() < LIMIT, "no {part:?} in {:?}", node.ask("GET /api/ha"));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn a_person_decides_and_nothing_else_does() {
     let mut trio = Trio::with("coordinator = 'manual'\n");
-    let promote = |node: &super::pair::Node, dir: &Path, epoch: &[&str]| {
-        let url = node.url();
-        let mut arguments = vec!["ha", "promote", "--url", &url];
-        arguments.extend(epoch);
-        door::run(dir, &arguments)
-    };
-    let until_says = |node: &super::pair::Node, part: &str| {
-        let begun = Instant::now();
-        while !node.ask("GET /api/ha").is_some_and(|(_, body)| body.contains(part)) {
-            assert!(begun.elapsed() < LIMIT, "no {part:?} in {:?}", node.ask("GET /api/ha"));
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    };
     let dir = trio.dir.path().to_owned();
     until_says(&trio.nodes[0], "carrick ha promote --epoch 1");
     let (code, text) = promote(&trio.nodes[0], &dir, &[]);

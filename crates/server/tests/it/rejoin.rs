@@ -1,6 +1,7 @@
 //! A store that is not to be used any more is set aside, and the node comes in sync again with a copy of the other's.
 
-use super::pair::{drain, judge, Publisher, Trio};
+use super::coordinators::{promote, until_says};
+use super::pair::{drain, judge, subscribe, Publisher, Trio};
 use super::*;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -68,6 +69,33 @@ fn a_damaged_log_is_replaced_by_a_copy_unless_no_other_node_has_it() {
     assert!(log.contains("is alone in sync"), "{log}");
     assert_eq!(kept(&trio, first), before);
     assert!(!trio.nodes[second].serves(), "it lacks what the other one confirmed alone");
+}
+
+/// Its own register still says that it is primary: of the other one's promotion it was not told.
+#[test]
+fn a_primary_whose_log_is_damaged_takes_a_copy_of_the_one_that_a_person_promoted() {
+    let (mut trio, mut publisher) = (Trio::with("coordinator = 'manual'\n"), Publisher::default());
+    let dir = trio.dir.path().to_owned();
+    until_says(&trio.nodes[0], "carrick ha promote --epoch 1");
+    let (code, text) = promote(&trio.nodes[0], &dir, &["--epoch", "1"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(trio.primary(None), 0);
+    subscribe(&trio.nodes[0]);
+    trio.standby_in_sync(0, &mut publisher);
+    until_says(&trio.nodes[1], r#""in_sync":["a","b"]"#);
+    trio.kill(0);
+    damage(&dir.join("data-a"));
+    // Nobody serves, so it waits.
+    trio.restart(0);
+    until_says(&trio.nodes[0], "waiting for another node to serve");
+    until_says(&trio.nodes[1], "carrick ha promote --epoch 2");
+    assert_eq!(kept(&trio, 0), 0);
+    let (code, text) = promote(&trio.nodes[1], &dir, &["--epoch", "2"]);
+    assert_eq!(code, Some(0), "{text}");
+    publisher.until(&mut trio, 0, 100);
+    trio.standby_in_sync(1, &mut publisher);
+    assert!(kept(&trio, 0) > 0, "the damaged store is kept");
+    judge(&publisher.confirmed, &drain(&trio.nodes[1]));
 }
 
 #[test]
